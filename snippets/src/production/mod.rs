@@ -1,0 +1,1 @@
+//! Proxies, scale-out, deploys, observation, testing.

@@ -1,0 +1,36 @@
+//! What the tests of all patterns share: a server on a loopback port, a client that sees exact
+//! bytes, and wire transcripts for snapshots.
+
+#![allow(dead_code)]
+
+pub mod raw;
+pub mod server;
+pub mod transcript;
+
+pub use raw::RawClient;
+pub use server::Server;
+pub use transcript::Transcript;
+
+use std::time::Duration;
+
+/// How long a test waits for something that must happen before it fails. Nothing waits this long
+/// when all is well; it only turns a hang into a failure.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Awaits `future`, and fails with `what` after [`PATIENCE`].
+pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("waited {PATIENCE:?} for {what}"),
+    }
+}
+
+/// Polls `condition` until it holds, and fails with `what` after [`PATIENCE`].
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    within(what, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
