@@ -327,6 +327,16 @@ pub fn stream_like() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
+    fn reads_what_the_standards_prose_reads(bytes in stream_like()) {
+        let outcome = parse("", [&bytes[..]]);
+        let retry = outcome.retry.map(|time| time.as_millis() as u64);
+        prop_assert_eq!(
+            (outcome.events, outcome.last_event_id, retry),
+            crate::support::sse_reference::read(&bytes)
+        );
+    }
+
+    #[test]
     fn any_split_gives_the_same_events(bytes in stream_like(), seed in any::<u64>()) {
         let whole = parse("7", [&bytes[..]]);
         prop_assert_eq!(&whole, &parse("7", bytes.chunks(1)));
