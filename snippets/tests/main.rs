@@ -10,4 +10,5 @@
 )]
 
 mod anti_patterns;
+mod production_proxies;
 mod support;
