@@ -10,4 +10,6 @@
 )]
 
 mod anti_patterns;
+mod sse_resume;
+mod sse_serve;
 mod support;
