@@ -56,7 +56,10 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
             std::io::ErrorKind::PermissionDenied => format!("port {} is not allowed", options.port),
             _ => format!("{addr} cannot be used ({error})"),
         };
-        anyhow!("{why}: choose another with --port, such as --port {}", options.port.wrapping_add(1).max(1024))
+        anyhow!(
+            "{why}: choose another with --port, such as --port {}",
+            options.port.wrapping_add(1).max(1024)
+        )
     })?;
     let addr = listener.local_addr()?;
     if !options.host.is_loopback() {
@@ -93,7 +96,13 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
 
     let shutdown = CancellationToken::new();
     let app = app(&options.root, folder.path(), &book, store, shutdown.clone());
-    say(&greeting(&book, addr, slug.as_deref(), &key, started.elapsed()));
+    say(&greeting(
+        &book,
+        addr,
+        slug.as_deref(),
+        &key,
+        started.elapsed(),
+    ));
     if options.open {
         let url = url(addr);
         if let Err(error) = open::that_detached(&url) {
@@ -129,7 +138,9 @@ pub fn app(
     shutdown: CancellationToken,
 ) -> Router {
     let modules = Router::new()
-        .fallback_service(ServeDir::new(root.join("book/live")).append_index_html_on_directories(false))
+        .fallback_service(
+            ServeDir::new(root.join("book/live")).append_index_html_on_directories(false),
+        )
         .layer(from_fn(fresh));
     let not_found = ServeFile::new(book_folder.join("404.html"));
     let pages = ServeDir::new(book_folder).not_found_service(not_found);
@@ -137,7 +148,10 @@ pub fn app(
     Router::new()
         .nest("/live", live::router(shutdown))
         .route("/live/", get(async || index).layer(from_fn(fresh)))
-        .route_service("/live/pack.css", ServeFile::new(root.join("book/theme/pack.css")))
+        .route_service(
+            "/live/pack.css",
+            ServeFile::new(root.join("book/theme/pack.css")),
+        )
         .nest("/live-js", modules)
         .nest("/api", store.router().layer(from_fn(fresh)))
         .fallback_service(Router::new().fallback_service(pages).layer(from_fn(fresh)))
@@ -160,7 +174,12 @@ async fn fresh(request: Request, next: Next) -> Response {
             .or_insert(HeaderValue::from_static(value));
     }
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        return (response.status(), response.headers().clone(), "405: use GET\n").into_response();
+        return (
+            response.status(),
+            response.headers().clone(),
+            "405: use GET\n",
+        )
+            .into_response();
     }
     response
 }
