@@ -44,5 +44,5 @@ export default function mount(element, base) {
   });
   p.button("Cut", () => p.cut(base, `${base}/serve`));
   const forget = p.field("forget to close at the end", { type: "checkbox" });
-  onLeave(close);
+  onLeave(() => close());
 }
