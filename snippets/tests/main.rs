@@ -11,4 +11,6 @@
 
 mod anti_patterns;
 mod production_proxies;
+mod sse_resume;
+mod sse_serve;
 mod support;
