@@ -11,6 +11,7 @@
 
 mod anti_patterns;
 mod production_proxies;
+mod production_shared_log;
 mod sse_resume;
 mod sse_serve;
 mod support;

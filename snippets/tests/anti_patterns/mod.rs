@@ -6,6 +6,10 @@ mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
+#[cfg(feature = "redis")]
+mod redis_blocking_on_shared_connection;
+#[cfg(feature = "redis")]
+mod redis_trimmed_cursor;
 mod sse_cursor_dropped;
 mod sse_empty_terminal_event;
 mod sse_error_item;
