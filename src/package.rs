@@ -230,11 +230,13 @@ fn refused_name(name: &str, is_dir: bool, path: &str) -> Option<String> {
 pub fn zip(files: &[File]) -> Result<Vec<u8>> {
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Deflated)
-        .last_modified_time(DateTime::default())
-        .unix_permissions(0o644);
+        .last_modified_time(DateTime::default());
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for file in files {
-        zip.start_file(file.path.as_str(), options)
+        // From the content, not from the file system: umask and checkout do not matter. The clients
+        // of the stores drop these bits, `unzip` keeps them.
+        let mode = if file.content.starts_with(b"#!") { 0o755 } else { 0o644 };
+        zip.start_file(file.path.as_str(), options.unix_permissions(mode))
             .with_context(|| format!("{} cannot be packed", file.path))?;
         zip.write_all(&file.content)?;
     }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -128,19 +128,20 @@ pub fn app(
     store: Store,
     shutdown: CancellationToken,
 ) -> Router {
-    let modules = Router::new()
-        .fallback_service(ServeDir::new(root.join("book/live")).append_index_html_on_directories(false))
-        .layer(from_fn(fresh));
+    let modules = ServeDir::new(root.join("book/live")).append_index_html_on_directories(false);
+    let styles = ServeFile::new(root.join("book/theme/pack.css"));
     let not_found = ServeFile::new(book_folder.join("404.html"));
     let pages = ServeDir::new(book_folder).not_found_service(not_found);
     let index = Html(live_page(book));
+    // What `/live` does not route falls through to the book, which has files of that folder too.
     Router::new()
+        .route("/live/", get(async || index))
+        .route_service("/live/pack.css", styles)
+        .nest_service("/live-js", modules)
+        .nest("/api", store.router())
+        .fallback_service(pages)
+        .layer(from_fn(fresh))
         .nest("/live", live::router(shutdown))
-        .route("/live/", get(async || index).layer(from_fn(fresh)))
-        .route_service("/live/pack.css", ServeFile::new(root.join("book/theme/pack.css")))
-        .nest("/live-js", modules)
-        .nest("/api", store.router().layer(from_fn(fresh)))
-        .fallback_service(Router::new().fallback_service(pages).layer(from_fn(fresh)))
         .layer(from_fn(live::connection::socket_addr))
 }
 
@@ -158,9 +159,6 @@ async fn fresh(request: Request, next: Next) -> Response {
             .headers_mut()
             .entry(name)
             .or_insert(HeaderValue::from_static(value));
-    }
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        return (response.status(), response.headers().clone(), "405: use GET\n").into_response();
     }
     response
 }
