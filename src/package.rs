@@ -90,7 +90,7 @@ static SECRETS: LazyLock<(RegexSet, Vec<&'static str>)> = LazyLock::new(|| {
         ),
         ("a Google API key", r"\bAIza[0-9A-Za-z_-]{35}"),
         ("a Slack token", r"\bxox[abprs]-[0-9A-Za-z-]{20}"),
-        ("an npm token", r"\bnpm_[A-Za-z0-9]{36}\b|:_authToken=[^\s$]"),
+        ("an npm token", r"\bnpm_[A-Za-z0-9]{36}\b|:_auth[T]oken=[^\s$]"),
         ("a Hugging Face token", r"\bhf_[A-Za-z0-9]{34}\b"),
         ("a Stripe key", r"\b[sr]k_live_[0-9A-Za-z]{20}"),
     ];
@@ -144,7 +144,9 @@ pub fn collect(root: &Path) -> Result<Vec<File>> {
         let path = path.replace(std::path::MAIN_SEPARATOR, "/");
         let name = path.rsplit('/').next().unwrap_or(&path);
         if let Some(problem) = refused_name(name, kind.is_dir(), &path) {
-            problems.push(format!("{path}: {problem}"));
+            // A line break in a name must not make two lines of one problem.
+            let shown: String = path.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+            problems.push(format!("{shown}: {problem}"));
             continue;
         }
         if kind.is_dir() {

@@ -28,7 +28,7 @@ pub const SKILLSTORE: &str = "0.1.13";
 
 /// How long open responses may take to end after a signal. Streams end at once; this is for a peer
 /// that has stopped reading.
-const DRAIN: Duration = Duration::from_millis(1500);
+pub const DRAIN: Duration = Duration::from_millis(1500);
 
 /// What `serve` was asked to do.
 #[derive(Debug, Clone)]
@@ -101,6 +101,17 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
         }
     }
 
+    until(listener, app, shutdown, stop).await
+}
+
+/// Serves `app` until `stop` resolves. Then `shutdown` is cancelled, which ends every stream in
+/// band, and connections that have not ended after [`DRAIN`] are dropped.
+pub async fn until(
+    listener: TcpListener,
+    app: Router,
+    shutdown: CancellationToken,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     let service = app.into_make_service_with_connect_info::<Connection>();
     let asked = shutdown.clone().cancelled_owned();
     let mut server = tokio::spawn(
@@ -109,11 +120,10 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
             .into_future(),
     );
     tokio::select! {
-        () = &mut stop => {}
+        () = stop => {}
         ended = &mut server => return Ok(ended??),
     }
     shutdown.cancel();
-    // Streams have been told; a connection that cannot be finished in time is dropped.
     if tokio::time::timeout(DRAIN, &mut server).await.is_err() {
         server.abort();
     }
