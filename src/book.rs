@@ -40,14 +40,20 @@ pub struct Example {
 macro_rules! pattern {
     ($name:ident, $pattern:literal) => {
         static $name: LazyLock<Regex> = LazyLock::new(|| {
-            #[expect(clippy::expect_used, reason = "a constant pattern, used by every build")]
+            #[expect(
+                clippy::expect_used,
+                reason = "a constant pattern, used by every build"
+            )]
             Regex::new($pattern).expect("the pattern is valid")
         });
     };
 }
 
 pattern!(LIVE, r#"data-live="([^"]*)""#);
-pattern!(LINK, r#"<(?:a|img|link|script)\b[^>]*?\s(?:href|src)="([^"]*)""#);
+pattern!(
+    LINK,
+    r#"<(?:a|img|link|script)\b[^>]*?\s(?:href|src)="([^"]*)""#
+);
 pattern!(ID, r#"\sid="([^"]+)""#);
 pattern!(SCHEME, r"^(?:[a-zA-Z][a-zA-Z0-9+.-]*:|//)");
 
@@ -88,7 +94,10 @@ pub fn build(root: &Path, out: &Path) -> Result<Book> {
                 live.push(Example {
                     name: found[1].to_owned(),
                     chapter: chapter.name.clone(),
-                    page: path.with_extension("html").to_string_lossy().replace('\\', "/"),
+                    page: path
+                        .with_extension("html")
+                        .to_string_lossy()
+                        .replace('\\', "/"),
                 });
             }
         }
@@ -147,7 +156,9 @@ pub fn broken_links(out: &Path) -> Result<Vec<String>> {
             let exists = resolve(page, path).is_some_and(|target| {
                 files.contains(&target)
                     && (anchor.is_empty()
-                        || ids.get(target.as_str()).is_none_or(|ids| ids.contains(anchor)))
+                        || ids
+                            .get(target.as_str())
+                            .is_none_or(|ids| ids.contains(anchor)))
             });
             if !exists {
                 broken.push(format!("{page}: {link}"));

@@ -90,11 +90,17 @@ static SECRETS: LazyLock<(RegexSet, Vec<&'static str>)> = LazyLock::new(|| {
         ),
         ("a Google API key", r"\bAIza[0-9A-Za-z_-]{35}"),
         ("a Slack token", r"\bxox[abprs]-[0-9A-Za-z-]{20}"),
-        ("an npm token", r"\bnpm_[A-Za-z0-9]{36}\b|:_auth[T]oken=[^\s$]"),
+        (
+            "an npm token",
+            r"\bnpm_[A-Za-z0-9]{36}\b|:_auth[T]oken=[^\s$]",
+        ),
         ("a Hugging Face token", r"\bhf_[A-Za-z0-9]{34}\b"),
         ("a Stripe key", r"\b[sr]k_live_[0-9A-Za-z]{20}"),
     ];
-    #[expect(clippy::expect_used, reason = "constant patterns, each of which a test matches")]
+    #[expect(
+        clippy::expect_used,
+        reason = "constant patterns, each of which a test matches"
+    )]
     let set = RegexSet::new(rules.map(|(_, pattern)| pattern)).expect("the patterns are valid");
     (set, rules.map(|(name, _)| name).into())
 });
@@ -102,7 +108,10 @@ static SECRETS: LazyLock<(RegexSet, Vec<&'static str>)> = LazyLock::new(|| {
 /// Files whose name alone says that they hold a secret.
 static SECRET_NAMES: LazyLock<Regex> = LazyLock::new(|| {
     let names = r"(?i)^(?:\.env(?:\..*)?|.*\.(?:pem|key|p12|pfx|jks)|id_(?:rsa|dsa|ecdsa|ed25519)|\.netrc|\.pgpass|credentials(?:\.json)?)$";
-    #[expect(clippy::expect_used, reason = "a constant pattern, which a test matches")]
+    #[expect(
+        clippy::expect_used,
+        reason = "a constant pattern, which a test matches"
+    )]
     Regex::new(names).expect("the pattern is valid")
 });
 
@@ -145,7 +154,10 @@ pub fn collect(root: &Path) -> Result<Vec<File>> {
         let name = path.rsplit('/').next().unwrap_or(&path);
         if let Some(problem) = refused_name(name, kind.is_dir(), &path) {
             // A line break in a name must not make two lines of one problem.
-            let shown: String = path.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+            let shown: String = path
+                .chars()
+                .map(|c| if c.is_control() { '?' } else { c })
+                .collect();
             problems.push(format!("{shown}: {problem}"));
             continue;
         }
@@ -207,7 +219,9 @@ fn refused_name(name: &str, is_dir: bool, path: &str) -> Option<String> {
         .chars()
         .find(|c| REFUSED_CHARACTERS.contains(*c) || c.is_control())
     {
-        return Some(format!("the name holds {c:?}, which stores refuse; rename it"));
+        return Some(format!(
+            "the name holds {c:?}, which stores refuse; rename it"
+        ));
     }
     if name.starts_with(' ') || name.ends_with([' ', '.']) {
         return Some("the name begins or ends with a blank or a dot; rename it".to_owned());
@@ -223,8 +237,9 @@ fn refused_name(name: &str, is_dir: bool, path: &str) -> Option<String> {
     if lower == "metadata.json" {
         return Some("installers drop files of this name; rename it".to_owned());
     }
-    (SECRET_NAMES.is_match(name.as_bytes()) && lower != ".env.example")
-        .then(|| "the name is that of a file with secrets; remove it or let .gitignore name it".to_owned())
+    (SECRET_NAMES.is_match(name.as_bytes()) && lower != ".env.example").then(|| {
+        "the name is that of a file with secrets; remove it or let .gitignore name it".to_owned()
+    })
 }
 
 /// The zip of `files`: the given order, fixed times and modes, so that the same files always give
@@ -237,7 +252,11 @@ pub fn zip(files: &[File]) -> Result<Vec<u8>> {
     for file in files {
         // From the content, not from the file system: umask and checkout do not matter. The clients
         // of the stores drop these bits, `unzip` keeps them.
-        let mode = if file.content.starts_with(b"#!") { 0o755 } else { 0o644 };
+        let mode = if file.content.starts_with(b"#!") {
+            0o755
+        } else {
+            0o644
+        };
         zip.start_file(file.path.as_str(), options.unix_permissions(mode))
             .with_context(|| format!("{} cannot be packed", file.path))?;
         zip.write_all(&file.content)?;
@@ -305,7 +324,10 @@ impl Package {
         let stem = format!("{}-{}", self.manifest.slug, self.manifest.version);
         let zip = out.join(format!("{stem}.zip"));
         let manifest = out.join(format!("{stem}.manifest.json"));
-        let text = format!("{}\n", serde_json::to_string_pretty(&self.store_manifest())?);
+        let text = format!(
+            "{}\n",
+            serde_json::to_string_pretty(&self.store_manifest())?
+        );
         write_whole(&zip, &self.zip)?;
         write_whole(&manifest, text.as_bytes())?;
         Ok((zip, manifest))

@@ -56,7 +56,10 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
             std::io::ErrorKind::PermissionDenied => format!("port {} is not allowed", options.port),
             _ => format!("{addr} cannot be used ({error})"),
         };
-        anyhow!("{why}: choose another with --port, such as --port {}", options.port.wrapping_add(1).max(1024))
+        anyhow!(
+            "{why}: choose another with --port, such as --port {}",
+            options.port.wrapping_add(1).max(1024)
+        )
     })?;
     let addr = listener.local_addr()?;
     if !options.host.is_loopback() {
@@ -93,7 +96,13 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
 
     let shutdown = CancellationToken::new();
     let app = app(&options.root, folder.path(), &book, store, shutdown.clone());
-    say(&greeting(&book, addr, slug.as_deref(), &key, started.elapsed()));
+    say(&greeting(
+        &book,
+        addr,
+        slug.as_deref(),
+        &key,
+        started.elapsed(),
+    ));
     if options.open {
         let url = url(addr);
         if let Err(error) = open::that_detached(&url) {

@@ -120,9 +120,11 @@ async fn manifest(State(store): State<Arc<Store>>, Path(slug): Path<String>) -> 
 
 async fn download(State(store): State<Arc<Store>>, Path(slug): Path<String>) -> Response {
     match store.find(&slug) {
-        Ok(offer) => {
-            ([(header::CONTENT_TYPE, "application/zip")], offer.zip.clone()).into_response()
-        }
+        Ok(offer) => (
+            [(header::CONTENT_TYPE, "application/zip")],
+            offer.zip.clone(),
+        )
+            .into_response(),
         Err(problem) => *problem,
     }
 }

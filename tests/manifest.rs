@@ -24,7 +24,11 @@ fn validator() -> jsonschema::Validator {
 
 fn frontmatter() -> serde_yaml_ng::Value {
     let text = read("SKILL.md");
-    let (yaml, _) = text.strip_prefix("---\n").unwrap().split_once("\n---\n").unwrap();
+    let (yaml, _) = text
+        .strip_prefix("---\n")
+        .unwrap()
+        .split_once("\n---\n")
+        .unwrap();
     serde_yaml_ng::from_str(yaml).unwrap()
 }
 
@@ -41,7 +45,9 @@ fn it_fits_its_schema() {
 fn the_schema_refuses_what_a_store_would() {
     let validator = validator();
     let broken: [(&str, fn(&mut Value)); 14] = [
-        ("no slug", |m| drop(m.as_object_mut().unwrap().shift_remove("slug"))),
+        ("no slug", |m| {
+            drop(m.as_object_mut().unwrap().shift_remove("slug"))
+        }),
         ("a slug with a slash", |m| m["slug"] = json!("a/b")),
         ("a slug with two hyphens", |m| m["slug"] = json!("a--b")),
         ("a version of two numbers", |m| m["version"] = json!("1.0")),
@@ -50,13 +56,21 @@ fn the_schema_refuses_what_a_store_would() {
         ("markup in the description", |m| {
             m["description"] = json!(format!("{}<b>", m["description"].as_str().unwrap()));
         }),
-        ("an unknown tool", |m| m["supported_tools"] = json!(["Emacs"])),
+        ("an unknown tool", |m| {
+            m["supported_tools"] = json!(["Emacs"])
+        }),
         ("no tool", |m| m["supported_tools"] = json!([])),
         ("an unknown risk", |m| m["risk"]["level"] = json!("none")),
-        ("a risk without factors", |m| m["risk"]["factors"] = json!([])),
-        ("a prompt outside prompts/", |m| m["prompt_templates"][0]["file"] = json!("prompts/../x.md")),
+        ("a risk without factors", |m| {
+            m["risk"]["factors"] = json!([])
+        }),
+        ("a prompt outside prompts/", |m| {
+            m["prompt_templates"][0]["file"] = json!("prompts/../x.md")
+        }),
         ("an empty line", |m| m["use_cases"][0] = json!("")),
-        ("a repository that is no address", |m| m["repository"] = json!("here")),
+        ("a repository that is no address", |m| {
+            m["repository"] = json!("here")
+        }),
     ];
     for (what, change) in broken {
         let mut manifest = manifest();
@@ -75,9 +89,15 @@ fn it_agrees_with_the_frontmatter_of_skill_md() {
         assert_eq!(manifest[field].as_str(), skill[field].as_str(), "{field}");
     }
     assert_eq!(manifest["slug"], manifest["name"]);
-    let version = skill.get("metadata").and_then(|metadata| metadata.get("version"));
+    let version = skill
+        .get("metadata")
+        .and_then(|metadata| metadata.get("version"));
     if let Some(version) = version {
-        assert_eq!(manifest["version"].as_str(), version.as_str(), "metadata.version");
+        assert_eq!(
+            manifest["version"].as_str(),
+            version.as_str(),
+            "metadata.version"
+        );
     }
 }
 
@@ -104,9 +124,19 @@ fn it_agrees_with_the_plugin() {
 fn it_lists_the_prompts_that_there_are() {
     let manifest = manifest();
     let templates = manifest["prompt_templates"].as_array().unwrap();
-    let listed: BTreeSet<String> = templates.iter().map(|t| t["file"].as_str().unwrap().to_owned()).collect();
-    let titles: BTreeSet<&str> = templates.iter().map(|t| t["title"].as_str().unwrap()).collect();
-    assert_eq!((listed.len(), titles.len()), (templates.len(), templates.len()), "one stands twice");
+    let listed: BTreeSet<String> = templates
+        .iter()
+        .map(|t| t["file"].as_str().unwrap().to_owned())
+        .collect();
+    let titles: BTreeSet<&str> = templates
+        .iter()
+        .map(|t| t["title"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        (listed.len(), titles.len()),
+        (templates.len(), templates.len()),
+        "one stands twice"
+    );
     let present: BTreeSet<String> = std::fs::read_dir(fixture::root().join("prompts"))
         .unwrap()
         .map(|entry| format!("prompts/{}", entry.unwrap().file_name().to_str().unwrap()))

@@ -25,7 +25,11 @@ fn build(root: &Path) -> Package {
 }
 
 fn names(package: &Package) -> Vec<&str> {
-    package.files.iter().map(|file| file.path.as_str()).collect()
+    package
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .collect()
 }
 
 // --- What goes in ---
@@ -35,17 +39,26 @@ fn the_zip_holds_the_sorted_files_at_its_root() {
     let pack = pack();
     let package = build(pack.path());
     let mut zip = zip::ZipArchive::new(std::io::Cursor::new(&package.zip)).unwrap();
-    let in_zip: Vec<String> = zip.file_names().map(|name| name.unwrap().into_owned()).collect();
+    let in_zip: Vec<String> = zip
+        .file_names()
+        .map(|name| name.unwrap().into_owned())
+        .collect();
     let mut sorted = names(&package);
     assert_eq!(in_zip, sorted);
     sorted.sort_unstable();
     assert_eq!(in_zip, sorted);
-    assert!(in_zip.contains(&"SKILL.md".to_owned()) && in_zip.contains(&"notes/[id]/page.tsx".to_owned()));
+    assert!(
+        in_zip.contains(&"SKILL.md".to_owned())
+            && in_zip.contains(&"notes/[id]/page.tsx".to_owned())
+    );
     for file in &package.files {
         let mut entry = zip.by_name(&file.path).unwrap();
         let mut content = Vec::new();
         entry.read_to_end(&mut content).unwrap();
-        assert_eq!(content, std::fs::read(pack.path().join(&file.path)).unwrap());
+        assert_eq!(
+            content,
+            std::fs::read(pack.path().join(&file.path)).unwrap()
+        );
         let mode = if file.path == "run" { 0o755 } else { 0o644 };
         assert_eq!(entry.unix_mode().unwrap() & 0o777, mode, "{}", file.path);
         assert_eq!(entry.last_modified().unwrap().year(), 1980);
@@ -57,13 +70,21 @@ fn the_same_tree_gives_the_same_bytes() {
     let first = pack();
     let expected = build(first.path());
     // Another folder name, other times, other modes, another order of creation, no `.git`.
-    let second = tempfile::Builder::new().prefix("other name ").tempdir().unwrap();
+    let second = tempfile::Builder::new()
+        .prefix("other name ")
+        .tempdir()
+        .unwrap();
     for file in expected.files.iter().rev() {
         let path = second.path().join(&file.path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, &file.content).unwrap();
         let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
-        std::fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(long_ago)
+            .unwrap();
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -99,7 +120,10 @@ fn an_ignore_file_above_the_pack_does_not_count() {
 #[test]
 fn what_git_ignores_and_what_no_reader_needs_stays_out() {
     let pack = pack();
-    let expected: Vec<String> = names(&build(pack.path())).into_iter().map(str::to_owned).collect();
+    let expected: Vec<String> = names(&build(pack.path()))
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
     for path in [
         "a.log",
         "notes/b.log",
@@ -123,7 +147,10 @@ fn what_git_ignores_and_what_no_reader_needs_stays_out() {
     pack.write("notes/private/x", "ignored from below");
     pack.write(".hidden", "a hidden file is a file");
     let package = build(pack.path());
-    let more: Vec<&str> = names(&package).into_iter().filter(|name| !expected.iter().any(|e| e == name)).collect();
+    let more: Vec<&str> = names(&package)
+        .into_iter()
+        .filter(|name| !expected.iter().any(|e| e == name))
+        .collect();
     assert_eq!(more, [".hidden", "keep.log", "notes/.gitignore"]);
 }
 
@@ -163,7 +190,10 @@ fn each_thing_that_a_store_refuses_is_one_line() {
         let lines = refused(&pack);
         assert_eq!(lines.len(), 1, "{path}: {lines:?}");
         assert!(lines[0].contains(words), "{path}: {lines:?}");
-        assert!(lines[0].contains(':') && !lines[0].contains('\n'), "{path}: {lines:?}");
+        assert!(
+            lines[0].contains(':') && !lines[0].contains('\n'),
+            "{path}: {lines:?}"
+        );
     }
     let pack = pack();
     pack.write(".env.example", "KEY=");
@@ -176,8 +206,14 @@ fn each_kind_of_secret_is_found() {
     let x = |n: usize| "xY9".repeat(n).chars().take(n).collect::<String>();
     let upper = |n: usize| "XY9".repeat(n).chars().take(n).collect::<String>();
     for (secret, words) in [
-        (format!("-----BEGIN {}PRIVATE KEY-----", "RSA "), "a private key"),
-        (format!("-----BEGIN {}KEY-----", "PRIVATE "), "a private key"),
+        (
+            format!("-----BEGIN {}PRIVATE KEY-----", "RSA "),
+            "a private key",
+        ),
+        (
+            format!("-----BEGIN {}KEY-----", "PRIVATE "),
+            "a private key",
+        ),
         (format!("AKIA{}", upper(16)), "an AWS access key"),
         (format!("ghp_{}", x(36)), "a GitHub token"),
         (format!("github_pat_{}", x(50)), "a GitHub token"),
@@ -188,19 +224,34 @@ fn each_kind_of_secret_is_found() {
         (format!("AIza{}", x(35)), "a Google API key"),
         (format!("xoxb-{}", x(24)), "a Slack token"),
         (format!("npm_{}", x(36)), "an npm token"),
-        (format!("//host/:_auth{}={}", "Token", x(36)), "an npm token"),
+        (
+            format!("//host/:_auth{}={}", "Token", x(36)),
+            "an npm token",
+        ),
         (format!("hf_{}", x(34)), "a Hugging Face token"),
         (format!("sk_live_{}", x(24)), "a Stripe key"),
     ] {
         let pack = pack();
-        pack.write("notes/config.txt", format!("before\nkey = \"{secret}\"\nafter\n"));
+        pack.write(
+            "notes/config.txt",
+            format!("before\nkey = \"{secret}\"\nafter\n"),
+        );
         let lines = refused(&pack);
         assert_eq!(lines.len(), 1, "{secret}: {lines:?}");
-        assert!(lines[0].starts_with("notes/config.txt: ") && lines[0].contains(words), "{lines:?}");
-        assert!(!lines[0].contains(&secret), "the message repeats the secret");
+        assert!(
+            lines[0].starts_with("notes/config.txt: ") && lines[0].contains(words),
+            "{lines:?}"
+        );
+        assert!(
+            !lines[0].contains(&secret),
+            "the message repeats the secret"
+        );
     }
     let pack = pack();
-    pack.write("notes/config.txt", "sk-short, AKIA, ghp_placeholder, process.env.OPENAI_API_KEY");
+    pack.write(
+        "notes/config.txt",
+        "sk-short, AKIA, ghp_placeholder, process.env.OPENAI_API_KEY",
+    );
     build(pack.path());
 }
 
@@ -212,7 +263,10 @@ fn symbolic_links_are_refused() {
     std::os::unix::fs::symlink("notes", pack.path().join("folder")).unwrap();
     let lines = refused(&pack);
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines.iter().all(|line| line.contains("symbolic link")), "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line.contains("symbolic link")),
+        "{lines:?}"
+    );
 }
 
 #[test]
@@ -232,11 +286,16 @@ async fn the_command_names_every_problem_and_writes_nothing() {
     pack.write("notes/SKILL.md", "x");
     pack.write(".env", "x");
     let root = pack.path().to_str().unwrap();
-    let output = within("package", program(&["package", "--root", root]).output()).await.unwrap();
+    let output = within("package", program(&["package", "--root", root]).output())
+        .await
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(errors.lines().count(), 2, "{errors}");
-    assert!(errors.lines().all(|line| line.starts_with("error: ")), "{errors}");
+    assert!(
+        errors.lines().all(|line| line.starts_with("error: ")),
+        "{errors}"
+    );
     assert!(!pack.path().join("target").exists());
 }
 
@@ -249,16 +308,23 @@ async fn the_command_writes_the_zip_and_its_manifest() {
     let run = async |more: &[&str]| {
         let mut arguments = vec!["package", "--root", root];
         arguments.extend(more);
-        within("package", program(&arguments).output()).await.unwrap()
+        within("package", program(&arguments).output())
+            .await
+            .unwrap()
     };
     let output = run(&[]).await;
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
     let zip = std::fs::read(pack.path().join("target/package/demo-pack-0.1.0.zip")).unwrap();
     let sha256 = hex::encode(Sha256::digest(&zip));
-    let manifest = std::fs::read_to_string(pack.path().join("target/package/demo-pack-0.1.0.manifest.json")).unwrap();
+    let manifest = std::fs::read_to_string(
+        pack.path()
+            .join("target/package/demo-pack-0.1.0.manifest.json"),
+    )
+    .unwrap();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
-    let source: Value = serde_json::from_slice(&std::fs::read(pack.path().join("manifest.json")).unwrap()).unwrap();
+    let source: Value =
+        serde_json::from_slice(&std::fs::read(pack.path().join("manifest.json")).unwrap()).unwrap();
     assert_eq!(
         manifest,
         json!({
@@ -266,7 +332,10 @@ async fn the_command_writes_the_zip_and_its_manifest() {
             "license": "MIT", "description": source["description"], "sha256": sha256, "size": zip.len(),
         })
     );
-    assert!(text.contains(&sha256) && text.contains("demo-pack-0.1.0.zip"), "{text}");
+    assert!(
+        text.contains(&sha256) && text.contains("demo-pack-0.1.0.zip"),
+        "{text}"
+    );
     let notes = text.lines().find(|line| line.contains("notes/")).unwrap();
     assert!(notes.contains("2 files"), "{notes}");
 
@@ -274,10 +343,21 @@ async fn the_command_writes_the_zip_and_its_manifest() {
     assert!(run(&[]).await.status.success());
     let outside = tempfile::tempdir().unwrap();
     let out = outside.path().join("new/folder");
-    assert!(run(&["--out", out.to_str().unwrap()]).await.status.success());
-    let mut written: Vec<_> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        run(&["--out", out.to_str().unwrap()])
+            .await
+            .status
+            .success()
+    );
+    let mut written: Vec<_> = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     written.sort();
-    assert_eq!(written, ["demo-pack-0.1.0.manifest.json", "demo-pack-0.1.0.zip"]);
+    assert_eq!(
+        written,
+        ["demo-pack-0.1.0.manifest.json", "demo-pack-0.1.0.zip"]
+    );
     assert_eq!(std::fs::read(out.join("demo-pack-0.1.0.zip")).unwrap(), zip);
 
     // A folder of the pack itself would go into the next package.
@@ -288,7 +368,12 @@ async fn the_command_writes_the_zip_and_its_manifest() {
 
 #[test]
 fn slugs_and_versions_that_would_leave_the_folder_are_refused() {
-    for (slug, version) in [("../evil", "0.1.0"), ("a/b", "0.1.0"), ("a", "../1"), ("", "0.1.0")] {
+    for (slug, version) in [
+        ("../evil", "0.1.0"),
+        ("a/b", "0.1.0"),
+        ("a", "../1"),
+        ("", "0.1.0"),
+    ] {
         let pack = pack();
         let manifest = json!({
             "slug": slug, "name": "n", "version": version, "author": "a", "license": "MIT", "description": "d",
@@ -302,7 +387,16 @@ fn slugs_and_versions_that_would_leave_the_folder_are_refused() {
 #[test]
 fn this_pack_can_be_packed() {
     let package = build(&fixture::root());
-    for name in ["SKILL.md", "README.md", "LICENSE", "manifest.json", "Cargo.lock", "src/main.rs", "check", "tools/package-lock.json"] {
+    for name in [
+        "SKILL.md",
+        "README.md",
+        "LICENSE",
+        "manifest.json",
+        "Cargo.lock",
+        "src/main.rs",
+        "check",
+        "tools/package-lock.json",
+    ] {
         assert!(names(&package).contains(&name), "{name}");
     }
 }
@@ -336,15 +430,32 @@ async fn the_store_answers_the_two_routes() {
     let server = Server::start(Router::new().nest("/api", store.router())).await;
     let get = async |path: &str| reqwest::get(server.url(path)).await.unwrap();
 
-    let text = get("/api/skills/demo-pack/manifest").await.text().await.unwrap();
+    let text = get("/api/skills/demo-pack/manifest")
+        .await
+        .text()
+        .await
+        .unwrap();
     let mut manifest: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(manifest["version"], "1.0");
     assert_eq!(manifest["skill"]["slug"], "demo-pack");
     assert_eq!(manifest["skill"]["version"], "0.1.0");
     assert_eq!(manifest["skill"]["zipHash"], package.sha256.as_str());
     let members: Vec<&String> = manifest.as_object().unwrap().keys().collect();
-    assert_eq!(members, ["version", "skill", "downloadUrl", "generatedAt", "signature"]);
-    let signature = manifest.as_object_mut().unwrap().shift_remove("signature").unwrap();
+    assert_eq!(
+        members,
+        [
+            "version",
+            "skill",
+            "downloadUrl",
+            "generatedAt",
+            "signature"
+        ]
+    );
+    let signature = manifest
+        .as_object_mut()
+        .unwrap()
+        .shift_remove("signature")
+        .unwrap();
     let again: Value = serde_json::from_str(&sign(manifest.clone(), "key").unwrap()).unwrap();
     assert_eq!(again["signature"], signature);
     let other: Value = serde_json::from_str(&sign(manifest.clone(), "other").unwrap()).unwrap();
@@ -355,13 +466,36 @@ async fn the_store_answers_the_two_routes() {
     assert_eq!(hex::encode(Sha256::digest(&zip)), package.sha256);
 
     // `owner/name` is `owner-name`.
-    assert_eq!(get("/api/skills/demo/pack/manifest").await.text().await.unwrap(), text);
-    assert_eq!(get("/api/skills/demo/pack/download").await.bytes().await.unwrap(), zip);
+    assert_eq!(
+        get("/api/skills/demo/pack/manifest")
+            .await
+            .text()
+            .await
+            .unwrap(),
+        text
+    );
+    assert_eq!(
+        get("/api/skills/demo/pack/download")
+            .await
+            .bytes()
+            .await
+            .unwrap(),
+        zip
+    );
 
-    for path in ["/api/skills/other/manifest", "/api/skills/other/download", "/api/skills/a/b/manifest", "/api/skills/demo-pack", "/api/other"] {
+    for path in [
+        "/api/skills/other/manifest",
+        "/api/skills/other/download",
+        "/api/skills/a/b/manifest",
+        "/api/skills/demo-pack",
+        "/api/other",
+    ] {
         let response = get(path).await;
         assert_eq!(response.status(), 404, "{path}");
         let answer: Value = response.json().await.unwrap();
-        assert!(answer["error"].as_str().unwrap().starts_with("no such "), "{path}: {answer}");
+        assert!(
+            answer["error"].as_str().unwrap().starts_with("no such "),
+            "{path}: {answer}"
+        );
     }
 }

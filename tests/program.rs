@@ -32,9 +32,21 @@ async fn it_prints_the_three_addresses_and_serves_them() {
     let pack = pack();
     let program = Program::serve(pack.path(), &["--store-key", "k-1"]).await;
     let url = &program.url;
-    assert!(program.greeting.contains(&format!("Book           {url}/\n")));
-    assert!(program.greeting.contains(&format!("Live examples  {url}/live/\n")));
-    assert!(program.greeting.contains(&format!("Try first: {url}/one.html")));
+    assert!(
+        program
+            .greeting
+            .contains(&format!("Book           {url}/\n"))
+    );
+    assert!(
+        program
+            .greeting
+            .contains(&format!("Live examples  {url}/live/\n"))
+    );
+    assert!(
+        program
+            .greeting
+            .contains(&format!("Try first: {url}/one.html"))
+    );
     assert_eq!(
         program.install,
         format!(
@@ -58,12 +70,24 @@ async fn it_prints_the_three_addresses_and_serves_them() {
         let found = response.headers()[CONTENT_TYPE].to_str().unwrap();
         assert!(found.starts_with(content), "{path}: {found}");
         assert_eq!(response.headers()[CACHE_CONTROL], "no-cache", "{path}");
-        assert_eq!(response.headers()["x-content-type-options"], "nosniff", "{path}");
+        assert_eq!(
+            response.headers()["x-content-type-options"],
+            "nosniff",
+            "{path}"
+        );
     }
     let page = get("/live/").await.text().await.unwrap();
-    assert!(page.contains("<a href=\"/one.html\">One</a> <code>frame-check</code>"), "{page}");
+    assert!(
+        page.contains("<a href=\"/one.html\">One</a> <code>frame-check</code>"),
+        "{page}"
+    );
 
-    for path in ["/nothing", "/live/nothing", "/live-js/nothing.js", "/live/frame/nothing"] {
+    for path in [
+        "/nothing",
+        "/live/nothing",
+        "/live-js/nothing.js",
+        "/live/frame/nothing",
+    ] {
         assert_eq!(get(path).await.status(), 404, "{path}");
     }
     let page = get("/nothing").await.text().await.unwrap();
@@ -92,9 +116,14 @@ async fn no_path_leads_out_of_the_served_folders() {
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        within(path, socket.read_to_string(&mut answer)).await.unwrap();
+        within(path, socket.read_to_string(&mut answer))
+            .await
+            .unwrap();
         assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
-        assert!(!answer.contains("never served") && !answer.contains("root:"), "{path}");
+        assert!(
+            !answer.contains("never served") && !answer.contains("root:"),
+            "{path}"
+        );
     }
 }
 
@@ -120,10 +149,14 @@ async fn ctrl_c_and_sigterm_end_every_stream_in_band() {
         program.signal(signal).await;
         for stream in streams {
             // `text` fails when the body ends without its last chunk.
-            let rest = within("the end of the stream", stream.text()).await.unwrap();
+            let rest = within("the end of the stream", stream.text())
+                .await
+                .unwrap();
             assert!(rest.ends_with("event: bye\ndata: {}\n\n"), "{rest}");
         }
-        let status = within("the end of the program", program.child.wait()).await.unwrap();
+        let status = within("the end of the program", program.child.wait())
+            .await
+            .unwrap();
         let took = asked.elapsed();
         assert_eq!(status.code(), Some(0), "{signal}");
         drop(idle);
@@ -153,7 +186,10 @@ async fn stubborn_streams_are_dropped_at_the_deadline() {
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(serve::until(listener, app, shutdown.clone(), stop_asked));
     let mut socket = TcpStream::connect(addr).await.unwrap();
-    socket.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    socket
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
     let mut received = Vec::new();
     while !received.ends_with(b"hello\r\n") {
         assert_ne!(socket.read_buf(&mut received).await.unwrap(), 0);
@@ -163,7 +199,10 @@ async fn stubborn_streams_are_dropped_at_the_deadline() {
     stop.send(()).unwrap();
     server.await.unwrap().unwrap();
     assert!(shutdown.is_cancelled());
-    assert_eq!(asked.elapsed().as_millis() / 100, serve::DRAIN.as_millis() / 100);
+    assert_eq!(
+        asked.elapsed().as_millis() / 100,
+        serve::DRAIN.as_millis() / 100
+    );
     assert!(serve::DRAIN < Duration::from_secs(2));
 }
 
@@ -171,7 +210,9 @@ async fn stubborn_streams_are_dropped_at_the_deadline() {
 
 /// Runs the program and returns its exit code and its standard error.
 async fn fails(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = within("the program to fail", program(arguments).output()).await.unwrap();
+    let output = within("the program to fail", program(arguments).output())
+        .await
+        .unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     (output.status.code(), errors)
 }
@@ -183,7 +224,10 @@ async fn fails_to_serve(pack: &Pack, words: &[&str]) {
     assert_eq!(code, Some(1), "{errors}");
     assert_eq!(errors.lines().count(), 1, "{errors}");
     for word in words {
-        assert!(errors.starts_with("error: ") && errors.contains(word), "{word}: {errors}");
+        assert!(
+            errors.starts_with("error: ") && errors.contains(word),
+            "{word}: {errors}"
+        );
     }
 }
 
@@ -196,7 +240,9 @@ async fn a_port_in_use_is_one_line_and_exit_code_1() {
     let (code, errors) = fails(&["--port", &port, "--root", root]).await;
     assert_eq!(code, Some(1));
     assert_eq!(errors.lines().count(), 1, "{errors}");
-    assert!(errors.starts_with(&format!("error: port {port} is in use: choose another with --port")));
+    assert!(errors.starts_with(&format!(
+        "error: port {port} is in use: choose another with --port"
+    )));
 }
 
 #[tokio::test]
@@ -207,7 +253,10 @@ async fn a_folder_that_is_no_pack_is_named() {
         let (code, errors) = fails(&[command, "--root", root]).await;
         assert_eq!(code, Some(1));
         assert_eq!(errors.lines().count(), 1, "{errors}");
-        assert!(errors.contains("there is no SKILL.md in") && errors.contains("--root"), "{errors}");
+        assert!(
+            errors.contains("there is no SKILL.md in") && errors.contains("--root"),
+            "{errors}"
+        );
     }
 }
 
@@ -216,17 +265,27 @@ async fn the_folder_is_found_at_run_time() {
     let pack = pack();
     let package = async |variable: Option<&std::path::Path>, current: &std::path::Path| {
         let mut command = program(&["package"]);
-        command.env_remove("CARGO_MANIFEST_DIR").current_dir(current);
+        command
+            .env_remove("CARGO_MANIFEST_DIR")
+            .current_dir(current);
         if let Some(path) = variable {
             command.env("CARGO_MANIFEST_DIR", path);
         }
-        within("package", command.output()).await.unwrap().status.success()
+        within("package", command.output())
+            .await
+            .unwrap()
+            .status
+            .success()
     };
     let elsewhere = tempfile::tempdir().unwrap();
     assert!(package(Some(pack.path()), elsewhere.path()).await);
     assert!(package(None, pack.path()).await);
     assert!(!package(None, elsewhere.path()).await);
-    assert!(pack.path().join("target/package/demo-pack-0.1.0.zip").is_file());
+    assert!(
+        pack.path()
+            .join("target/package/demo-pack-0.1.0.zip")
+            .is_file()
+    );
 }
 
 #[tokio::test]
@@ -234,7 +293,10 @@ async fn a_book_that_is_not_whole_is_one_line_and_exit_code_1() {
     let broken = pack();
     broken.remove("book/src/deep/two.md");
     fails_to_serve(&broken, &["the book does not build", "deep/two.md"]).await;
-    assert!(!broken.path().join("book/src/deep/two.md").exists(), "it must not be made");
+    assert!(
+        !broken.path().join("book/src/deep/two.md").exists(),
+        "it must not be made"
+    );
 
     let broken = pack();
     broken.remove("book/book.toml");
@@ -262,7 +324,10 @@ async fn a_book_that_is_not_whole_is_one_line_and_exit_code_1() {
     fails_to_serve(&broken, &["the book does not build cleanly", "span"]).await;
 
     let broken = pack();
-    broken.write("book/src/one.md", "# One\n\n<div data-live=\"sse-gone\"></div>\n");
+    broken.write(
+        "book/src/one.md",
+        "# One\n\n<div data-live=\"sse-gone\"></div>\n",
+    );
     fails_to_serve(&broken, &["one.html", "sse-gone", "is missing"]).await;
 }
 
@@ -285,12 +350,21 @@ async fn a_wrong_flag_is_exit_code_2() {
 async fn listening_beyond_loopback_is_warned_about() {
     let pack = pack();
     let mut program = Program::serve(pack.path(), &["--host", "0.0.0.0"]).await;
-    assert!(program.url.starts_with("http://127.0.0.1:"), "{}", program.url);
+    assert!(
+        program.url.starts_with("http://127.0.0.1:"),
+        "{}",
+        program.url
+    );
     program.signal("TERM").await;
     let mut errors = String::new();
     let mut stderr = program.child.stderr.take().unwrap();
-    within("standard error", stderr.read_to_string(&mut errors)).await.unwrap();
-    assert!(errors.starts_with("warning: --host 0.0.0.0 lets other machines reach this program"), "{errors}");
+    within("standard error", stderr.read_to_string(&mut errors))
+        .await
+        .unwrap();
+    assert!(
+        errors.starts_with("warning: --host 0.0.0.0 lets other machines reach this program"),
+        "{errors}"
+    );
 }
 
 #[tokio::test]
@@ -299,12 +373,24 @@ async fn a_pack_that_cannot_be_packed_closes_the_store_but_not_the_book() {
     pack.write("notes/SKILL.md", "a second one");
     let program = Program::serve(pack.path(), &[]).await;
     assert!(program.install.is_empty());
-    assert_eq!(reqwest::get(format!("{}/", program.url)).await.unwrap().status(), 200);
+    assert_eq!(
+        reqwest::get(format!("{}/", program.url))
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
     let url = format!("{}/api/skills/demo-pack/manifest", program.url);
     let response = reqwest::get(url).await.unwrap();
     assert_eq!(response.status(), 503);
     let answer: Value = response.json().await.unwrap();
-    assert!(answer["error"].as_str().unwrap().contains("second SKILL.md"), "{answer}");
+    assert!(
+        answer["error"]
+            .as_str()
+            .unwrap()
+            .contains("second SKILL.md"),
+        "{answer}"
+    );
 }
 
 // --- The cut ---
@@ -312,7 +398,10 @@ async fn a_pack_that_cannot_be_packed_closes_the_store_but_not_the_book() {
 /// The cookie that a visitor's first answer sets.
 fn cookie(response: &Response) -> String {
     let header = response.headers()[SET_COOKIE].to_str().unwrap();
-    assert!(header.ends_with("; Path=/live; HttpOnly; SameSite=Strict"), "{header}");
+    assert!(
+        header.ends_with("; Path=/live; HttpOnly; SameSite=Strict"),
+        "{header}"
+    );
     header.split(';').next().unwrap().to_owned()
 }
 
@@ -340,7 +429,9 @@ async fn cut(server: &Server, path: &str, cookie: &str) -> Value {
 
 fn frames() -> Router {
     let topic = || cuttable(frame::router(CancellationToken::new()));
-    Router::new().nest("/live/frame", topic()).nest("/live/other", topic())
+    Router::new()
+        .nest("/live/frame", topic())
+        .nest("/live/other", topic())
 }
 
 #[tokio::test]
@@ -349,18 +440,27 @@ async fn a_cut_breaks_the_streams_of_one_visitor_and_no_other() {
     let mine = open(&server, "/live/frame/ticks?of=2000", None).await;
     let me = cookie(&mine);
     let also_mine = open(&server, "/live/frame/ticks?of=2000", Some(&me)).await;
-    assert!(also_mine.headers().get(SET_COOKIE).is_none(), "a known visitor keeps the cookie");
+    assert!(
+        also_mine.headers().get(SET_COOKIE).is_none(),
+        "a known visitor keeps the cookie"
+    );
     let theirs = open(&server, "/live/frame/ticks?of=2000", None).await;
     assert_ne!(cookie(&theirs), me);
     let elsewhere = open(&server, "/live/other/ticks?of=2000", Some(&me)).await;
 
-    assert_eq!(cut(&server, "/live/frame/cut", &me).await, json!({ "cut": 2 }));
+    assert_eq!(
+        cut(&server, "/live/frame/cut", &me).await,
+        json!({ "cut": 2 })
+    );
     for stream in [mine, also_mine] {
         let error = within("the cut", stream.text()).await.unwrap_err();
         assert!(error.is_body() || error.is_decode(), "{error:?}");
     }
     // The streams are gone, so there is nothing left to cut.
-    assert_eq!(cut(&server, "/live/frame/cut", &me).await, json!({ "cut": 0 }));
+    assert_eq!(
+        cut(&server, "/live/frame/cut", &me).await,
+        json!({ "cut": 0 })
+    );
     for stream in [theirs, elsewhere] {
         goes_on(stream).await;
     }
@@ -385,10 +485,23 @@ async fn a_cut_can_be_narrowed_to_a_path() {
 async fn a_cut_needs_a_cookie_of_ours_and_a_post() {
     let server = Server::start(frames()).await;
     let stream = open(&server, "/live/frame/ticks?of=2000", None).await;
-    for strange in ["live-visitor=", "live-visitor=../../..", "other=1", "live-visitor=00000000000000000000000000000000"] {
-        assert_eq!(cut(&server, "/live/frame/cut", strange).await, json!({ "cut": 0 }), "{strange}");
+    for strange in [
+        "live-visitor=",
+        "live-visitor=../../..",
+        "other=1",
+        "live-visitor=00000000000000000000000000000000",
+    ] {
+        assert_eq!(
+            cut(&server, "/live/frame/cut", strange).await,
+            json!({ "cut": 0 }),
+            "{strange}"
+        );
     }
-    let response = Client::new().get(server.url("/live/frame/cut")).send().await.unwrap();
+    let response = Client::new()
+        .get(server.url("/live/frame/cut"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(response.status(), 405);
     assert!(response.headers().get(LOCATION).is_none());
     goes_on(stream).await;
@@ -405,7 +518,12 @@ async fn after_a_cut_the_stream_resumes_where_it_was() {
     assert!(rest.starts_with("event: tick\nid: 19\n"), "{rest}");
     assert_eq!(rest.matches("event: tick").count(), 2, "{rest}");
     assert!(rest.ends_with("event: done\ndata: {}\n\n"), "{rest}");
-    let ended = client.get(&url).header("last-event-id", "20").send().await.unwrap();
+    let ended = client
+        .get(&url)
+        .header("last-event-id", "20")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(ended.status(), 204, "EventSource stops on 204");
 }
 
@@ -424,7 +542,12 @@ async fn a_cut_closes_a_websocket_without_a_close_frame() {
     let server = Server::start(Router::new().nest("/live/ws", app)).await;
     let url = format!("ws://{}/live/ws/echo", server.addr);
     let (mut socket, response) = tokio_tungstenite::connect_async(&url).await.unwrap();
-    let me = response.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap();
+    let me = response.headers()["set-cookie"]
+        .to_str()
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap();
     let (mut other, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
     for socket in [&mut socket, &mut other] {
         socket.send("hello".into()).await.unwrap();

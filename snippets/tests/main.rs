@@ -10,4 +10,7 @@
 )]
 
 mod anti_patterns;
+mod production_proxies;
+mod sse_resume;
+mod sse_serve;
 mod support;

@@ -102,7 +102,10 @@ async fn watch(
     request: Request,
     next: Next,
 ) -> Response {
-    let connection = request.extensions().get::<ConnectInfo<Connection>>().cloned();
+    let connection = request
+        .extensions()
+        .get::<ConnectInfo<Connection>>()
+        .cloned();
     let known = visitor(request.headers());
     let is_new = known.is_none();
     let visitor = known.unwrap_or_else(|| Visitor(hex::encode(rand::random::<[u8; 16]>())));

@@ -11,6 +11,7 @@
 pub mod connection;
 pub mod cut;
 pub mod frame;
+pub mod sse;
 
 use axum::Router;
 use cut::cuttable;
@@ -20,4 +21,5 @@ use tokio_util::sync::CancellationToken;
 pub fn router(shutdown: CancellationToken) -> Router {
     Router::new()
         .nest("/frame", cuttable(frame::router(shutdown.clone())))
+        .nest("/sse", cuttable(sse::router(shutdown.clone())))
 }
