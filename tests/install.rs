@@ -78,7 +78,7 @@ impl Home {
             tools.join("skillstore").exists(),
             "the clients are not installed: run ./check"
         );
-        let python = fixture::root().join("target/venvs/tools/bin");
+        let python = fixture::root().join("target/venv/tools/bin");
         let inherited = std::env::var_os("PATH").unwrap_or_default();
         let path = std::env::join_paths(
             [tools, python]

@@ -44,7 +44,8 @@ fn it_fits_its_schema() {
 #[test]
 fn the_schema_refuses_what_a_store_would() {
     let validator = validator();
-    let broken: [(&str, fn(&mut Value)); 14] = [
+    type Change = fn(&mut Value);
+    let broken: [(&str, Change); 14] = [
         ("no slug", |m| {
             drop(m.as_object_mut().unwrap().shift_remove("slug"))
         }),
