@@ -214,7 +214,7 @@ fn greeting(
     if let Some(first) = book.live.first() {
         let _ = write!(
             text,
-            "\nTry first: {url}/{} ({}); press Start, then Cut.\n",
+            "\nTry first: {url}/{} ({}): start the example, then cut the connection.\n",
             first.page, first.chapter
         );
     }

@@ -31,7 +31,9 @@ export function panel(element, title) {
     const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
     const item = make("li", kind, list);
     for (const [part, text] of parts) {
-      if (text !== undefined && text !== "") make("span", part, item).textContent = String(text);
+      if (text === undefined || text === "") continue;
+      if (item.childElementCount > 0) item.append(" "); // for copies and screen readers
+      make("span", part, item).textContent = String(text);
     }
     while (list.childElementCount > MAX_LINES) list.firstElementChild.remove();
     if (atEnd) list.scrollTop = list.scrollHeight;
