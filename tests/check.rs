@@ -151,7 +151,7 @@ fn a_runner_that_breaks_off_is_a_failure() {
         &cargo("echo 'test result: ok. 6 passed; 0 failed; 0 ignored'; exit 101"),
     );
     folder.ends_with(&[], "9 passed, 1 failed");
-    folder.stub("cargo", "case $1 in clippy) exit 101;; esac");
+    folder.stub("cargo", "[ \"$1 $2\" != 'clippy --workspace' ] || exit 101");
     let said = folder.ends_with(&[], "3 passed, 1 failed");
     assert!(said.contains("clippy: 1 failed"), "{said}");
 }
@@ -200,6 +200,26 @@ fn what_is_missing_is_installed_or_fails_by_name() {
         !said.contains("== install: caddy"),
         "nothing is installed twice: {said}"
     );
+}
+
+#[test]
+fn a_component_of_the_toolchain_is_installed_or_fails_by_name() {
+    let folder = Folder::new();
+    folder.stub(
+        "cargo",
+        "[ \"$1\" != fmt ] || [ -f \"$(dirname \"$0\")/installed\" ]",
+    );
+    folder.stub("rustup", "echo 'no network'; exit 1");
+    let said = folder.ends_with(&[], "3 passed, 2 failed");
+    assert!(
+        said.contains("FAILED install rustfmt: missing; run `rustup component add rustfmt`"),
+        "{said}"
+    );
+    folder.stub(
+        "rustup",
+        "[ \"$*\" = 'component add rustfmt' ] && touch \"$(dirname \"$0\")/installed\"",
+    );
+    folder.ends_with(&[], "4 passed, 0 failed");
 }
 
 #[test]
