@@ -10,6 +10,7 @@
 )]
 
 mod anti_patterns;
+mod sse_lifecycle;
 mod sse_resume;
 mod sse_serve;
 mod support;

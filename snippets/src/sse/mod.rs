@@ -1,5 +1,6 @@
 //! Server-Sent Events.
 pub mod jobs;
+pub mod lifecycle;
 pub mod message;
 pub mod resume;
 pub mod serve;
