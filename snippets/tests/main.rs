@@ -11,6 +11,7 @@
 
 mod anti_patterns;
 mod sse_lifecycle;
+mod production_proxies;
 mod sse_resume;
 mod sse_serve;
 mod support;
