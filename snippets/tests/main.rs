@@ -10,8 +10,9 @@
 )]
 
 mod anti_patterns;
-mod sse_lifecycle;
 mod production_proxies;
+mod sse_lifecycle;
+mod sse_protect;
 mod sse_resume;
 mod sse_serve;
 mod support;
