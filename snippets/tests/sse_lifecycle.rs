@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::process::Stdio;
 use std::time::Duration;
 
 use axum::Router;
@@ -7,11 +8,11 @@ use axum::body::Body;
 use axum::http::Request;
 use axum::routing::get;
 use futures::{StreamExt, stream};
-use snippets::sse::jobs::{self, Jobs};
+use snippets::sse::jobs::{self, Jobs, Progress};
 use snippets::sse::lifecycle::{Drained, WorkError, produce, serve_until};
 use snippets::sse::message::Message;
 use snippets::sse::serve::{Config, Streams};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
@@ -126,8 +127,31 @@ async fn a_client_that_leaves_a_quiet_stream_is_noticed() {
             }
         };
         eventually(&format!("{leave:?} to be noticed"), || streams.open() == 0).await;
-        drop(still_reading);
+        if let Some(mut client) = still_reading {
+            assert_ne!(client.read_to_end().await, End::Complete);
+        }
     }
+}
+
+/// Before the response there is no stream: the handler itself is dropped where it waits.
+#[tokio::test]
+async fn a_handler_is_dropped_with_its_client() {
+    let begun = CancellationToken::new();
+    let dropped = CancellationToken::new();
+    let handler = {
+        let (begun, dropped) = (begun.clone(), dropped.clone());
+        async move || {
+            let _dropped = dropped.drop_guard();
+            begun.cancel();
+            std::future::pending::<()>().await
+        }
+    };
+    let server = Server::start(Router::new().route("/", get(handler))).await;
+    let client = RawClient::get(server.addr, "/", &[]).await;
+    within("the handler to begin", begun.cancelled()).await;
+    assert!(!dropped.is_cancelled());
+    drop(client);
+    within("the handler to be dropped", dropped.cancelled()).await;
 }
 
 /// Work that waits for an upstream which says nothing, and tells when it is dropped.
@@ -229,7 +253,7 @@ async fn reconnects(config: Config) -> BTreeMap<u128, usize> {
         let retry = body
             .lines()
             .filter_map(|line| line.strip_prefix("retry: "))
-            .last();
+            .next_back();
         tokio::time::sleep(Duration::from_millis(retry.unwrap().parse().unwrap())).await;
         restarted.elapsed().as_millis() / 100
     });
@@ -274,4 +298,93 @@ async fn connects_and_disconnects_leave_nothing_behind() {
         drop(open);
         eventually("all places to be free", || streams.open() == 0).await;
     }
+}
+
+/// The server of the next test, in a process of its own: its file descriptors are limited. Each line
+/// on its standard input is a new percentage; it ends with its input.
+fn serve_with_few_descriptors() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let jobs = Jobs::default();
+    let worker = jobs.insert(1);
+    let streams = Streams::new(Config::default(), CancellationToken::new());
+    let listener = runtime
+        .block_on(TcpListener::bind(("127.0.0.1", 0)))
+        .unwrap();
+    println!("\nport {}", listener.local_addr().unwrap().port());
+    let app = jobs::app(jobs, streams);
+    runtime.spawn(async move { axum::serve(listener, app).await });
+    for line in std::io::stdin().lines() {
+        let percent = line.unwrap().parse().unwrap();
+        worker.send_replace(Progress { percent });
+    }
+}
+
+const CHILD: &str = "SSE_LIFECYCLE_FEW_DESCRIPTORS";
+
+/// More clients than file descriptors: whoever is in is served on, the others wait without an answer
+/// until somebody leaves.
+#[test]
+fn open_streams_survive_a_lack_of_file_descriptors() {
+    if std::env::var_os(CHILD).is_some() {
+        return serve_with_few_descriptors();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(more_clients_than_descriptors());
+}
+
+async fn more_clients_than_descriptors() {
+    const LIMIT: usize = 64;
+    let this = "sse_lifecycle::open_streams_survive_a_lack_of_file_descriptors";
+    let mut server = tokio::process::Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n \"$1\" && exec \"$0\" --exact \"$2\" --nocapture",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .args([&LIMIT.to_string(), this])
+        .env(CHILD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut input = server.stdin.take().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let port = within("the port", async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("a port");
+            if let Some(port) = line.strip_prefix("port ") {
+                return port.parse::<u16>().unwrap();
+            }
+        }
+    })
+    .await;
+    let addr = (std::net::Ipv4Addr::LOCALHOST, port).into();
+
+    // LIMIT connections cannot all have a descriptor: the listener and others have some.
+    let mut first = RawClient::get(addr, "/jobs/1/events", &[]).await;
+    first.read_until("\"percent\":0}").await;
+    let mut clients = Vec::new();
+    for _ in 1..LIMIT {
+        clients.push(RawClient::get(addr, "/jobs/1/events", &[]).await);
+    }
+    input.write_all(b"50\n").await.unwrap();
+    first.read_until("\"percent\":50}").await;
+    // Connected, and without an answer: it waits in the listener's queue.
+    let waits = clients.last().unwrap().socket.try_read(&mut [0; 1]);
+    assert_eq!(waits.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    // Some leave, and all others are served.
+    clients.drain(..LIMIT / 2);
+    for client in &mut clients {
+        client.read_until("\"percent\":50}").await;
+    }
+    input.write_all(b"100\n").await.unwrap();
+    for client in clients.iter_mut().chain([&mut first]) {
+        assert_eq!(client.read_to_end().await, End::Complete);
+    }
+    drop(input);
+    assert!(within("the server", server.wait()).await.unwrap().success());
 }
