@@ -11,4 +11,10 @@
 
 mod anti_patterns;
 mod sse_wire;
+mod production_proxies;
+mod production_shared_log;
+mod sse_lifecycle;
+mod sse_protect;
+mod sse_resume;
+mod sse_serve;
 mod support;
