@@ -10,11 +10,13 @@
 )]
 
 mod anti_patterns;
-mod sse_wire;
 mod production_proxies;
 mod production_shared_log;
+mod sse_consume;
+mod sse_fanout;
 mod sse_lifecycle;
 mod sse_protect;
 mod sse_resume;
 mod sse_serve;
+mod sse_wire;
 mod support;

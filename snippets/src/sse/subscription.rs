@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State as Shared};
-use axum::http::{HeaderMap, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::encode::HEARTBEAT;
 use super::fanout::{Hub, SlowConsumer, State, Topic};
+use super::message::LastEventId;
 
 /// Waiting events are joined up to this many bytes: one system call instead of many.
 const FRAME: usize = 16 * 1024;
@@ -34,8 +35,8 @@ pub struct Subscription {
     joined: u64,
     /// Sent before anything else.
     first: Option<Bytes>,
-    /// The heartbeat that was seen last, and the value of `next` then.
-    beat: (u64, u64),
+    /// The heartbeat that was seen last.
+    beat: u64,
     born: Instant,
 }
 
@@ -63,7 +64,7 @@ impl Subscription {
             next,
             joined: state.next,
             first: Some(first.freeze()),
-            beat: (state.beat, next),
+            beat: state.beat,
             born: Instant::now(),
             hub,
             topic,
@@ -86,13 +87,12 @@ impl http_body::Body for Subscription {
         }
         let config = &this.hub.shared.config;
         let mut state = this.topic.lock();
-        let (beat, next_then) = this.beat;
-        if beat != state.beat {
-            this.beat = (state.beat, this.next);
+        if this.beat != state.beat {
+            this.beat = state.beat;
             if this.born.elapsed() >= config.max_age {
                 return Poll::Ready(None);
             }
-            if this.next == next_then && this.next == state.next {
+            if this.next == state.next {
                 return send(HEARTBEAT);
             }
         }
@@ -157,12 +157,9 @@ pub fn router(hub: Hub) -> Router {
     async fn events(
         Shared(hub): Shared<Hub>,
         Path(topic): Path<String>,
-        headers: HeaderMap,
-    ) -> Response {
-        let cursor = headers.get("last-event-id");
-        // An id that is not ours is no cursor: it must not become "from now on" silently.
-        let cursor = cursor.map(|id| id.to_str().unwrap_or("?"));
-        hub.subscribe(&topic, cursor).into_response()
+        cursor: LastEventId,
+    ) -> Subscription {
+        hub.subscribe(&topic, &cursor)
     }
     Router::new()
         .route("/topics/{topic}/events", get(events))
