@@ -230,7 +230,9 @@ async fn waits_are_jittered_doubled_and_reset_only_by_a_stable_stream() {
         (0..200)
             .map(|_| {
                 let mut reconnect = Reconnect::new(policy.clone());
-                (0..failures).for_each(|_| drop(reconnect.wait(None, None)));
+                for _ in 0..failures {
+                    reconnect.wait(None, None).unwrap();
+                }
                 reconnect.wait(None, None).unwrap()
             })
             .collect()

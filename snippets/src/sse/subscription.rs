@@ -1,24 +1,43 @@
 //! A subscriber of the hub in `super::fanout`: a cursor into the topic's ring, which is the body of a
 //! response. Dropping it, as hyper does when the client has gone, frees it at once.
 
+// ANCHOR: router
+use axum::extract::{Path, State as Shared};
+use axum::response::IntoResponse;
+use axum::{Router, routing::get};
+
+use super::fanout::Hub;
+use super::message::LastEventId;
+
+/// `GET /topics/{topic}/events`. Which topics a user may read is decided before this.
+pub fn router(hub: Hub) -> Router {
+    async fn events(
+        Shared(hub): Shared<Hub>,
+        Path(topic): Path<String>,
+        cursor: LastEventId,
+    ) -> impl IntoResponse {
+        hub.subscribe(&topic, &cursor)
+    }
+    Router::new()
+        .route("/topics/{topic}/events", get(events))
+        .with_state(hub)
+}
+// ANCHOR_END: router
+
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State as Shared};
 use axum::http::header;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::time::Instant;
 
 use super::encode::HEARTBEAT;
-use super::fanout::{Hub, SlowConsumer, State, Topic};
-use super::message::LastEventId;
+use super::fanout::{SlowConsumer, State, Topic};
 
 /// Waiting events are joined up to this many bytes: one system call instead of many.
 const FRAME: usize = 16 * 1024;
@@ -150,18 +169,4 @@ impl IntoResponse for Subscription {
         ];
         (headers, Body::new(self)).into_response()
     }
-}
-
-/// `GET /topics/{topic}/events`. Which topics a user may read is decided before this.
-pub fn router(hub: Hub) -> Router {
-    async fn events(
-        Shared(hub): Shared<Hub>,
-        Path(topic): Path<String>,
-        cursor: LastEventId,
-    ) -> Subscription {
-        hub.subscribe(&topic, &cursor)
-    }
-    Router::new()
-        .route("/topics/{topic}/events", get(events))
-        .with_state(hub)
 }
