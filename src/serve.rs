@@ -28,7 +28,7 @@ pub const SKILLSTORE: &str = "0.1.13";
 
 /// How long open responses may take to end after a signal. Streams end at once; this is for a peer
 /// that has stopped reading.
-pub const DRAIN: Duration = Duration::from_millis(1500);
+pub const DRAIN: Duration = Duration::from_millis(1200);
 
 /// What `serve` was asked to do.
 #[derive(Debug, Clone)]
@@ -141,6 +141,8 @@ pub async fn until(
         open.wait().await;
     };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        let left = open.len();
+        eprintln!("warning: dropped what had not ended after {DRAIN:?} ({left} connections)");
         server.abort();
     }
     Ok(())
