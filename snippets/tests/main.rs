@@ -16,4 +16,5 @@ mod sse_lifecycle;
 mod sse_protect;
 mod sse_resume;
 mod sse_serve;
+mod sse_wire;
 mod support;

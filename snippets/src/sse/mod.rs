@@ -7,3 +7,11 @@ pub mod protect;
 pub mod resume;
 pub mod serve;
 pub mod tickets;
+
+pub mod consume;
+pub mod encode;
+pub mod fanout;
+pub mod listen;
+pub mod reconnect;
+pub mod subscription;
+pub mod wire;

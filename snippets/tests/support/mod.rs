@@ -9,6 +9,7 @@ pub mod gated;
 pub mod proxy;
 pub mod raw;
 pub mod server;
+pub mod sse_reference;
 pub mod transcript;
 
 pub use raw::RawClient;
