@@ -11,3 +11,5 @@
 
 mod anti_patterns;
 mod support;
+mod websocket_facts;
+mod websocket_serve;

@@ -1,1 +1,5 @@
 //! WebSockets.
+
+pub mod connection;
+pub mod outbox;
+pub mod serve;

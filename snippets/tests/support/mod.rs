@@ -3,10 +3,12 @@
 
 #![allow(dead_code)]
 
+pub mod frames;
 pub mod raw;
 pub mod server;
 pub mod transcript;
 
+pub use frames::{Frame, FrameClient};
 pub use raw::RawClient;
 pub use server::Server;
 pub use transcript::Transcript;
