@@ -12,4 +12,5 @@
 mod anti_patterns;
 mod support;
 mod websocket_facts;
+mod websocket_messages;
 mod websocket_serve;

@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::State;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::routing::any;
-use axum::{Extension, Router};
 use futures::{SinkExt, StreamExt};
-use snippets::websocket::connection::{Handler, Limits, Sockets};
+use snippets::websocket::limits::Limits;
+use snippets::websocket::messages;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::serve::{self, User};
+use snippets::websocket::serve::{Handler, Sockets};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +51,7 @@ async fn echo_client() -> (Server, FrameClient) {
 }
 
 async fn demo(limits: Limits) -> Server {
-    Server::start(serve::router(sockets(limits))).await
+    Server::start(messages::router(sockets(limits))).await
 }
 
 /// After the server's Close: the client answers it, and the server ends the connection in order.
@@ -61,112 +62,33 @@ async fn finish(client: &mut FrameClient, code: u16) {
 
 #[tokio::test]
 async fn transcript() {
-    let server = demo(Limits::default()).await;
-    let mut client = FrameClient::handshake(
-        server.addr,
-        "/ws",
-        &["sec-websocket-protocol: demo.v2, demo.v1"],
-    )
-    .await;
-    client
-        .send_text(r#"{"type":"echo","id":1,"text":"hello"}"#)
-        .await;
+    let (server, mut client) = echo_client().await;
+    client.send(Frame::text("frag").more()).await;
+    client.send(Frame::new(PING, "in between")).await;
     client.next().await;
-    client.send_text(r#"{"type":"count","id":2,"to":2}"#).await;
-    for _ in 0..3 {
-        client.next().await;
-    }
-    client.send(Frame::new(PING, "p")).await;
+    client.send(Frame::new(CONTINUATION, "ments")).await;
     client.next().await;
-    client.note("each bad message is answered with a code");
-    for bad in [
-        r#"{"type":"echo","id":3"#,
-        r#"{"type":"echo","id":4,"text":"x","colour":"red"}"#,
-        r#"{"type":"count","id":5,"to":0}"#,
-        r#"{"type":"announce","id":6,"text":"x"}"#,
-        r#"{"type":"shout","id":7}"#,
+    client.send(Frame::close(1000, "done")).await;
+    while let Seen::Frame(_) = client.next().await {}
+    let mut text = client.transcript();
+
+    for violation in [
+        Frame::new(TEXT, b"\xce\xff"),
+        Frame::new(BINARY, vec![b'x'; 100_000]),
     ] {
-        client.send_text(bad).await;
-        client.next().await;
+        let mut client = FrameClient::connect(server.addr, "/echo").await;
+        client.note("another connection");
+        client.send(violation).await;
+        let code = client.next_close().await.unwrap();
+        client.send(Frame::close(code, "")).await;
+        text.push('\n');
+        text.push_str(
+            &client
+                .transcript()
+                .split_off(client.transcript().find("[another").unwrap()),
+        );
     }
-    client.note("the fifth was one too many");
-    assert_eq!(client.next_close().await, Some(1008));
-    finish(&mut client, 1008).await;
-    insta::assert_snapshot!(client.transcript());
-}
-
-#[tokio::test]
-async fn authorisation_is_checked_for_each_message() {
-    let admin = User {
-        name: "ada".into(),
-        admin: true,
-    };
-    let server =
-        Server::start(serve::router(sockets(Limits::default())).layer(Extension(admin))).await;
-    let mut client = FrameClient::connect(server.addr, "/ws").await;
-    client
-        .send_text(r#"{"type":"announce","id":1,"text":"x"}"#)
-        .await;
-    assert_eq!(client.next_text().await, r#"{"type":"done","id":1}"#);
-}
-
-#[tokio::test]
-async fn an_unknown_subprotocol_is_refused_at_the_handshake() {
-    let server = demo(Limits::default()).await;
-    let client =
-        FrameClient::handshake(server.addr, "/ws", &["sec-websocket-protocol: demo.v2"]).await;
-    assert_eq!(client.status(), 400);
-    let client = FrameClient::handshake(server.addr, "/ws", &[]).await;
-    assert_eq!(client.status(), 101);
-}
-
-#[tokio::test]
-async fn requests_that_run_are_bounded_and_do_not_hold_up_the_others() {
-    let server = demo(Limits::default()).await;
-    let mut client = FrameClient::connect(server.addr, "/ws").await;
-    for id in 0..=serve::MAX_WORK {
-        client
-            .send_text(&format!(r#"{{"type":"count","id":{id},"to":1000}}"#))
-            .await;
-    }
-    client
-        .send_text(r#"{"type":"echo","id":9,"text":"x"}"#)
-        .await;
-    client.send(Frame::new(PING, "now")).await;
-    let (mut busy, mut echoed, mut ponged) = (0, false, false);
-    while !(busy == 1 && echoed && ponged) {
-        let frame = client.next().await.frame();
-        match frame.opcode {
-            PONG => ponged = true,
-            TEXT => {
-                assert!(
-                    !frame.text_payload().contains("done"),
-                    "the slow requests held up the others"
-                );
-                busy += usize::from(frame.text_payload().contains(r#""code":"busy""#));
-                echoed |= frame.text_payload().contains("echo");
-            }
-            _ => panic!("{}", frame.describe()),
-        }
-    }
-}
-
-/// A producer with its own connection waits for a peer that reads slowly; nothing is lost and nothing is closed.
-#[tokio::test]
-async fn slow_work_waits_for_room_in_the_queue() {
-    let server = demo(Limits {
-        queue: 2,
-        ..Limits::default()
-    })
-    .await;
-    let mut client = FrameClient::connect_small(server.addr, "/ws").await;
-    client
-        .send_text(r#"{"type":"count","id":1,"to":500}"#)
-        .await;
-    for n in 1..=500 {
-        assert_eq!(client.next_json().await["n"], n);
-    }
-    assert_eq!(client.next_json().await["type"], "done");
+    insta::assert_snapshot!(text);
 }
 
 // Sections 1 and 9: payloads of every length encoding, text and binary, whole and in chunks.
@@ -409,15 +331,6 @@ async fn an_oversize_message_is_answered_with_1009() {
     }
 }
 
-#[tokio::test]
-async fn binary_is_refused_with_1003() {
-    let server = demo(Limits::default()).await;
-    let mut client = FrameClient::connect(server.addr, "/ws").await;
-    client.send(Frame::new(BINARY, "x")).await;
-    assert_eq!(client.next_close().await, Some(1003));
-    finish(&mut client, 1003).await;
-}
-
 /// A peer that never answers Close does not keep the socket.
 #[tokio::test]
 async fn the_closing_handshake_has_a_deadline() {
@@ -562,7 +475,7 @@ async fn shutdown_closes_with_1001_and_waits() {
         ..Limits::default()
     };
     let sockets = Sockets::new(limits, shutdown.clone());
-    let mut server = Server::start(serve::router(sockets.clone())).await;
+    let mut server = Server::start(messages::router(sockets.clone())).await;
     let mut client = FrameClient::connect(server.addr, "/ws").await;
     let served = server.begin_shutdown();
     within("axum::serve to return", served).await.unwrap();
@@ -616,7 +529,8 @@ async fn serves_websockets_over_http2() {
     async fn with_get(ws: WebSocketUpgrade) -> axum::response::Response {
         ws.on_upgrade(async |_| {})
     }
-    let app = serve::router(sockets(Limits::default())).route("/get", axum::routing::get(with_get));
+    let app =
+        messages::router(sockets(Limits::default())).route("/get", axum::routing::get(with_get));
     let server = Server::start(app).await;
     assert_eq!(
         connect_h2(&server, "/get").await.status(),
@@ -639,6 +553,42 @@ async fn serves_websockets_over_http2() {
         answer.to_text().unwrap(),
         r#"{"type":"echo","id":1,"text":"h2"}"#
     );
+}
+
+#[tokio::test]
+async fn only_a_websocket_handshake_of_version_13_is_accepted() {
+    let server = echo_server(Limits::default()).await;
+    let mut plain = crate::support::RawClient::get(server.addr, "/echo", &[]).await;
+    plain.read_head().await;
+    assert_eq!(plain.status(), 400);
+    let request = crate::support::frames::handshake_request("/echo", &[])
+        .replace("version: 13", "version: 8");
+    let mut old = crate::support::RawClient::connect(server.addr).await;
+    old.socket.write_all(request.as_bytes()).await.unwrap();
+    old.read_head().await;
+    assert_eq!(old.status(), 400);
+}
+
+/// Clients that come and go, in order and without a word, leave nothing behind.
+#[tokio::test]
+async fn disconnects_are_noticed() {
+    let sockets = sockets(Limits::default());
+    let app = Router::new()
+        .route("/echo", any(echo))
+        .with_state(sockets.clone());
+    let server = Server::start(app).await;
+    for n in 0..100 {
+        let mut client = FrameClient::connect(server.addr, "/echo").await;
+        match n % 3 {
+            0 => {
+                client.send(Frame::close(1000, "")).await;
+                assert_eq!(client.next_close().await, Some(1000));
+            }
+            1 => client.socket.set_zero_linger().unwrap(),
+            _ => {}
+        }
+    }
+    assert_eq!(sockets.drained(PATIENCE).await, 0);
 }
 
 // C20: tungstenite offers and accepts no compression, whatever the client offers.

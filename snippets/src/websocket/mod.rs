@@ -1,5 +1,6 @@
 //! WebSockets.
 
-pub mod connection;
+pub mod limits;
+pub mod messages;
 pub mod outbox;
 pub mod serve;

@@ -1,7 +1,7 @@
 //! The outbound queue of one WebSocket connection: everything that is to be sent goes through it to the one writer task.
 //!
 //! Bounded in messages and in bytes. Nothing here waits for the peer, so a fan-out loop may call it under a lock; what
-//! happens when the queue is full is the caller's choice ([`Full`]). Goes with [`super::connection`], which drains it.
+//! happens when the queue is full is the caller's choice ([`Full`]). Goes with [`super::serve`], which drains it.
 
 // ANCHOR: outbox
 use std::collections::VecDeque;

@@ -1,185 +1,223 @@
-//! A WebSocket endpoint with typed messages: each message is checked for size, JSON, schema, values and authorisation, in
-//! this order; a bad one is answered with a code, and too many of them end the connection.
+//! One WebSocket connection: a reader that always polls, one writer task fed by a bounded queue, and a closing handshake
+//! that is finished. For every server; [`super::messages`] and [`super::rooms`] are endpoints on top of it.
 //!
-//! Goes with [`super::connection`] and [`super::outbox`]. Put `super::protect` before it.
+//! Promises: pings are answered and Close is seen while the peer reads slowly or work is running; every violation is
+//! answered with its close code; a peer that is gone, or does not read, is dropped after a stated time.
+//! Goes with [`super::limits`] and [`super::outbox`].
 
 // ANCHOR: serve
+use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
-use axum::routing::any;
-use axum::{Extension, Router};
-use serde::{Deserialize, Serialize};
-use serde_json::error::Category;
-use tokio::task::JoinSet;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::connection::{Handler, Sockets};
+use super::limits::{End, Limits};
 use super::outbox::Outbox;
 
-/// The schema version is part of the subprotocol's name: a client that speaks another one is refused at the handshake.
-pub const SUBPROTOCOL: &str = "demo.v1";
-/// Bad messages that a connection may send before it is closed with 1008.
-pub const BAD_MESSAGES: u32 = 5;
-/// Requests of one connection that run at the same time.
-pub const MAX_WORK: usize = 4;
+/// What an endpoint does with messages. It is not async: the reader must go back to reading at once, because pongs and
+/// Close are only handled while the socket is polled. Slow work is spawned and answers through the outbox. The value
+/// is dropped as soon as the connection ends.
+pub trait Handler: Send + 'static {
+    /// One whole message, text or binary, at most [`Limits::message`] long. To end the connection, close the outbox.
+    fn on_message(&mut self, message: Message, outbox: &Outbox);
 
-/// Who is connected; the authentication in front of this endpoint adds it to the request's extensions.
-#[derive(Debug, Clone, Default)]
-pub struct User {
-    /// The name in the logs.
-    pub name: String,
-    /// May announce.
-    pub admin: bool,
+    /// A ping or pong has come. tungstenite answers pings itself; a pong sent by hand would replace its answer.
+    fn on_control(&mut self, _outbox: &Outbox) {}
 }
 
-/// What a client may ask.
-#[derive(Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-#[allow(missing_docs)]
-pub enum Request {
-    Echo {
-        id: u64,
-        text: String,
-    },
-    /// Counts to `to`, slowly.
-    Count {
-        id: u64,
-        to: u32,
-    },
-    /// For administrators.
-    Announce {
-        id: u64,
-        text: String,
-    },
+/// Accepts connections and knows the open ones. One per process; clones are the same.
+#[derive(Clone)]
+pub struct Sockets {
+    /// The limits of every connection.
+    pub limits: Arc<Limits>,
+    shutdown: CancellationToken,
+    open: TaskTracker,
 }
 
-/// What the server answers.
-#[derive(Debug, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-#[allow(missing_docs)]
-pub enum Reply<'a> {
-    Echo { id: u64, text: &'a str },
-    Count { id: u64, n: u32 },
-    Done { id: u64 },
-    Error { id: Option<u64>, code: &'a str },
-}
-
-/// `any`, not `get`: over HTTP/2 the handshake is a CONNECT request (RFC 8441), which a `get` route answers with 405.
-pub fn router(sockets: Sockets) -> Router {
-    Router::new().route("/ws", any(upgrade)).with_state(sockets)
-}
-
-async fn upgrade(
-    State(sockets): State<Sockets>,
-    user: Option<Extension<User>>,
-    ws: WebSocketUpgrade,
-) -> Response {
-    let user = user.map(|Extension(user)| user).unwrap_or_default();
-    let ws = ws.protocols([SUBPROTOCOL]);
-    if ws.selected_protocol().is_none() && ws.requested_protocols().next().is_some() {
-        // Accepting without selecting one of them would be 1006 in a browser, with no reason.
-        return axum::response::IntoResponse::into_response((
-            http::StatusCode::BAD_REQUEST,
-            "unknown subprotocol",
-        ));
-    }
-    sockets.accept(ws, |_| Endpoint {
-        user,
-        bad: 0,
-        work: JoinSet::new(),
-    })
-}
-
-struct Endpoint {
-    user: User,
-    bad: u32,
-    /// Ends with the connection: dropping the set aborts its tasks.
-    work: JoinSet<()>,
-}
-
-/// A request that is not carried out: its id, where it has one, and the code of the answer.
-type Refusal = (Option<u64>, &'static str);
-
-impl Handler for Endpoint {
-    fn on_message(&mut self, message: Message, outbox: &Outbox) {
-        let Message::Text(text) = message else {
-            return outbox.close(1003, "text only");
-        };
-        let Err((id, code)) = parse(&text).and_then(|request| self.carry_out(request, outbox))
-        else {
-            return;
-        };
-        send(outbox, &Reply::Error { id, code });
-        if code != "busy" {
-            self.bad += 1;
-        }
-        if self.bad >= BAD_MESSAGES {
-            outbox.close(1008, "too many bad messages");
+impl Sockets {
+    /// When `shutdown` is cancelled every connection is closed with 1001.
+    pub fn new(limits: Limits, shutdown: CancellationToken) -> Self {
+        Self {
+            limits: Arc::new(limits),
+            shutdown,
+            open: TaskTracker::new(),
         }
     }
-}
 
-impl Endpoint {
-    fn carry_out(&mut self, request: Request, outbox: &Outbox) -> Result<(), Refusal> {
-        match request {
-            Request::Echo { id, text } => send(outbox, &Reply::Echo { id, text: &text }),
-            Request::Count { id, to } => {
-                if !(1..=1000).contains(&to) {
-                    return Err((Some(id), "invalid_value"));
-                }
-                while self.work.try_join_next().is_some() {}
-                if self.work.len() >= MAX_WORK {
-                    return Err((Some(id), "busy"));
-                }
-                self.work.spawn(count(id, to, outbox.clone()));
+    /// Answers the handshake and runs the connection. `start` makes the handler once the socket is open.
+    pub fn accept<H: Handler>(
+        &self,
+        ws: WebSocketUpgrade,
+        start: impl FnOnce(&Outbox) -> H + Send + 'static,
+    ) -> Response {
+        let sockets = self.clone();
+        let tracked = self.open.token(); // from here on: `drained` also waits for handshakes under way
+        let limits = &self.limits;
+        ws.read_buffer_size(1024) // default 128 KiB: allocated at once, and zeroed again for each read attempt
+            .write_buffer_size(4096) // gathers a burst into few writes; the buffer keeps the size it grew to
+            .max_write_buffer_size(limits.queue_bytes + 64 * 1024) // default: unlimited; must exceed write_buffer_size
+            // Above the handler's limit: up to here the message is read whole, so that Close 1009 surely arrives.
+            .max_message_size(limits.message.saturating_mul(4))
+            .max_frame_size(limits.message.saturating_mul(4))
+            .on_upgrade(move |socket| async move {
+                let _tracked = tracked;
+                let outbox = Outbox::new(sockets.limits.queue, sockets.limits.queue_bytes);
+                let handler = start(&outbox);
+                let end = sockets.run(socket, handler, outbox).await;
+                tracing::debug!(?end, "websocket ended");
+            })
+    }
+
+    /// Waits until all connections have ended, for at most `deadline`; call it after `shutdown` and after
+    /// `axum::serve` has returned, which does not wait for upgraded connections. Returns how many are left.
+    pub async fn drained(&self, deadline: Duration) -> usize {
+        self.open.close();
+        let _ = timeout(deadline, self.open.wait()).await;
+        self.open.len()
+    }
+
+    async fn run<H: Handler>(&self, socket: WebSocket, handler: H, outbox: Outbox) -> End {
+        let (sink, mut stream) = socket.split();
+        let mut writer = tokio::spawn(write(sink, outbox.clone(), self.limits.clone()));
+        let end = self.read(&mut stream, handler, &outbox, &mut writer).await;
+        let deadline = self.limits.close_deadline;
+        match end {
+            // RFC 6455, 7.1.1: read until the peer's Close. Dropping a socket with unread input sends RST, and a peer
+            // that is reset can lose the Close frame on its way.
+            End::PeerClosed | End::WeClosed => {
+                outbox.close(1000, "");
+                let _ = timeout(deadline, async {
+                    while let Some(Ok(_)) = stream.next().await {}
+                })
+                .await;
             }
-            Request::Announce { id, text } => {
-                if !self.user.admin {
-                    return Err((Some(id), "forbidden"));
+            // The library stops reading at an error and sends no Close itself. Nothing can be drained then, so the
+            // socket is held open instead, long enough for the peer to read the Close.
+            End::Violation(code) => {
+                outbox.close(code, "");
+                if timeout(self.limits.send_deadline, &mut writer)
+                    .await
+                    .is_ok()
+                {
+                    sleep(deadline).await;
                 }
-                tracing::info!(user = self.user.name, text, "announced");
-                send(outbox, &Reply::Done { id });
+            }
+            End::HalfOpen | End::NotReading | End::Lost => outbox.close(1006, ""), // never sent: the writer is aborted
+        }
+        writer.abort();
+        end
+    }
+
+    async fn read<H: Handler>(
+        &self,
+        stream: &mut SplitStream<WebSocket>,
+        mut handler: H,
+        outbox: &Outbox,
+        writer: &mut JoinHandle<Result<(), axum::Error>>,
+    ) -> End {
+        let limits = &*self.limits;
+        let mut tick = interval(limits.ping_every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.reset();
+        let mut heard = Instant::now();
+        let mut shutdown = std::pin::pin!(async {
+            self.shutdown.cancelled().await;
+            sleep(limits.drain_spread.mul_f64(rand::random())).await;
+        });
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                frame = stream.next() => {
+                    heard = Instant::now();
+                    match frame {
+                        Some(Ok(Message::Close(_))) => return End::PeerClosed,
+                        Some(Ok(Message::Ping(_) | Message::Pong(_))) => handler.on_control(outbox),
+                        Some(Ok(message)) if message_len(&message) > limits.message => outbox.close(1009, "message too big"),
+                        // After our Close the peer's data is read and ignored.
+                        Some(Ok(message)) => if !outbox.is_closed() { handler.on_message(message, outbox) },
+                        Some(Err(error)) => return close_code(&error).map_or(End::Lost, End::Violation),
+                        None => return End::Lost,
+                    }
+                }
+                _ = tick.tick() => {
+                    if heard.elapsed() >= limits.silence {
+                        return End::HalfOpen;
+                    }
+                    outbox.ping();
+                }
+                _ = &mut shutdown, if !draining => {
+                    draining = true;
+                    outbox.close(1001, "going away");
+                }
+                written = &mut *writer => return match written {
+                    Ok(Ok(())) => End::WeClosed,
+                    Ok(Err(error)) if error.source().is_some_and(|e| e.is::<Stalled>()) => End::NotReading,
+                    _ => End::Lost,
+                },
             }
         }
-        Ok(())
     }
 }
 
-/// Slow work: it waits for room in the queue, so a peer that reads slowly slows this request and nothing else.
-async fn count(id: u64, to: u32, outbox: Outbox) {
-    for n in 1..=to {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        if !outbox.send_when_room(encode(&Reply::Count { id, n })).await {
-            return;
+#[derive(Debug, thiserror::Error)]
+#[error("the peer does not read")]
+struct Stalled;
+
+/// The only task that writes. Ends with Ok once Close is on the wire.
+async fn write(
+    mut sink: SplitSink<WebSocket, Message>,
+    outbox: Outbox,
+    limits: Arc<Limits>,
+) -> Result<(), axum::Error> {
+    loop {
+        outbox.ready().await;
+        let mut closing = false;
+        let batch = async {
+            // One flush for what has gathered, and a bound on what a peer can still be sent before its policy applies.
+            let mut left = 16;
+            while left > 0
+                && let Some(message) = outbox.pop()
+            {
+                closing = matches!(message, Message::Close(_));
+                sink.feed(message).await?;
+                left -= 1;
+            }
+            sink.flush().await
+        };
+        // A send to a peer that does not read never ends by itself, not even that of a Close.
+        timeout(limits.send_deadline, batch)
+            .await
+            .unwrap_or_else(|_| Err(axum::Error::new(Stalled)))?;
+        if closing {
+            return Ok(());
         }
     }
-    outbox.send_when_room(encode(&Reply::Done { id })).await;
 }
 
-fn parse(text: &str) -> Result<Request, Refusal> {
-    #[derive(Deserialize)]
-    struct Id {
-        id: Option<u64>,
+fn message_len(message: &Message) -> usize {
+    match message {
+        Message::Text(text) => text.len(),
+        Message::Binary(data) => data.len(),
+        _ => 0,
     }
-    serde_json::from_str(text).map_err(|error| match error.classify() {
-        Category::Data => (
-            serde_json::from_str::<Id>(text)
-                .ok()
-                .and_then(|known| known.id),
-            "invalid_message",
-        ),
-        _ => (None, "invalid_json"),
-    })
 }
 
-fn encode(reply: &Reply<'_>) -> Message {
-    // Cannot fail: no map with keys that are not strings, no failing Serialize.
-    Message::Text(serde_json::to_string(reply).unwrap_or_default().into())
-}
-
-fn send(outbox: &Outbox, reply: &Reply<'_>) {
-    outbox.send(encode(reply));
+/// The close code for an error of the library (RFC 6455, 7.4.1); none when the transport has failed.
+fn close_code(error: &axum::Error) -> Option<u16> {
+    match error.source()?.downcast_ref::<WsError>()? {
+        WsError::Capacity(_) => Some(1009),
+        WsError::Utf8(_) => Some(1007),
+        WsError::Protocol(e) if *e != tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake => Some(1002),
+        _ => None,
+    }
 }
 // ANCHOR_END: serve

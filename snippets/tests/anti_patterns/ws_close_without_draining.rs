@@ -8,8 +8,9 @@ use axum::Router;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use axum::routing::any;
-use snippets::websocket::connection::{Handler, Limits, Sockets};
+use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
+use snippets::websocket::serve::{Handler, Sockets};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 

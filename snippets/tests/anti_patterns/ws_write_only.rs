@@ -9,8 +9,9 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use axum::routing::any;
 use futures::{SinkExt, StreamExt};
-use snippets::websocket::connection::{Handler, Limits, Sockets};
+use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
+use snippets::websocket::serve::{Handler, Sockets};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::frames::{CLOSE, PING, PONG, TEXT};
