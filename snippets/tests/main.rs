@@ -13,4 +13,5 @@ mod anti_patterns;
 mod support;
 mod websocket_facts;
 mod websocket_messages;
+mod websocket_rooms;
 mod websocket_serve;

@@ -2,7 +2,8 @@
 
 use axum::Extension;
 use snippets::websocket::limits::Limits;
-use snippets::websocket::messages::{self, User};
+use snippets::websocket::messages;
+use snippets::websocket::protect::User;
 use snippets::websocket::serve::Sockets;
 use tokio_util::sync::CancellationToken;
 

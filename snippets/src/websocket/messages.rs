@@ -16,6 +16,7 @@ use serde_json::error::Category;
 use tokio::task::JoinSet;
 
 use super::outbox::Outbox;
+use super::protect::User;
 use super::serve::{Handler, Sockets};
 
 /// The schema version is part of the subprotocol's name: a client that speaks another one is refused at the handshake.
@@ -24,15 +25,6 @@ pub const SUBPROTOCOL: &str = "demo.v1";
 pub const BAD_MESSAGES: u32 = 5;
 /// Requests of one connection that run at the same time.
 pub const MAX_WORK: usize = 4;
-
-/// Who is connected; the authentication in front of this endpoint adds it to the request's extensions.
-#[derive(Debug, Clone, Default)]
-pub struct User {
-    /// The name in the logs.
-    pub name: String,
-    /// May announce.
-    pub admin: bool,
-}
 
 /// What a client may ask.
 #[derive(Debug, Deserialize)]
@@ -76,7 +68,7 @@ async fn upgrade(
     user: Option<Extension<User>>,
     ws: WebSocketUpgrade,
 ) -> Response {
-    let user = user.map(|Extension(user)| user).unwrap_or_default();
+    let admin = user.as_ref().is_some_and(|Extension(user)| user.admin);
     let ws = ws.protocols([SUBPROTOCOL]);
     if ws.selected_protocol().is_none() && ws.requested_protocols().next().is_some() {
         // Accepting without selecting one of them would be 1006 in a browser, with no reason.
@@ -85,15 +77,15 @@ async fn upgrade(
             "unknown subprotocol",
         ));
     }
-    sockets.accept(ws, |_| Endpoint {
-        user,
+    sockets.accept(ws, move |_| Endpoint {
+        admin,
         bad: 0,
         work: JoinSet::new(),
     })
 }
 
 struct Endpoint {
-    user: User,
+    admin: bool,
     bad: u32,
     /// Ends with the connection: dropping the set aborts its tasks.
     work: JoinSet<()>,
@@ -136,10 +128,10 @@ impl Endpoint {
                 self.work.spawn(count(id, to, outbox.clone()));
             }
             Request::Announce { id, text } => {
-                if !self.user.admin {
+                if !self.admin {
                     return Err((Some(id), "forbidden"));
                 }
-                tracing::info!(user = self.user.name, text, "announced");
+                tracing::info!(text, "announced");
                 send(outbox, &Reply::Done { id });
             }
         }
