@@ -13,5 +13,7 @@ mod anti_patterns;
 mod support;
 mod websocket_facts;
 mod websocket_messages;
+mod websocket_protect;
+mod websocket_rates;
 mod websocket_rooms;
 mod websocket_serve;

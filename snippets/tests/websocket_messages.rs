@@ -62,9 +62,11 @@ async fn transcript() {
 
 #[tokio::test]
 async fn authorisation_is_checked_for_each_message() {
+    let expires = tokio::time::Instant::now() + std::time::Duration::from_secs(3600);
     let admin = User {
         name: "ada".into(),
         admin: true,
+        expires,
     };
     let server =
         Server::start(messages::router(sockets(Limits::default())).layer(Extension(admin))).await;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::{Event, Full, Outbox};
 use snippets::websocket::protect::User;
+use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Cursor, Hub, Rules};
 use snippets::websocket::rooms_endpoint;
 use snippets::websocket::serve::Sockets;
@@ -61,12 +62,22 @@ fn user(name: &str) -> Extension<User> {
     Extension(User {
         name: name.into(),
         admin: false,
+        expires: tokio::time::Instant::now() + Duration::from_secs(3600),
     })
 }
 
 async fn start(hub: &Hub, user_name: &str, limits: Limits) -> Server {
+    let plenty = governor::Quota::per_second(std::num::NonZeroU32::MAX);
+    let quotas = Quotas {
+        messages: plenty,
+        user: plenty,
+        ..Quotas::default()
+    };
     let sockets = Sockets::new(limits, CancellationToken::new());
-    Server::start(rooms_endpoint::router(sockets, hub.clone()).layer(user(user_name))).await
+    Server::start(
+        rooms_endpoint::router(sockets, hub.clone(), Rates::new(quotas)).layer(user(user_name)),
+    )
+    .await
 }
 
 #[tokio::test]

@@ -91,6 +91,16 @@ struct Wire<'a> {
     data: Option<&'a Value>,
 }
 
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    room: &'a str,
+    epoch: &'a str,
+    seq: u64,
+    users: Vec<&'a str>,
+}
+
 impl Hub {
     /// Call it inside a runtime: a task frees rooms that stay empty, and ends with the hub.
     pub fn new(rules: Rules) -> Self {
@@ -210,15 +220,19 @@ impl Room {
             self.announce(&mut state, "user_joined", user);
         }
         let replay = resume.map(|cursor| self.since(&state, cursor));
-        let answer = serde_json::json!({
-            "type": if matches!(replay, Some(None)) { "reset" } else { "joined" },
-            "room": &*self.name,
-            "epoch": self.epoch,
-            "seq": state.last,
-            "users": state.users.keys().map(|user| &**user).collect::<Vec<_>>(),
-        });
+        let answer = Answer {
+            kind: if matches!(replay, Some(None)) {
+                "reset"
+            } else {
+                "joined"
+            },
+            room: &self.name,
+            epoch: &self.epoch,
+            seq: state.last,
+            users: state.users.keys().map(|user| &**user).collect(),
+        };
         // The events are encoded already: they are put in as they are.
-        let mut answer = answer.to_string();
+        let mut answer = serde_json::to_string(&answer).unwrap_or_default();
         answer.pop();
         answer.push_str(",\"events\":[");
         answer.push_str(&replay.flatten().unwrap_or_default().join(","));
@@ -310,9 +324,9 @@ async fn sweep(hub: Weak<Shared>) {
     while let Some(shared) = hub.upgrade() {
         let keep = shared.rules.keep_empty;
         lock(&shared.rooms).retain(|_, room| {
-            !lock(&room.state)
+            lock(&room.state)
                 .empty_since
-                .is_some_and(|since| since.elapsed() >= keep)
+                .is_none_or(|since| since.elapsed() < keep)
         });
         drop(shared);
         tokio::time::sleep(keep).await;

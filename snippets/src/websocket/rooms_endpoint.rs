@@ -11,12 +11,13 @@ use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::response::Response;
 use axum::routing::any;
 use axum::{Extension, Router};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::messages::BAD_MESSAGES;
 use super::outbox::Outbox;
 use super::protect::User;
+use super::rates::Rates;
 use super::rooms::{Cursor, Hub, Membership};
 use super::serve::{Handler, Sockets};
 
@@ -43,19 +44,41 @@ pub enum Request {
     },
 }
 
-/// `/rooms`. The user comes from the authentication in front of it; without one nobody gets in.
-pub fn router(sockets: Sockets, hub: Hub) -> Router {
+/// What the server answers; `joined`, `reset`, `gap` and the events come from [`super::rooms`].
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Reply<'a> {
+    Left {
+        room: &'a str,
+    },
+    Ack {
+        id: &'a str,
+        room: &'a str,
+        seq: u64,
+    },
+    Error {
+        code: &'a str,
+        id: Option<&'a str>,
+        room: Option<&'a str>,
+    },
+}
+
+/// `/rooms`. The user comes from [`super::protect`] in front of it; without one nobody gets in.
+pub fn router(sockets: Sockets, hub: Hub, rates: Rates) -> Router {
     Router::new()
         .route("/rooms", any(upgrade))
-        .with_state((sockets, hub))
+        .with_state((sockets, hub, rates))
 }
 
 async fn upgrade(
-    State((sockets, hub)): State<(Sockets, Hub)>,
+    State((sockets, hub, rates)): State<(Sockets, Hub, Rates)>,
     Extension(user): Extension<User>,
     ws: WebSocketUpgrade,
 ) -> Response {
-    sockets.accept(ws.protocols(["rooms.v1"]), move |_| Member::new(hub, user))
+    sockets.accept(ws.protocols(["rooms.v1"]), move |outbox| {
+        let member = Member::new(hub, user.clone());
+        rates.limit(&user, outbox, member)
+    })
 }
 
 /// One connection and the rooms it is in; dropped with the connection, it leaves them.
@@ -102,7 +125,7 @@ impl Member {
             }
             Request::Leave { room } => {
                 self.rooms.remove(&room).ok_or("not_joined")?;
-                send(outbox, &json!({ "type": "left", "room": room }));
+                send(outbox, &Reply::Left { room: &room });
             }
             Request::Publish { id, room, data } => {
                 if id.is_empty() || id.len() > MAX_NAME {
@@ -113,10 +136,12 @@ impl Member {
                     .get(&room)
                     .ok_or("not_joined")?
                     .publish(id.clone(), &data);
-                send(
-                    outbox,
-                    &json!({ "type": "ack", "id": id, "room": room, "seq": seq }),
-                );
+                let reply = Reply::Ack {
+                    id: &id,
+                    room: &room,
+                    seq,
+                };
+                send(outbox, &reply);
             }
         }
         Ok(())
@@ -145,10 +170,12 @@ impl Handler for Member {
                 .and_then(Value::as_str)
                 .filter(|value| value.len() <= MAX_NAME)
         };
-        send(
-            outbox,
-            &json!({ "type": "error", "code": code, "id": short("id"), "room": short("room") }),
-        );
+        let reply = Reply::Error {
+            code,
+            id: short("id"),
+            room: short("room"),
+        };
+        send(outbox, &reply);
         self.bad += u32::from(code != "full");
         if self.bad >= BAD_MESSAGES {
             outbox.close(1008, "too many bad messages");
@@ -156,7 +183,9 @@ impl Handler for Member {
     }
 }
 
-fn send(outbox: &Outbox, value: &Value) {
-    outbox.send(Message::Text(value.to_string().into()));
+fn send(outbox: &Outbox, reply: &Reply<'_>) {
+    // Cannot fail: all keys are strings.
+    let text = serde_json::to_string(reply).unwrap_or_default();
+    outbox.send(Message::Text(text.into()));
 }
 // ANCHOR_END: rooms_endpoint

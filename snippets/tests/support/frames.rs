@@ -156,7 +156,7 @@ impl Frame {
         }
         line.push_str(&format!(" len={}", self.payload.len()));
         let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
-            Ok(text) if text.len() > 200 => format!("{:?}…", &text[..32]),
+            Ok(text) if text.len() > 500 => format!("{:?}…", &text[..32]),
             Ok(text) => text.to_owned(),
             Err(_) => bytes
                 .iter()
