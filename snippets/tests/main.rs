@@ -11,6 +11,7 @@
 
 mod anti_patterns;
 mod support;
+mod websocket_client;
 mod websocket_facts;
 mod websocket_messages;
 mod websocket_protect;
