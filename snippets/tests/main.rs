@@ -10,5 +10,6 @@
 )]
 
 mod anti_patterns;
+mod llm_scripted_model;
 mod sse_wire;
 mod support;
