@@ -10,6 +10,7 @@
 )]
 
 mod anti_patterns;
+mod llm_providers;
 mod llm_scripted_model;
 mod sse_wire;
 mod support;

@@ -151,7 +151,8 @@ impl<D: Decoder> Records<D> {
         loop {
             let event = events.next().map_err(|_| too_large())?;
             let Some(event) = event else { return Ok(()) };
-            if !self.finished {
+            // Blank data keeps the connection alive with some hosts.
+            if !self.finished && !event.data.trim().is_empty() {
                 self.decoder.record(event.event_type, event.data, out)?;
                 self.finished = matches!(out.last(), Some(ModelEvent::Finish { .. }));
             }

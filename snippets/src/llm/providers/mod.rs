@@ -7,10 +7,14 @@
 //! either with exactly one [`ModelEvent::Finish`] or with an error, so a truncated answer is never
 //! taken for a whole one; tool calls are released only with `Finish`; memory is bounded.
 
+pub mod anthropic;
 pub mod decode;
 pub mod event;
+pub mod gemini;
 pub mod http;
+pub mod ollama;
 pub mod openai_chat;
+pub mod openai_responses;
 pub mod tool_calls;
 
 pub use decode::{Decoder, model_events};

@@ -137,12 +137,24 @@ impl From<ChunkUsage> for Usage {
 // ANCHOR_END: openai_chat
 
 /// OpenAI's error object; `code` is a string, a number with some hosts, or null.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 pub(super) struct ErrorBody {
     code: Option<serde_json::Value>,
     #[serde(rename = "type")]
     kind: Option<String>,
     message: Option<String>,
+}
+
+impl ErrorBody {
+    pub(super) fn new(code: Option<serde_json::Value>, message: Option<String>) -> Self {
+        let kind = None;
+        Self {
+            code,
+            kind,
+            message,
+        }
+    }
 }
 
 impl From<ErrorBody> for ModelError {

@@ -81,9 +81,29 @@ impl ToolCalls {
         Ok(())
     }
 
-    /// True when no call has begun.
-    pub fn is_empty(&self) -> bool {
-        self.calls.is_empty()
+    /// The provider repeats the whole arguments of call `index` at its end.
+    ///
+    /// # Errors
+    /// When they differ from what came in pieces: one of the two is not what the model wrote.
+    pub fn complete(
+        &mut self,
+        index: u32,
+        arguments: &str,
+        out: &mut Vec<ModelEvent>,
+    ) -> Result<(), ModelError> {
+        match self.calls.get(&index) {
+            Some(call) if call.arguments.is_empty() => self.push(index, arguments, out),
+            Some(call) if call.arguments == arguments => Ok(()),
+            _ => {
+                let text = format!("the pieces of tool call {index} differ from the whole");
+                Err(ModelError::Malformed(text))
+            }
+        }
+    }
+
+    /// Whether call `index` has begun.
+    pub fn contains(&self, index: u32) -> bool {
+        self.calls.contains_key(&index)
     }
 
     /// The terminal event has arrived: makes [`ModelEvent::Finish`] and releases the calls.
@@ -92,13 +112,20 @@ impl ToolCalls {
     /// [`ModelError::Malformed`] when the provider says that tools were called and named none
     /// that this decoder knows.
     pub fn finish(&mut self, reason: FinishReason) -> Result<ModelEvent, ModelError> {
-        let mut tool_calls: Vec<ToolCall> = std::mem::take(&mut self.calls).into_values().collect();
+        let calls = std::mem::take(&mut self.calls);
+        let mut tool_calls: Vec<ToolCall> = calls.into_values().collect();
+        // Gemini, Ollama and Responses have no reason of their own for tool calls, and a tool that
+        // was forced ends OpenAI's answer with `stop`.
+        let reason = match reason {
+            FinishReason::Stop if !tool_calls.is_empty() => FinishReason::ToolCalls,
+            reason => reason,
+        };
         if reason == FinishReason::ToolCalls && tool_calls.is_empty() {
             let text = "the model stopped for tool calls, but made none that is known here";
             return Err(ModelError::Malformed(text.to_owned()));
         }
-        // A forced tool ends with `stop`; every other reason means that the model was interrupted.
-        if !matches!(reason, FinishReason::ToolCalls | FinishReason::Stop) {
+        // Every other reason means that the model was interrupted, in the middle of them perhaps.
+        if reason != FinishReason::ToolCalls {
             tool_calls.clear();
         }
         for call in &mut tool_calls {

@@ -1,13 +1,16 @@
 //! A model that says what a script tells it: for tests, demos and probes of LLM streaming.
 //!
-//! It speaks OpenAI chat completions and Anthropic Messages, needs no key and no network beyond
-//! loopback, injects faults, and records for every request how many tokens it sent and when the
+//! It speaks OpenAI chat completions and Responses, Anthropic Messages, Gemini and Ollama, needs no
+//! key and no network beyond loopback, injects faults, and records for every request how many tokens it sent and when the
 //! reader went away. Same script, same bytes. Never mount it where the public can reach it.
 //!
 //! Sibling files: `script` (what to say), `player` (how it is sent), one renderer a provider.
 
 mod anthropic;
+mod gemini;
+mod ollama;
 mod openai_chat;
+mod openai_responses;
 mod player;
 mod record;
 mod script;
@@ -98,7 +101,8 @@ impl ScriptedModel {
         }
     }
 
-    /// `POST /v1/chat/completions` and `POST /v1/messages`.
+    /// `POST` on `/v1/chat/completions`, `/v1/responses`, `/v1/messages`, `/api/chat` and
+    /// `/v1beta/models/{model}:streamGenerateContent`, always answered with a stream.
     ///
     /// A request whose `model` is `scripted/<name>` gets the fault of that name
     /// ([`Script::NAMES`]), so that a client can choose without this handle.
@@ -111,7 +115,10 @@ impl ScriptedModel {
         };
         Router::new()
             .route("/v1/chat/completions", route(openai_chat::PROTOCOL))
+            .route("/v1/responses", route(openai_responses::PROTOCOL))
             .route("/v1/messages", route(anthropic::PROTOCOL))
+            .route("/v1beta/models/{*model}", route(gemini::PROTOCOL))
+            .route("/api/chat", route(ollama::PROTOCOL))
     }
 
     /// What every request gets that has no script of its own.
@@ -154,7 +161,14 @@ async fn answer(
     let Ok(request) = serde_json::from_slice::<Value>(&body) else {
         return (StatusCode::BAD_REQUEST, "not JSON").into_response();
     };
-    let model = request["model"].as_str().unwrap_or("scripted").to_owned();
+    // Gemini's path names the model: …/models/<model>:streamGenerateContent.
+    let path = uri.path().split_once("/models/");
+    let path = path.and_then(|(_, rest)| rest.strip_suffix(":streamGenerateContent"));
+    let model = request["model"]
+        .as_str()
+        .or(path)
+        .unwrap_or("scripted")
+        .to_owned();
     let script = lock(&shared.next).pop_front();
     let mut script = script.unwrap_or_else(|| lock(&shared.default).clone());
     if let Some(name) = model.strip_prefix("scripted/") {

@@ -85,7 +85,7 @@ fn error_event() -> String {
     format!("data: {}\n\n", error_body(500))
 }
 
-fn error_body(status: u16) -> Value {
+pub(super) fn error_body(status: u16) -> Value {
     let (kind, code) = match status {
         429 => ("requests", json!("rate_limit_exceeded")),
         _ => ("server_error", Value::Null),
