@@ -12,5 +12,6 @@
 mod anti_patterns;
 mod llm_providers;
 mod llm_scripted_model;
+mod llm_vendor_sdks;
 mod sse_wire;
 mod support;
