@@ -14,4 +14,7 @@ mod llm_providers;
 mod llm_scripted_model;
 mod llm_vendor_sdks;
 mod sse_wire;
+mod production_proxies;
+mod sse_resume;
+mod sse_serve;
 mod support;
