@@ -12,9 +12,10 @@
 mod anti_patterns;
 mod llm_providers;
 mod llm_scripted_model;
+mod llm_ui_message_stream;
 mod llm_vendor_sdks;
-mod sse_wire;
 mod production_proxies;
 mod sse_resume;
 mod sse_serve;
+mod sse_wire;
 mod support;

@@ -2,3 +2,4 @@
 
 pub mod providers;
 pub mod scripted_model;
+pub mod ui_message_stream;
