@@ -10,6 +10,7 @@
 )]
 
 mod anti_patterns;
+mod llm_mcp;
 mod llm_providers;
 mod llm_scripted_model;
 mod llm_ui_message_stream;
