@@ -6,9 +6,18 @@ mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
+#[cfg(feature = "redis")]
+mod redis_blocking_on_shared_connection;
+#[cfg(feature = "redis")]
+mod redis_trimmed_cursor;
+mod sse_auth_once;
+mod sse_cors_mirror;
 mod sse_cursor_dropped;
+mod sse_cursor_stored_apart;
+mod sse_detached_producer;
 mod sse_empty_terminal_event;
 mod sse_error_item;
+mod sse_error_text;
 mod sse_head_starts_work;
 mod sse_heartbeat_burst;
 mod sse_ids_without_epoch;
@@ -16,5 +25,7 @@ mod sse_lag_hidden;
 mod sse_lazy_receiver;
 mod sse_limit_by_layer;
 mod sse_raw_text_data;
+mod sse_shutdown_waits;
 mod sse_subscribe_after_snapshot;
+mod sse_ticket_in_logs;
 mod sse_unchecked_event_fields;

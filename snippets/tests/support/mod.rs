@@ -4,6 +4,7 @@
 // Not every test file uses every tool.
 #![allow(dead_code, unused_imports)]
 
+pub mod broker;
 pub mod gated;
 pub mod proxy;
 pub mod raw;
