@@ -10,6 +10,11 @@
 )]
 
 mod anti_patterns;
+mod llm_mcp;
+mod llm_providers;
+mod llm_scripted_model;
+mod llm_ui_message_stream;
+mod llm_vendor_sdks;
 mod production_proxies;
 mod production_shared_log;
 mod sse_lifecycle;
