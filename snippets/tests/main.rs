@@ -10,4 +10,11 @@
 )]
 
 mod anti_patterns;
+mod streams_backpressure;
+mod streams_body;
+mod streams_cancel;
+mod streams_deadline;
+mod streams_pace;
+mod streams_slow_consumer;
+mod streams_tee;
 mod support;

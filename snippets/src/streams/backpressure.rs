@@ -120,8 +120,9 @@ impl ByteSender {
 
 /// Runs up to `at_once` of the futures at a time and yields their results in order; `Err` is a call that panicked.
 ///
-/// `buffered(n)` alone polls its futures only while somebody polls the stream: when the reader is busy they stand still, and the
-/// deadline of the call behind them passes. As tasks they run on their own; dropped with the stream, they are aborted.
+/// `buffered(n)` alone polls its futures only while somebody polls the stream: when the reader is busy, calls that have begun stand
+/// still and their deadlines pass. As tasks they go on; dropped with the stream, they are aborted. A further call begins when a
+/// result is taken.
 pub fn ahead<S, T>(calls: S, at_once: usize) -> impl Stream<Item = Result<T, JoinError>>
 where
     S: Stream,

@@ -3,12 +3,16 @@
 
 #![allow(dead_code)]
 
+pub mod gauge;
 pub mod raw;
 pub mod server;
+pub mod stalled;
 pub mod transcript;
 
+pub use gauge::Gauge;
 pub use raw::RawClient;
 pub use server::Server;
+pub use stalled::{settled, stalled_get};
 pub use transcript::Transcript;
 
 use std::time::Duration;
