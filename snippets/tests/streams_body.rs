@@ -266,3 +266,28 @@ async fn a_download_that_is_cut_is_noticed_by_its_length() {
     };
     assert!(cut.is_err());
 }
+
+#[tokio::test]
+async fn replacing_the_default_predicate_compresses_event_streams_too() {
+    use tower_http::compression::predicate::{
+        DefaultPredicate, NotForContentType, Predicate, SizeAbove,
+    };
+    let events = || async {
+        (
+            [("content-type", "text/event-stream")],
+            Body::from_stream(stream::iter([Ok::<_, io::Error>("data: x\n\n")])),
+        )
+    };
+    let compressed = async |app: Router| {
+        let server = Server::start(app).await;
+        let mut client = RawClient::get(server.addr, "/", &["accept-encoding: gzip"]).await;
+        client.read_head().await.contains("content-encoding")
+    };
+    let app = || Router::new().route("/", get(events));
+    assert!(!compressed(app().layer(CompressionLayer::new())).await);
+    assert!(
+        compressed(app().layer(CompressionLayer::new().compress_when(SizeAbove::new(0)))).await
+    );
+    let added = DefaultPredicate::new().and(NotForContentType::new("application/x-ndjson"));
+    assert!(!compressed(app().layer(CompressionLayer::new().compress_when(added))).await);
+}

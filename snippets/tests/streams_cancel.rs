@@ -244,3 +244,44 @@ async fn the_loop_ends_with_its_peer_and_with_the_service() {
     );
     busy.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_client_that_closes_its_sending_half_counts_as_gone() {
+    let (source, token) = silent();
+    let source = Arc::new(Mutex::new(Some(source)));
+    let server = Server::start(Router::new().route(
+        "/",
+        get(move || async move {
+            Body::from_stream(
+                source
+                    .lock()
+                    .unwrap()
+                    .take()
+                    .unwrap()
+                    .map(Ok::<_, Infallible>),
+            )
+        }),
+    ))
+    .await;
+    let mut client = RawClient::get(server.addr, "/", &[]).await;
+    client.read_until("first").await;
+    client.socket.shutdown().await.unwrap();
+    within("the source to be dropped", token.cancelled()).await;
+}
+
+#[tokio::test]
+async fn blocking_work_goes_on_when_its_handle_is_dropped() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (began, running) = oneshot::channel();
+    let (done, ended) = oneshot::channel();
+    let work = tokio::task::spawn_blocking(move || {
+        began.send(()).unwrap();
+        wait.recv().unwrap();
+        done.send(()).unwrap();
+    });
+    running.await.unwrap();
+    work.abort();
+    drop(work);
+    go.send(()).unwrap();
+    within("the closure to end", ended).await.unwrap();
+}

@@ -82,3 +82,31 @@ async fn the_client_bounds_each_wait_also_the_one_for_the_head() {
             .is_timeout()
     );
 }
+
+#[tokio::test]
+async fn the_body_layers_of_tower_http_cut_quiet_and_long_streams() {
+    use tower_http::timeout::{ResponseBodyDeadlineLayer, ResponseBodyTimeoutLayer};
+
+    use crate::support::{RawClient, raw::End};
+    let short = Duration::from_millis(100);
+    let quiet = || async {
+        Body::from_stream(stream::iter([Ok::<_, Infallible>("x")]).chain(stream::pending()))
+    };
+    let busy = || async {
+        let ticks = IntervalStream::new(tokio::time::interval(Duration::from_millis(10)));
+        Body::from_stream(ticks.map(|_| Ok::<_, Infallible>("x")))
+    };
+    for app in [
+        Router::new()
+            .route("/", get(quiet))
+            .layer(ResponseBodyTimeoutLayer::new(short)),
+        Router::new()
+            .route("/", get(busy))
+            .layer(ResponseBodyDeadlineLayer::new(short)),
+    ] {
+        let server = Server::start(app).await;
+        let mut client = RawClient::get(server.addr, "/", &[]).await;
+        client.read_until("x").await;
+        assert_eq!(client.read_to_end().await, End::Fin, "cut, not ended");
+    }
+}

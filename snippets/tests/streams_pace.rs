@@ -216,3 +216,17 @@ async fn a_fair_source_lets_the_other_tasks_run() {
     let taken = taken_before_the_other_task_runs(fair(stream::iter(0..100_000))).await;
     assert!(taken <= 256, "{taken} items without a pause");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_default_interval_sends_eleven_at_once_after_a_stall() {
+    let mut beats = tokio::time::interval(Duration::from_millis(50));
+    beats.tick().await;
+    tokio::time::advance(Duration::from_millis(570)).await;
+    let stalled_until = Instant::now();
+    let mut at_once = 0;
+    while stalled_until == Instant::now() {
+        beats.tick().await;
+        at_once += usize::from(stalled_until == Instant::now());
+    }
+    assert_eq!(at_once, 11);
+}

@@ -19,19 +19,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_peer_that_reads_nothing_loses_its_connection() {
-    let ended = CancellationToken::new();
-    let guard = std::sync::Arc::new(std::sync::Mutex::new(Some(ended.clone().drop_guard())));
-    let app = Router::new().route(
-        "/",
-        get(move || async move {
-            let held: Option<DropGuard> = guard.lock().unwrap().take();
-            let endless = stream::repeat_with(move || {
-                let _ = &held;
-                Ok::<_, Infallible>(vec![b'x'; 64 * 1024])
-            });
-            Body::from_stream(endless)
-        }),
-    );
+    let (app, ended) = endless();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let limit = Duration::from_millis(200);
@@ -159,4 +147,62 @@ async fn one_stalled_reader_does_not_slow_the_others() {
     for task in fast {
         assert!(task.await.unwrap().into_iter().eq(0..1000));
     }
+}
+
+/// An endless response and a token that is cancelled when it is dropped.
+fn endless() -> (Router, CancellationToken) {
+    let ended = CancellationToken::new();
+    let guard = std::sync::Arc::new(std::sync::Mutex::new(Some(ended.clone().drop_guard())));
+    let handler = get(move || async move {
+        let held: Option<DropGuard> = guard.lock().unwrap().take();
+        Body::from_stream(stream::repeat_with(move || {
+            let _ = &held;
+            Ok::<_, Infallible>(vec![b'x'; 64 * 1024])
+        }))
+    });
+    (Router::new().route("/", handler), ended)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn tcp_user_timeout_does_the_same_in_the_kernel() {
+    use axum::serve::ListenerExt;
+    let (app, ended) = endless();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let listener = listener.tap_io(|socket| {
+        let limit = Some(Duration::from_millis(300));
+        socket2::SockRef::from(&*socket)
+            .set_tcp_user_timeout(limit)
+            .unwrap();
+    });
+    let server = tokio::spawn(axum::serve(listener, app).into_future());
+    let _reader = stalled_get(addr, "/").await;
+    within("the kernel to give the peer up", ended.cancelled()).await;
+    server.abort();
+}
+
+/// The limit of this pattern: what stalls here is not the connection.
+#[tokio::test]
+async fn a_stalled_stream_of_a_live_http2_connection_is_not_noticed() {
+    let (app, ended) = endless();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let limit = Duration::from_millis(50);
+    let server = tokio::spawn(axum::serve(StallLimit { listener, limit }, app).into_future());
+    let client = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .build()
+        .unwrap();
+    let unread = client.get(&url).send().await.unwrap();
+    // Two hundred round trips on the same connection, 5 ms apart: the stalled stream outlives twenty limits.
+    for _ in 0..200 {
+        let head = client.head(&url).send().await.unwrap();
+        assert_eq!(head.status(), 200);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!ended.is_cancelled());
+    drop(unread);
+    within("the stream to be reset by its reader", ended.cancelled()).await;
+    server.abort();
 }
