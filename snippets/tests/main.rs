@@ -17,4 +17,6 @@ mod streams_deadline;
 mod streams_pace;
 mod streams_slow_consumer;
 mod streams_tee;
+mod sse_resume;
+mod sse_serve;
 mod support;

@@ -1,1 +1,5 @@
 //! Server-Sent Events.
+pub mod jobs;
+pub mod message;
+pub mod resume;
+pub mod serve;
