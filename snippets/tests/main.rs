@@ -19,4 +19,7 @@ mod streams_slow_consumer;
 mod streams_tee;
 mod sse_resume;
 mod sse_serve;
+mod llm_providers;
+mod llm_scripted_model;
+mod sse_wire;
 mod support;

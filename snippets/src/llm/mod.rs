@@ -1,1 +1,4 @@
 //! LLM token streaming.
+
+pub mod providers;
+pub mod scripted_model;

@@ -3,3 +3,5 @@ pub mod jobs;
 pub mod message;
 pub mod resume;
 pub mod serve;
+
+pub mod wire;
