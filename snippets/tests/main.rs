@@ -10,6 +10,11 @@
 )]
 
 mod anti_patterns;
+mod llm_providers;
+mod llm_scripted_model;
+mod sse_resume;
+mod sse_serve;
+mod sse_wire;
 mod streams_backpressure;
 mod streams_body;
 mod streams_cancel;
@@ -17,9 +22,4 @@ mod streams_deadline;
 mod streams_pace;
 mod streams_slow_consumer;
 mod streams_tee;
-mod sse_resume;
-mod sse_serve;
-mod llm_providers;
-mod llm_scripted_model;
-mod sse_wire;
 mod support;
