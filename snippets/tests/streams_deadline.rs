@@ -62,7 +62,10 @@ async fn the_client_bounds_each_wait_also_the_one_for_the_head() {
             }),
         );
     let server = Server::start(app).await;
-    let client = client(Duration::from_secs(5), Duration::from_millis(100)).unwrap();
+    let client = client(Duration::from_secs(5), Duration::from_millis(100), |more| {
+        more
+    })
+    .unwrap();
     let error = within("no head", client.get(server.url("/no-head")).send())
         .await
         .unwrap_err();

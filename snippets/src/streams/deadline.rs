@@ -8,18 +8,23 @@
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
+use reqwest::{Client, ClientBuilder};
 
 /// A client for upstreams that stream. `connect` bounds the TCP (and TLS) handshake, `silence` bounds each wait: for the response
-/// head, and between two reads of the body. `ClientBuilder::timeout` is left out on purpose: it spans the whole body and cuts a
-/// healthy stream.
+/// head, and between two reads of the body; `more` adds what else the client needs. `ClientBuilder::timeout` is left out on purpose: it
+/// spans the whole body and cuts a healthy stream.
 ///
 /// # Errors
 /// The TLS backend cannot be initialised.
-pub fn client(connect: Duration, silence: Duration) -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
+pub fn client(
+    connect: Duration,
+    silence: Duration,
+    more: impl FnOnce(ClientBuilder) -> ClientBuilder,
+) -> reqwest::Result<Client> {
+    let builder = Client::builder()
         .connect_timeout(connect)
-        .read_timeout(silence)
-        .build()
+        .read_timeout(silence);
+    more(builder).build()
 }
 
 /// The source was silent for the given time.

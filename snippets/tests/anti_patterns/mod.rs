@@ -2,6 +2,7 @@
 //! with the pattern. The three lines `Wrong:`, `Harm:`, `Instead:` of each file feed the book.
 mod buffered_stands_still;
 mod chunk_is_a_message;
+mod detached_generation;
 mod elapsed_and_on;
 mod err_discards;
 mod hot_loop;
@@ -19,8 +20,11 @@ mod sse_raw_text_data;
 mod sse_subscribe_after_snapshot;
 mod sse_unchecked_event_fields;
 mod stalled_reader_lives_on;
+mod stop_stops_reading;
 mod tee_without_bound;
+mod token_queue_without_bound;
 mod total_timeout;
+mod total_timeout_on_generation;
 mod unbounded_queue;
 mod unfold_under_compression;
 mod work_dies_with_client;

@@ -46,6 +46,9 @@ async fn a_healthy_stream_is_cut() {
 #[tokio::test]
 async fn a_limit_on_silence_lets_it_pass() {
     let server = healthy().await;
-    let client = client(Duration::from_secs(10), Duration::from_secs(10)).unwrap();
+    let client = client(Duration::from_secs(10), Duration::from_secs(10), |more| {
+        more
+    })
+    .unwrap();
     assert_eq!(read(client, &server).await.unwrap(), "tick ".repeat(10));
 }
