@@ -12,6 +12,7 @@
 mod anti_patterns;
 mod llm_providers;
 mod llm_relay;
+mod llm_resume;
 mod llm_scripted_model;
 mod sse_resume;
 mod sse_serve;

@@ -153,6 +153,13 @@ impl PublicError {
     pub const SILENT: Self = Self::new("model_silent", StatusCode::GATEWAY_TIMEOUT, true);
     /// The answer reached a limit of this service.
     pub const TOO_LONG: Self = Self::new("too_long", StatusCode::BAD_GATEWAY, false);
+    /// Nobody was reading any more.
+    pub const ABANDONED: Self = Self::new("abandoned", StatusCode::BAD_GATEWAY, true);
+    /// The service has as many generations as it can hold.
+    pub const FULL: Self = Self {
+        retry_after: Some(10),
+        ..Self::new("full", StatusCode::SERVICE_UNAVAILABLE, true)
+    };
     /// The user pressed Stop.
     pub const STOPPED: Self = Self::new("stopped", StatusCode::BAD_GATEWAY, false);
     /// The service is going down.
@@ -165,7 +172,8 @@ impl PublicError {
         retry_after: Some(10),
         ..Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, true)
     };
-    const BROKEN: Self = Self::new("model_failed", StatusCode::BAD_GATEWAY, true);
+    /// The model or the way to it broke.
+    pub const BROKEN: Self = Self::new("model_failed", StatusCode::BAD_GATEWAY, true);
     const REJECTED: Self = Self::new("rejected", StatusCode::UNPROCESSABLE_ENTITY, false);
     /// Never 401 or 403: it is our key that was refused, and a client would log its user out.
     const MISCONFIGURED: Self = Self::new("misconfigured", StatusCode::BAD_GATEWAY, false);

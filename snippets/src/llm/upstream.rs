@@ -30,7 +30,7 @@ pub enum Dialect {
 }
 
 /// One message of the conversation. There is no system role: what a browser sends must not give the model its instructions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Turn {
     /// Who said it.
     pub role: Role,
@@ -39,7 +39,7 @@ pub struct Turn {
 }
 
 /// See [`Turn::role`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The user of the chat.
