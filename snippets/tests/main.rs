@@ -14,6 +14,7 @@ mod llm_providers;
 mod llm_relay;
 mod llm_resume;
 mod llm_scripted_model;
+mod production_proxies;
 mod sse_resume;
 mod sse_serve;
 mod sse_wire;

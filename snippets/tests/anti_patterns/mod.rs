@@ -7,6 +7,12 @@ mod elapsed_and_on;
 mod err_discards;
 mod hot_loop;
 mod select_restarts;
+
+mod disconnect_hidden_by_proxy;
+mod envoy_route_timeout;
+mod eof_as_completion_behind_a_proxy;
+mod nginx_default_buffering;
+mod nginx_gzip_of_streams;
 mod sse_cursor_dropped;
 mod sse_empty_terminal_event;
 mod sse_error_item;
