@@ -5,6 +5,7 @@ pub mod generation;
 pub mod meter;
 pub mod per_user;
 pub mod providers;
+pub mod public_error;
 pub mod relay;
 pub mod resume;
 pub mod scripted_model;

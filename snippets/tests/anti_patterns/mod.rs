@@ -13,6 +13,7 @@ mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
+mod retry_pays_twice;
 mod sse_cursor_dropped;
 mod sse_empty_terminal_event;
 mod sse_error_item;

@@ -5,8 +5,8 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod chat;
-pub mod gauge;
 pub mod gated;
+pub mod gauge;
 pub mod proxy;
 pub mod raw;
 pub mod server;
