@@ -16,4 +16,5 @@ pub mod fanout;
 pub mod listen;
 pub mod reconnect;
 pub mod subscription;
+
 pub mod wire;
