@@ -1,1 +1,3 @@
 //! Server-Sent Events.
+
+pub mod wire;
