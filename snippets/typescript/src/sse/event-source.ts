@@ -10,9 +10,9 @@ export interface SubscribeOptions {
   /** Names of the events to receive; `message` is the unnamed one. */
   types: readonly string[];
   onEvent(event: MessageEvent<string>): void;
-  /** The event with which the server says that nothing follows. Data it must have, or it never fires. */
-  lastType: string;
-  /** It is over: `done` after `lastType` or a 204, `refused` with the status that will not change. */
+  /** The events after which nothing follows: `done`, `failed`. Each needs data, or it never fires. */
+  lastTypes: readonly string[];
+  /** It is over: `done` after one of `lastTypes` or a 204, `refused` with the status that will not change. */
   onEnd?(reason: "done" | "refused", status: number): void;
   /** Heartbeats must be events to be seen here: comments never reach JavaScript. */
   pingType?: string;
@@ -36,7 +36,7 @@ export interface Subscription {
 // ANCHOR: subscribe
 export function subscribe(url: string | URL, options: SubscribeOptions): Subscription {
   const { pingType = "ping", idleTimeout = 45_000, minDelay = 1_000, maxDelay = 30_000, stableAfter = 10_000, withCredentials = false } = options;
-  const types = new Set([...options.types, options.lastType, pingType]);
+  const types = new Set([...options.types, ...options.lastTypes, pingType]);
   // `event: error` of a server fires the listeners of the connection's own error event.
   if (types.has("error") || types.has("open")) throw new TypeError("error and open are EventSource's own event names");
 
@@ -66,7 +66,7 @@ export function subscribe(url: string | URL, options: SubscribeOptions): Subscri
       current.addEventListener(type, (event: MessageEvent<string>) => {
         if (source !== current) return; // a queued event of a connection that was given up
         watch();
-        if (type === options.lastType) end("done", 200);
+        if (options.lastTypes.includes(type)) end("done", 200);
         // A handler that throws must not stop the cursor or the end.
         if (type !== pingType) queueMicrotask(() => options.onEvent(event));
         lastEventId = event.lastEventId;

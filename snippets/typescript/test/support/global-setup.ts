@@ -18,6 +18,8 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const rust = await startRust();
   const browser = await chromium.launchServer({
     executablePath: chromiumPath(),
+    // Playwright turns the back/forward cache off, and with it what `pagehide` is for.
+    ignoreDefaultArgs: ["--disable-back-forward-cache"],
     args: [
       "--headless",
       "--no-sandbox",
