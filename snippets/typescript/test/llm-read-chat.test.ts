@@ -240,20 +240,25 @@ describe("renderMarkdown in Chromium", () => {
     const result = await page.evaluate(async (attacks) => {
       const at = document.body.appendChild(document.createElement("div"));
       const html = [];
+      const names = new Set<string>();
       for (const attack of attacks) {
         for (let cut = 1; cut <= attack.length; cut++) {
           pattern.renderMarkdown(at, attack.slice(0, cut), pattern.toHtml);
           for (const link of at.querySelectorAll("a")) link.click();
+          for (const element of at.querySelectorAll("*")) {
+            names.add(element.tagName);
+            for (const { name, value } of element.attributes) names.add(name === "href" ? new URL(value).origin : name);
+          }
         }
         html.push(at.innerHTML);
       }
       // A request of this page's own, after which those of the attacks would have been sent.
       await fetch("/");
-      return { html, hacked: "hacked" in window };
+      return { html, names: [...names], hacked: "hacked" in window };
     }, attacks);
     expect(result.hacked).toBe(false);
     expect(evil.hits.get("/pixel.png")).toBeUndefined();
-    for (const html of result.html) expect(html).not.toMatch(/<(?:img|script|svg|iframe|form|button|style|math)|on\w+=|javascript:[^)]*"/i);
+    expect(result.names.sort()).toEqual(["P"]);
     expect(result.html[8]).toContain("docs (https://evil.example/?q=secret)");
   });
 
