@@ -11,4 +11,7 @@
 
 mod anti_patterns;
 mod sse_wire;
+mod production_proxies;
+mod sse_resume;
+mod sse_serve;
 mod support;

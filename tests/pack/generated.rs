@@ -209,9 +209,15 @@ fn twin_line(twin: &Twin) -> String {
 }
 
 fn sentence(text: &str) -> String {
-    let text = text.trim();
+    let mut letters = text.trim().chars();
+    let text: String = letters
+        .next()
+        .into_iter()
+        .flat_map(char::to_uppercase)
+        .chain(letters)
+        .collect();
     if text.ends_with('.') {
-        text.to_owned()
+        text
     } else {
         format!("{text}.")
     }

@@ -84,18 +84,30 @@ impl Message {
         self.id.as_deref()
     }
 
+    /// The event name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The data as JSON.
+    pub fn data(&self) -> &str {
+        &self.data
+    }
+
     /// Bytes of name and data, for logs that are bounded by size.
     pub fn size(&self) -> usize {
         self.name.len() + self.data.len()
     }
+}
 
-    /// Cannot panic: all three values were checked above, and each is set once.
-    pub(super) fn into_event(self) -> Event {
-        let mut event = Event::default().event(self.name);
-        if let Some(id) = self.id {
+/// Cannot panic: all three values were checked, and each is set once.
+impl From<Message> for Event {
+    fn from(message: Message) -> Self {
+        let mut event = Event::default().event(message.name);
+        if let Some(id) = message.id {
             event = event.id(id);
         }
-        event.data(self.data)
+        event.data(message.data)
     }
 }
 

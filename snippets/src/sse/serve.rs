@@ -142,7 +142,7 @@ impl Slot {
             match next {
                 Ok(message) => {
                     let open = (!message.is_last()).then_some((slot, messages));
-                    Some((message.into_event(), open))
+                    Some((Event::from(message), open))
                 }
                 Err(error) => {
                     tracing::error!(%error, "event stream failed");

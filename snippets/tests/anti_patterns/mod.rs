@@ -1,2 +1,20 @@
 //! Wrong twins: code as people write it, a test that shows the harm, and the same scenario passing
 //! with the pattern. The three lines `Wrong:`, `Harm:`, `Instead:` of each file feed the book.
+
+mod disconnect_hidden_by_proxy;
+mod envoy_route_timeout;
+mod eof_as_completion_behind_a_proxy;
+mod nginx_default_buffering;
+mod nginx_gzip_of_streams;
+mod sse_cursor_dropped;
+mod sse_empty_terminal_event;
+mod sse_error_item;
+mod sse_head_starts_work;
+mod sse_heartbeat_burst;
+mod sse_ids_without_epoch;
+mod sse_lag_hidden;
+mod sse_lazy_receiver;
+mod sse_limit_by_layer;
+mod sse_raw_text_data;
+mod sse_subscribe_after_snapshot;
+mod sse_unchecked_event_fields;

@@ -1,8 +1,11 @@
 //! What the tests of all patterns share: a server on a loopback port, a client that sees exact
 //! bytes, and wire transcripts for snapshots.
 
-#![allow(dead_code)]
+// Not every test file uses every tool.
+#![allow(dead_code, unused_imports)]
 
+pub mod gated;
+pub mod proxy;
 pub mod raw;
 pub mod server;
 pub mod transcript;
