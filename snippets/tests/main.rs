@@ -12,6 +12,8 @@
 mod anti_patterns;
 mod sse_wire;
 mod production_proxies;
+mod sse_lifecycle;
+mod sse_protect;
 mod sse_resume;
 mod sse_serve;
 mod support;
