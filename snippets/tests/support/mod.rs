@@ -6,10 +6,12 @@
 
 pub mod gated;
 pub mod proxy;
+pub mod frames;
 pub mod raw;
 pub mod server;
 pub mod transcript;
 
+pub use frames::{Frame, FrameClient};
 pub use raw::RawClient;
 pub use server::Server;
 pub use transcript::Transcript;
