@@ -10,12 +10,23 @@
 )]
 
 mod anti_patterns;
-mod sse_wire;
+mod llm_providers;
+mod llm_relay;
+mod llm_resume;
+mod llm_scripted_model;
 mod production_proxies;
 mod sse_lifecycle;
 mod sse_protect;
 mod sse_resume;
 mod sse_serve;
+mod sse_wire;
+mod streams_backpressure;
+mod streams_body;
+mod streams_cancel;
+mod streams_deadline;
+mod streams_pace;
+mod streams_slow_consumer;
+mod streams_tee;
 mod support;
 mod websocket_facts;
 mod websocket_messages;

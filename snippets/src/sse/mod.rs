@@ -1,6 +1,4 @@
 //! Server-Sent Events.
-
-pub mod wire;
 pub mod jobs;
 pub mod lifecycle;
 pub mod message;
@@ -9,3 +7,5 @@ pub mod protect;
 pub mod resume;
 pub mod serve;
 pub mod tickets;
+
+pub mod wire;

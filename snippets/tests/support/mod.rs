@@ -4,16 +4,21 @@
 // Not every test file uses every tool.
 #![allow(dead_code, unused_imports)]
 
+pub mod chat;
+pub mod gauge;
 pub mod gated;
 pub mod proxy;
 pub mod frames;
 pub mod raw;
 pub mod server;
+pub mod stalled;
 pub mod transcript;
 
 pub use frames::{Frame, FrameClient};
+pub use gauge::Gauge;
 pub use raw::RawClient;
 pub use server::Server;
+pub use stalled::{settled, stalled_get};
 pub use transcript::Transcript;
 
 use std::time::Duration;
