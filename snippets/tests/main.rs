@@ -10,4 +10,5 @@
 )]
 
 mod anti_patterns;
+mod sse_wire;
 mod support;

@@ -1,1 +1,4 @@
 //! Server-Sent Events.
+
+pub mod encode;
+pub mod wire;

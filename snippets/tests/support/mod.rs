@@ -5,6 +5,7 @@
 
 pub mod raw;
 pub mod server;
+pub mod sse_reference;
 pub mod transcript;
 
 pub use raw::RawClient;
