@@ -13,6 +13,7 @@ pub mod cut;
 pub mod frame;
 pub mod sse;
 pub mod streams;
+pub mod websocket;
 
 use axum::Router;
 use cut::cuttable;
@@ -24,4 +25,5 @@ pub fn router(shutdown: CancellationToken) -> Router {
         .nest("/frame", cuttable(frame::router(shutdown.clone())))
         .nest("/sse", cuttable(sse::router(shutdown.clone())))
         .nest("/streams", cuttable(streams::router(shutdown.clone())))
+        .nest("/websocket", cuttable(websocket::router(shutdown.clone())))
 }
