@@ -12,6 +12,7 @@ pub mod connection;
 pub mod cut;
 pub mod frame;
 pub mod sse;
+pub mod streams;
 
 use axum::Router;
 use cut::cuttable;
@@ -22,4 +23,5 @@ pub fn router(shutdown: CancellationToken) -> Router {
     Router::new()
         .nest("/frame", cuttable(frame::router(shutdown.clone())))
         .nest("/sse", cuttable(sse::router(shutdown.clone())))
+        .nest("/streams", cuttable(streams::router(shutdown.clone())))
 }

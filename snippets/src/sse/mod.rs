@@ -8,4 +8,12 @@ pub mod protect;
 pub mod resume;
 pub mod serve;
 pub mod tickets;
+
+pub mod consume;
+pub mod encode;
+pub mod fanout;
+pub mod listen;
+pub mod reconnect;
+pub mod subscription;
+
 pub mod wire;

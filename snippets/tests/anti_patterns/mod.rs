@@ -1,5 +1,12 @@
 //! Wrong twins: code as people write it, a test that shows the harm, and the same scenario passing
 //! with the pattern. The three lines `Wrong:`, `Harm:`, `Instead:` of each file feed the book.
+mod buffered_stands_still;
+mod chunk_is_a_message;
+mod detached_generation;
+mod elapsed_and_on;
+mod err_discards;
+mod hot_loop;
+mod select_restarts;
 
 mod disconnect_hidden_by_proxy;
 mod envoy_route_timeout;
@@ -17,6 +24,7 @@ mod redis_blocking_on_shared_connection;
 mod redis_trimmed_cursor;
 mod sse_auth_once;
 mod sse_cors_mirror;
+mod retry_pays_twice;
 mod sse_cursor_dropped;
 mod sse_cursor_stored_apart;
 mod sse_detached_producer;
@@ -34,3 +42,19 @@ mod sse_shutdown_waits;
 mod sse_subscribe_after_snapshot;
 mod sse_ticket_in_logs;
 mod sse_unchecked_event_fields;
+mod ws_close_without_draining;
+mod ws_error_without_close;
+mod ws_mutex_around_socket;
+mod ws_no_origin_check;
+mod ws_send_in_fanout;
+mod ws_unbounded_queue;
+mod ws_write_only;
+mod stalled_reader_lives_on;
+mod stop_stops_reading;
+mod tee_without_bound;
+mod token_queue_without_bound;
+mod total_timeout;
+mod total_timeout_on_generation;
+mod unbounded_queue;
+mod unfold_under_compression;
+mod work_dies_with_client;
