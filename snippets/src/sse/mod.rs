@@ -16,4 +16,3 @@ pub mod listen;
 pub mod reconnect;
 pub mod subscription;
 
-pub mod wire;
