@@ -7,6 +7,7 @@ pub mod per_user;
 pub mod protect;
 pub mod resume;
 pub mod serve;
+pub mod wire;
 pub mod tickets;
 
 pub mod consume;
