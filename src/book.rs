@@ -37,25 +37,19 @@ pub struct Example {
     pub page: String,
 }
 
-macro_rules! pattern {
-    ($name:ident, $pattern:literal) => {
-        static $name: LazyLock<Regex> = LazyLock::new(|| {
-            #[expect(
-                clippy::expect_used,
-                reason = "a constant pattern, used by every build"
-            )]
-            Regex::new($pattern).expect("the pattern is valid")
-        });
-    };
-}
+static LIVE: LazyLock<Regex> = LazyLock::new(|| pattern(r#"data-live="([^"]*)""#));
+static LINK: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r#"<(?:a|img|link|script)\b[^>]*?\s(?:href|src)="([^"]*)""#));
+static ID: LazyLock<Regex> = LazyLock::new(|| pattern(r#"\sid="([^"]+)""#));
+static SCHEME: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(?:[a-zA-Z][a-zA-Z0-9+.-]*:|//)"));
 
-pattern!(LIVE, r#"data-live="([^"]*)""#);
-pattern!(
-    LINK,
-    r#"<(?:a|img|link|script)\b[^>]*?\s(?:href|src)="([^"]*)""#
-);
-pattern!(ID, r#"\sid="([^"]+)""#);
-pattern!(SCHEME, r"^(?:[a-zA-Z][a-zA-Z0-9+.-]*:|//)");
+#[expect(
+    clippy::expect_used,
+    reason = "constant patterns, each used by every build"
+)]
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("the pattern is valid")
+}
 
 /// Builds the book of the pack in `root` into `out`, which is emptied first. Fails on whatever
 /// mdBook logs as an error or a warning, on a missing chapter, and on an internal link or anchor

@@ -92,7 +92,7 @@ static SECRETS: LazyLock<(RegexSet, Vec<&'static str>)> = LazyLock::new(|| {
         ("a Slack token", r"\bxox[abprs]-[0-9A-Za-z-]{20}"),
         (
             "an npm token",
-            r"\bnpm_[A-Za-z0-9]{36}\b|:_authToken=[^\s$]",
+            r"\bnpm_[A-Za-z0-9]{36}\b|:_auth[T]oken=[^\s$]",
         ),
         ("a Hugging Face token", r"\bhf_[A-Za-z0-9]{34}\b"),
         ("a Stripe key", r"\b[sr]k_live_[0-9A-Za-z]{20}"),
@@ -153,7 +153,12 @@ pub fn collect(root: &Path) -> Result<Vec<File>> {
         let path = path.replace(std::path::MAIN_SEPARATOR, "/");
         let name = path.rsplit('/').next().unwrap_or(&path);
         if let Some(problem) = refused_name(name, kind.is_dir(), &path) {
-            problems.push(format!("{path}: {problem}"));
+            // A line break in a name must not make two lines of one problem.
+            let shown: String = path
+                .chars()
+                .map(|c| if c.is_control() { '?' } else { c })
+                .collect();
+            problems.push(format!("{shown}: {problem}"));
             continue;
         }
         if kind.is_dir() {
@@ -242,11 +247,17 @@ fn refused_name(name: &str, is_dir: bool, path: &str) -> Option<String> {
 pub fn zip(files: &[File]) -> Result<Vec<u8>> {
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Deflated)
-        .last_modified_time(DateTime::default())
-        .unix_permissions(0o644);
+        .last_modified_time(DateTime::default());
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for file in files {
-        zip.start_file(file.path.as_str(), options)
+        // From the content, not from the file system: umask and checkout do not matter. The clients
+        // of the stores drop these bits, `unzip` keeps them.
+        let mode = if file.content.starts_with(b"#!") {
+            0o755
+        } else {
+            0o644
+        };
+        zip.start_file(file.path.as_str(), options.unix_permissions(mode))
             .with_context(|| format!("{} cannot be packed", file.path))?;
         zip.write_all(&file.content)?;
     }

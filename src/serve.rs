@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ pub const SKILLSTORE: &str = "0.1.13";
 
 /// How long open responses may take to end after a signal. Streams end at once; this is for a peer
 /// that has stopped reading.
-const DRAIN: Duration = Duration::from_millis(1500);
+pub const DRAIN: Duration = Duration::from_millis(1500);
 
 /// What `serve` was asked to do.
 #[derive(Debug, Clone)]
@@ -110,20 +110,37 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
         }
     }
 
+    until(listener, app, shutdown, stop).await
+}
+
+/// Serves `app` until `stop` resolves. Then `shutdown` is cancelled, which ends every stream in
+/// band, and connections that have not ended after [`DRAIN`] are dropped.
+pub async fn until(
+    listener: TcpListener,
+    app: Router,
+    shutdown: CancellationToken,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     let service = app.into_make_service_with_connect_info::<Connection>();
+    let listener = Closable::new(listener);
+    let open = listener.open();
     let asked = shutdown.clone().cancelled_owned();
     let mut server = tokio::spawn(
-        axum::serve(Closable(listener), service)
+        axum::serve(listener, service)
             .with_graceful_shutdown(asked)
             .into_future(),
     );
     tokio::select! {
-        () = &mut stop => {}
+        () = stop => {}
         ended = &mut server => return Ok(ended??),
     }
     shutdown.cancel();
-    // Streams have been told; a connection that cannot be finished in time is dropped.
-    if tokio::time::timeout(DRAIN, &mut server).await.is_err() {
+    let drained = async {
+        let _ = (&mut server).await;
+        open.close();
+        open.wait().await;
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
         server.abort();
     }
     Ok(())
@@ -137,24 +154,20 @@ pub fn app(
     store: Store,
     shutdown: CancellationToken,
 ) -> Router {
-    let modules = Router::new()
-        .fallback_service(
-            ServeDir::new(root.join("book/live")).append_index_html_on_directories(false),
-        )
-        .layer(from_fn(fresh));
+    let modules = ServeDir::new(root.join("book/live")).append_index_html_on_directories(false);
+    let styles = ServeFile::new(root.join("book/theme/pack.css"));
     let not_found = ServeFile::new(book_folder.join("404.html"));
     let pages = ServeDir::new(book_folder).not_found_service(not_found);
     let index = Html(live_page(book));
+    // What `/live` does not route falls through to the book, which has files of that folder too.
     Router::new()
+        .route("/live/", get(async || index))
+        .route_service("/live/pack.css", styles)
+        .nest_service("/live-js", modules)
+        .nest("/api", store.router())
+        .fallback_service(pages)
+        .layer(from_fn(fresh))
         .nest("/live", live::router(shutdown))
-        .route("/live/", get(async || index).layer(from_fn(fresh)))
-        .route_service(
-            "/live/pack.css",
-            ServeFile::new(root.join("book/theme/pack.css")),
-        )
-        .nest("/live-js", modules)
-        .nest("/api", store.router().layer(from_fn(fresh)))
-        .fallback_service(Router::new().fallback_service(pages).layer(from_fn(fresh)))
         .layer(from_fn(live::connection::socket_addr))
 }
 
@@ -172,14 +185,6 @@ async fn fresh(request: Request, next: Next) -> Response {
             .headers_mut()
             .entry(name)
             .or_insert(HeaderValue::from_static(value));
-    }
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        return (
-            response.status(),
-            response.headers().clone(),
-            "405: use GET\n",
-        )
-            .into_response();
     }
     response
 }
@@ -216,7 +221,7 @@ fn greeting(
     if let Some(first) = book.live.first() {
         let _ = write!(
             text,
-            "\nTry first: {url}/{} ({}); press Start, then Cut.\n",
+            "\nTry first: {url}/{} ({}): start the example, then cut the connection.\n",
             first.page, first.chapter
         );
     }

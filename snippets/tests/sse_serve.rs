@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, header};
-use axum::response::Response;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use eventsource_stream::Eventsource;
@@ -12,10 +13,10 @@ use http_body_util::BodyExt;
 use proptest::prelude::*;
 use snippets::sse::jobs::{self, Jobs, Progress};
 use snippets::sse::message::{InvalidMessage, LastEventId, Message, is_token};
-use snippets::sse::serve::{Config, Drained, Streams, serve_until};
-use tokio::net::TcpListener;
+use snippets::sse::serve::{Config, Streams};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use tower_http::compression::CompressionLayer;
 
 use crate::support::raw::End;
 use crate::support::{RawClient, Server, Transcript, eventually, within};
@@ -355,48 +356,40 @@ async fn the_cursor_comes_from_the_header_or_else_the_query() {
     }
 }
 
-/// Serves `jobs` with `drain`, opens one stream, and returns what a shutdown does to both.
-async fn shut_down(app: impl FnOnce(Streams) -> Router, drain: Duration) -> (RawClient, Drained) {
-    let shutdown = CancellationToken::new();
-    let streams = Streams::new(exact(), shutdown.clone());
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve_until(
-        listener,
-        app(streams.clone()),
-        shutdown.clone(),
-        drain,
-    ));
-    let mut client = RawClient::get(addr, "/jobs/1/events", &[]).await;
-    client.read_until("retry").await;
-    shutdown.cancel();
-    assert!(
-        streams.admit().is_err(),
-        "no new stream after the shutdown began"
-    );
-    let drained = within("the server to end", server).await.unwrap().unwrap();
-    (client, drained)
-}
-
+/// A compression layer as it comes leaves event streams alone; one that does not would hold events back.
 #[tokio::test]
-async fn a_shutdown_ends_every_stream_in_band() {
+async fn a_client_that_accepts_gzip_gets_events_one_by_one() {
     let jobs = Jobs::default();
-    let _worker = jobs.insert(1);
-    let hour = Duration::from_secs(3600);
-    let (mut client, drained) = shut_down(|streams| jobs::app(jobs, streams), hour).await;
-    assert_eq!(drained, Drained::Complete);
-    assert_eq!(client.read_to_end().await, End::Complete);
-    let restart = "event: restart\nretry: 2000\ndata: {}\n\n";
-    assert!(client.body().ends_with(restart), "{}", client.body());
+    let worker = jobs.insert(1);
+    let app = jobs::app(jobs, streams(exact())).layer(CompressionLayer::new());
+    let server = Server::start(app).await;
+    let accept = "accept-encoding: gzip, br, zstd";
+    let mut client = RawClient::get(server.addr, "/jobs/1/events", &[accept]).await;
+    client.read_until("\"percent\":0}\n\n").await;
+    assert!(
+        !client.head().contains("content-encoding"),
+        "{}",
+        client.head()
+    );
+    worker.send_replace(Progress { percent: 40 });
+    client.read_until("\"percent\":40}\n\n").await;
 }
 
-#[tokio::test]
-async fn a_stream_that_does_not_listen_ends_with_the_deadline() {
-    let deaf = || async {
-        let quiet = stream::once(async { Ok(axum::body::Bytes::from("retry: 1\n\n")) });
-        Body::from_stream(quiet.chain(stream::pending::<Result<_, Infallible>>()))
-    };
-    let app = Router::new().route("/jobs/1/events", get(deaf));
-    let (_client, drained) = shut_down(|_| app, Duration::from_millis(50)).await;
-    assert_eq!(drained, Drained::DeadlinePassed);
+/// What axum's own `Sse` leaves to its user.
+#[tokio::test(start_paused = true)]
+async fn what_axum_does_by_default() {
+    let quiet = || stream::pending::<Result<Event, Infallible>>();
+    let response = Sse::new(quiet()).into_response();
+    assert_eq!(response.headers()["cache-control"], "no-cache");
+    assert!(!response.headers().contains_key("x-accel-buffering"));
+    // No heartbeat at all unless it is asked for,
+    let mut frames = response.into_body().into_data_stream();
+    let day = Duration::from_secs(86_400);
+    assert!(tokio::time::timeout(day, frames.next()).await.is_err());
+    // and then a comment, which EventSource does not show.
+    let response = Sse::new(quiet()).keep_alive(KeepAlive::default());
+    let mut frames = response.into_response().into_body().into_data_stream();
+    let asked = tokio::time::Instant::now();
+    assert_eq!(frames.next().await.unwrap().unwrap(), ":\n\n");
+    assert_eq!(asked.elapsed(), Duration::from_secs(15));
 }

@@ -1,5 +1,6 @@
 //! LLM token streaming.
 
+pub mod mcp;
 pub mod chat;
 pub mod generation;
 pub mod meter;
@@ -9,4 +10,5 @@ pub mod public_error;
 pub mod relay;
 pub mod resume;
 pub mod scripted_model;
+pub mod ui_message_stream;
 pub mod upstream;

@@ -1,27 +1,22 @@
 //! A Server-Sent Events response that is right: flushed at once, alive, bounded, and ended on purpose.
 //!
-//! Use it for every SSE endpoint; it goes with `message.rs`, and `jobs.rs` is a service built on it.
-//! It promises: the head and a prelude leave at once; a quiet stream carries a heartbeat that the
-//! client can see; the limit counts open streams, not handlers; the body never ends with an error but
-//! with an event that says why; and a shutdown ends every stream within the drain deadline.
+//! Use it for every SSE endpoint; it needs `message.rs`, `jobs.rs` is a service built on it, and
+//! `lifecycle.rs` serves it. It promises: the head and a prelude leave at once; a quiet stream carries
+//! a heartbeat that the client can see; the limit counts open streams, not handlers; the body never
+//! ends with an error but with an event that says why; and a shutdown ends every stream.
 
 // ANCHOR: serve
-use std::{convert::Infallible, fmt::Display, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt::Display, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
     http::{StatusCode, header},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
-    serve::ListenerExt,
 };
 use futures::{Stream, StreamExt, stream};
-use tokio::{
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::message::Message;
@@ -75,7 +70,11 @@ impl Streams {
     pub fn admit(&self) -> Result<Slot, Refused> {
         match self.permits.clone().try_acquire_owned() {
             Ok(permit) if !self.shutdown.is_cancelled() => Ok(Slot {
-                streams: self.clone(),
+                streams: Self {
+                    // Waited for at each event: one token for all streams would be one lock for all.
+                    shutdown: self.shutdown.child_token(),
+                    ..self.clone()
+                },
                 _permit: permit,
             }),
             _ => Err(Refused {
@@ -173,36 +172,5 @@ const STREAM_HEADERS: [(&str, &str); 3] = [
 /// `get(events).head(serve::head)` does no work.
 pub async fn head() -> impl IntoResponse {
     STREAM_HEADERS
-}
-
-/// How [`serve_until`] ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drained {
-    /// Every response was finished.
-    Complete,
-    /// The deadline came first; what is left ends with the process, so return from `main`.
-    DeadlinePassed,
-}
-
-/// Serves `app` until `shutdown` is cancelled, then gives open responses `drain` to finish. On its
-/// own, axum's graceful shutdown waits for an open stream for ever.
-pub async fn serve_until(
-    listener: TcpListener,
-    app: Router,
-    shutdown: CancellationToken,
-    drain: Duration,
-) -> io::Result<Drained> {
-    // Events are small writes: Nagle's algorithm would hold them back for an acknowledgement.
-    let listener = listener.tap_io(|tcp| drop(tcp.set_nodelay(true)));
-    let serve =
-        axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let deadline = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(drain).await;
-    };
-    tokio::select! {
-        served = serve.into_future() => served.map(|()| Drained::Complete),
-        () = deadline => Ok(Drained::DeadlinePassed),
-    }
 }
 // ANCHOR_END: serve

@@ -1,6 +1,6 @@
 //! Wrong: the last event is `Event::default().event("done").data("")`.
 //! Harm: axum writes no data line for empty data, so no browser fires the event, and EventSource reconnects and runs everything again.
-//! Instead: sse/serve
+//! Instead: sse/lifecycle
 
 use std::convert::Infallible;
 

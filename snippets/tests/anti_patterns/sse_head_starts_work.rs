@@ -1,6 +1,6 @@
 //! Wrong: a GET route starts the work, and `get(handler)` is all there is.
 //! Harm: axum runs the handler for HEAD too: a link checker or a proxy's probe starts (and pays for) work that nobody reads.
-//! Instead: sse/serve
+//! Instead: sse/lifecycle
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -18,6 +18,8 @@ fn the_new_events_are_skipped() {
     assert_eq!(wrong(&["a", "b", "c"], 2), ["c"]);
     // Restarted; a client that had seen two events of the last life comes back.
     assert_eq!(wrong(&["x", "y", "z"], 2), ["z"], "and never x or y");
+    // One that had seen nine: silence, until the new life has published ten.
+    assert!(wrong(&["x", "y", "z"], 9).is_empty());
 }
 
 #[test]

@@ -22,6 +22,11 @@ async fn received(response: axum::response::Response) -> String {
 #[tokio::test]
 async fn a_line_break_arrives_as_two() {
     let event = Ok::<_, Infallible>(Event::default().data(TEXT));
+    let response = Sse::new(stream::iter([event.clone()])).into_response();
+    let bytes = axum::body::to_bytes(response.into_body(), 1000)
+        .await
+        .unwrap();
+    assert_eq!(bytes, "data: a\rdata: \ndata: b\n\n");
     let response = Sse::new(stream::iter([event])).into_response();
     assert_eq!(received(response).await, "a\n\nb");
 }
