@@ -7,8 +7,8 @@ pub mod per_user;
 pub mod protect;
 pub mod resume;
 pub mod serve;
-pub mod wire;
 pub mod tickets;
+pub mod wire;
 
 pub mod consume;
 pub mod encode;
@@ -16,4 +16,3 @@ pub mod fanout;
 pub mod listen;
 pub mod reconnect;
 pub mod subscription;
-
