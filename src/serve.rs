@@ -122,9 +122,11 @@ pub async fn until(
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
     let service = app.into_make_service_with_connect_info::<Connection>();
+    let listener = Closable::new(listener);
+    let open = listener.open();
     let asked = shutdown.clone().cancelled_owned();
     let mut server = tokio::spawn(
-        axum::serve(Closable(listener), service)
+        axum::serve(listener, service)
             .with_graceful_shutdown(asked)
             .into_future(),
     );
@@ -133,7 +135,12 @@ pub async fn until(
         ended = &mut server => return Ok(ended??),
     }
     shutdown.cancel();
-    if tokio::time::timeout(DRAIN, &mut server).await.is_err() {
+    let drained = async {
+        let _ = (&mut server).await;
+        open.close();
+        open.wait().await;
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
         server.abort();
     }
     Ok(())

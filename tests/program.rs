@@ -7,7 +7,7 @@ mod fixture;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::routing::any;
 use fixture::{Pack, Program, Server, program, within};
 use futures::{SinkExt, StreamExt};
@@ -204,6 +204,46 @@ async fn stubborn_streams_are_dropped_at_the_deadline() {
         serve::DRAIN.as_millis() / 100
     );
     assert!(serve::DRAIN < Duration::from_secs(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn websockets_have_the_same_time_to_say_goodbye() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let asked = shutdown.clone();
+    let goodbye = async move |upgrade: WebSocketUpgrade| {
+        upgrade.on_upgrade(async move |mut socket| {
+            asked.cancelled().await;
+            // What a service still has to write before it can let go.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let code = axum::extract::ws::close_code::AWAY;
+            let reason = "restart".into();
+            let close = axum::extract::ws::CloseFrame { code, reason };
+            let _ = socket.send(Message::Close(Some(close))).await;
+        })
+    };
+    let app = Router::new().route("/", any(goodbye));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let stop_asked = async move {
+        let _ = stopped.await;
+    };
+    let server = tokio::spawn(serve::until(listener, app, shutdown, stop_asked));
+    let url = format!("ws://{addr}/");
+    let (mut socket, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
+    let asked = tokio::time::Instant::now();
+    stop.send(()).unwrap();
+    server.await.unwrap().unwrap();
+    assert!(
+        asked.elapsed() >= Duration::from_millis(500),
+        "it did not wait"
+    );
+    assert!(asked.elapsed() < serve::DRAIN);
+    let end = socket.next().await.unwrap().unwrap();
+    assert!(
+        matches!(&end, tokio_tungstenite::tungstenite::Message::Close(Some(frame)) if u16::from(frame.code) == 1001),
+        "{end:?}"
+    );
 }
 
 // --- How it fails ---

@@ -7,9 +7,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::{Router, routing::post as route};
 use serde_json::{Value, json};
-use snippets::llm::chat::PublicError;
 use snippets::llm::meter::{Measured, Outcome};
 use snippets::llm::per_user::PerUser;
+use snippets::llm::public_error::PublicError;
 use snippets::llm::relay::Config;
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script};
 use snippets::llm::upstream::{Dialect, Upstream};
@@ -41,13 +41,13 @@ async fn an_answer_and_a_failure_on_the_wire() {
     let mut transcript = Transcript::new();
     for fault in [
         Fault::None,
-        Fault::Error { after: 2 },
+        Fault::Error { after: 1 },
         Fault::Status {
             status: 429,
             retry_after: Some(7),
         },
     ] {
-        chat.model.push(words().with_fault(fault));
+        chat.model.push(Script::reply(Reply::text("Trust the protocol.")).with_fault(fault));
         let mut client = chat.ask().await;
         finish(&mut client).await;
         transcript.request(&format!(

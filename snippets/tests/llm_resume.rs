@@ -366,3 +366,27 @@ async fn failures_and_the_shutdown_end_in_band_and_the_tasks_end() {
     within("the tasks to end", chat.all.tasks.wait()).await;
     assert_eq!(chat.all.count(), 0);
 }
+
+#[tokio::test]
+async fn a_task_that_dies_leaves_a_log_that_has_ended() {
+    use futures::StreamExt;
+    use snippets::llm::generation::Generation;
+    use snippets::sse::message::LastEventId;
+    let chat = Resumable::start(stalls_after(1), limits()).await;
+    let generation = Generation::new(100_000);
+    let mut messages = Box::pin(generation.read(&LastEventId::None).unwrap());
+    let (running, relay) = (generation.clone(), chat.relay.clone());
+    let task =
+        tokio::spawn(async move { running.run(&relay, vec![], Duration::from_secs(60)).await });
+    assert_eq!(
+        messages.next().await.unwrap().unwrap().data(),
+        r#"{"text":"one "}"#
+    );
+    task.abort();
+    let last = within("the end", messages.next()).await.unwrap().unwrap();
+    assert_eq!(
+        (last.name(), last.data()),
+        ("failed", r#"{"code":"model_failed","retryable":true}"#)
+    );
+    assert!(messages.next().await.is_none());
+}

@@ -67,6 +67,41 @@ async fn a_shutdown_ends_every_stream_in_band() {
     assert!(client.body().ends_with(restart), "{}", client.body());
 }
 
+/// One HTTP/2 connection with three streams.
+#[tokio::test]
+async fn a_shutdown_ends_every_stream_of_an_http2_connection() {
+    let shutdown = CancellationToken::new();
+    let jobs = Jobs::default();
+    let _worker = jobs.insert(1);
+    let app = jobs::app(jobs, Streams::new(exact(), shutdown.clone()));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}/jobs/1/events", listener.local_addr().unwrap());
+    let hour = Duration::from_secs(3600);
+    let server = tokio::spawn(serve_until(listener, app, shutdown.clone(), hour));
+    let client = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .build()
+        .unwrap();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let response = client.get(&url).send().await.unwrap();
+        assert_eq!(response.version(), reqwest::Version::HTTP_2);
+        open.push(response);
+    }
+    shutdown.cancel();
+    for response in open {
+        let body = within("the end of a stream", response.text())
+            .await
+            .unwrap();
+        assert!(
+            body.ends_with("event: restart\nretry: 2000\ndata: {}\n\n"),
+            "{body}"
+        );
+    }
+    let drained = within("the server to end", server).await.unwrap().unwrap();
+    assert_eq!(drained, Drained::Complete);
+}
+
 #[tokio::test]
 async fn a_stream_that_does_not_listen_ends_with_the_deadline() {
     let deaf = || async {

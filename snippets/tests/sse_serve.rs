@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, header};
-use axum::response::Response;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use eventsource_stream::Eventsource;
@@ -372,4 +373,23 @@ async fn a_client_that_accepts_gzip_gets_events_one_by_one() {
     );
     worker.send_replace(Progress { percent: 40 });
     client.read_until("\"percent\":40}\n\n").await;
+}
+
+/// What axum's own `Sse` leaves to its user.
+#[tokio::test(start_paused = true)]
+async fn what_axum_does_by_default() {
+    let quiet = || stream::pending::<Result<Event, Infallible>>();
+    let response = Sse::new(quiet()).into_response();
+    assert_eq!(response.headers()["cache-control"], "no-cache");
+    assert!(!response.headers().contains_key("x-accel-buffering"));
+    // No heartbeat at all unless it is asked for,
+    let mut frames = response.into_body().into_data_stream();
+    let day = Duration::from_secs(86_400);
+    assert!(tokio::time::timeout(day, frames.next()).await.is_err());
+    // and then a comment, which EventSource does not show.
+    let response = Sse::new(quiet()).keep_alive(KeepAlive::default());
+    let mut frames = response.into_response().into_body().into_data_stream();
+    let asked = tokio::time::Instant::now();
+    assert_eq!(frames.next().await.unwrap().unwrap(), ":\n\n");
+    assert_eq!(asked.elapsed(), Duration::from_secs(15));
 }

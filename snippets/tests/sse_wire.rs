@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::Value;
+use snippets::sse::encode::{EncodeError, Message};
 use snippets::sse::wire::{Limits, ParseError, Parser};
 
 /// What a stream gave.
@@ -326,9 +327,105 @@ pub fn stream_like() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
+    fn reads_what_the_standards_prose_reads(bytes in stream_like()) {
+        let outcome = parse("", [&bytes[..]]);
+        let retry = outcome.retry.map(|time| time.as_millis() as u64);
+        prop_assert_eq!(
+            (outcome.events, outcome.last_event_id, retry),
+            crate::support::sse_reference::read(&bytes)
+        );
+    }
+
+    #[test]
     fn any_split_gives_the_same_events(bytes in stream_like(), seed in any::<u64>()) {
         let whole = parse("7", [&bytes[..]]);
         prop_assert_eq!(&whole, &parse("7", bytes.chunks(1)));
         prop_assert_eq!(&whole, &parse("7", cut(&bytes, seed)));
+    }
+}
+
+// The other direction: `sse/encode`.
+
+#[test]
+fn a_message_is_encoded_as_one_block() {
+    let encode = |message: Message| String::from_utf8(message.encode().unwrap().to_vec()).unwrap();
+    assert_eq!(encode(Message::data("a")), "data: a\n\n");
+    assert_eq!(encode(Message::data("")), "data: \n\n");
+    assert_eq!(
+        encode(Message::data("a\r\nb\rc\n")),
+        "data: a\ndata: b\ndata: c\ndata: \n\n"
+    );
+    assert_eq!(
+        encode(Message::data("1").event("add").id("7")),
+        "id: 7\nevent: add\ndata: 1\n\n"
+    );
+    let cursor = Message {
+        id: Some("9"),
+        retry: Some(Duration::from_millis(1500)),
+        ..Message::default()
+    };
+    assert_eq!(encode(cursor), "id: 9\nretry: 1500\n\n");
+}
+
+#[test]
+fn what_would_open_another_field_is_rejected() {
+    for id in ["a\nb", "a\rb", "a\0b", "\n"] {
+        assert_eq!(Message::data("x").id(id).encode(), Err(EncodeError::Id));
+    }
+    for event in ["a\ndata: injected", "a\rb"] {
+        assert_eq!(
+            Message::data("x").event(event).encode(),
+            Err(EncodeError::Event)
+        );
+    }
+}
+
+/// What the reader sees of line endings in data.
+fn lf_only(data: &str) -> String {
+    data.replace("\r\n", "\n").replace('\r', "\n")
+}
+
+/// Text in which the format's own characters are frequent.
+fn hostile() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("\n".to_owned()),
+        Just("\r".to_owned()),
+        Just("\r\n".to_owned()),
+        Just("\u{FEFF}".to_owned()),
+        Just("data: x".to_owned()),
+        Just(" ".to_owned()),
+        Just(":".to_owned()),
+        Just("\0".to_owned()),
+        any::<String>(),
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_again(
+        messages in prop::collection::vec(
+            (hostile(), prop::option::of(hostile()), prop::option::of(hostile())), 0..6),
+        seed in any::<u64>(),
+    ) {
+        let (mut bytes, mut expected, mut last_id) = (Vec::new(), Vec::new(), String::new());
+        for (data, event, id) in &messages {
+            let message = Message { data: Some(data), event: event.as_deref(), id: id.as_deref(), retry: None };
+            let bad_id = id.as_deref().is_some_and(|id| id.contains(['\r', '\n', '\0']));
+            let bad_event = event.as_deref().is_some_and(|event| event.contains(['\r', '\n']));
+            match message.encode() {
+                Err(EncodeError::Id) => prop_assert!(bad_id),
+                Err(EncodeError::Event) => prop_assert!(bad_event),
+                Ok(block) => {
+                    prop_assert!(!bad_id && !bad_event);
+                    bytes.extend_from_slice(&block);
+                    if let Some(id) = id { last_id.clone_from(id); }
+                    let event = event.clone().filter(|event| !event.is_empty());
+                    let event = event.unwrap_or_else(|| "message".to_owned());
+                    expected.push((event, lf_only(data), last_id.clone()));
+                }
+            }
+        }
+        prop_assert_eq!(parse("", cut(&bytes, seed)).events, expected);
     }
 }

@@ -14,9 +14,30 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// A TCP listener whose connections are [`Connection`]s.
-pub struct Closable(pub TcpListener);
+pub struct Closable {
+    listener: TcpListener,
+    open: TaskTracker,
+}
+
+impl Closable {
+    /// Accepts from `listener`.
+    pub fn new(listener: TcpListener) -> Self {
+        Self {
+            listener,
+            open: TaskTracker::new(),
+        }
+    }
+
+    /// The open connections. axum's graceful shutdown forgets those that were upgraded to a
+    /// WebSocket; [`TaskTracker::wait`] waits for them too.
+    pub fn open(&self) -> TaskTracker {
+        self.open.clone()
+    }
+}
 
 /// One accepted connection, as the `ConnectInfo` of its requests.
 #[derive(Clone)]
@@ -35,6 +56,7 @@ pub struct ClosableStream {
     close: CancellationToken,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     alive: Arc<()>,
+    _open: TaskTrackerToken,
 }
 
 impl Listener for Closable {
@@ -43,7 +65,7 @@ impl Listener for Closable {
 
     async fn accept(&mut self) -> (ClosableStream, SocketAddr) {
         // axum's own listener retries what accept reports, such as a lack of file descriptors.
-        let (socket, addr) = Listener::accept(&mut self.0).await;
+        let (socket, addr) = Listener::accept(&mut self.listener).await;
         // Small events must not wait for the acknowledgement of earlier ones (Nagle).
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!("TCP_NODELAY: {error}");
@@ -54,12 +76,13 @@ impl Listener for Closable {
             closed: Box::pin(close.clone().cancelled_owned()),
             close,
             alive: Arc::new(()),
+            _open: self.open.token(),
         };
         (stream, addr)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Promises: the log gets exactly one `done` or `failed`, also when the task panics; it is stopped by its token, and by nobody
 //! watching for a time; everyone who attaches reads the same log from their own position.
 //!
-//! Siblings: `resume` has the endpoints, `relay` the answer, `chat`, `meter`. Other topics: `sse/resume` (the log), `sse/message`.
+//! Siblings: `resume` has the endpoints, `relay` the answer, `chat`, `public_error`, `meter`. Other topics: `sse/resume` (the log), `sse/message`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,10 +12,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    chat::{ChatEvent, PublicError},
-    meter::Meter,
-    relay::Relay,
-    upstream::Turn,
+    chat::ChatEvent, meter::Meter, public_error::PublicError, relay::Relay, upstream::Turn,
 };
 use crate::sse::{
     message::{InvalidMessage, LastEventId, Message},

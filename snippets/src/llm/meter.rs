@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::chat::{ChatEvent, PublicError};
+use super::{chat::ChatEvent, public_error::PublicError};
 
 /// How an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

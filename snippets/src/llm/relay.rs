@@ -8,7 +8,7 @@
 //! There is no task and no channel here: the model's stream is inside the response body, so dropping the body is cancelling the
 //! model, and polling it is asking for more.
 //!
-//! Siblings: `chat`, `upstream`, `per_user`, `meter`, `providers`. Other topics: `sse/serve`, `streams/pace`, `streams/deadline`.
+//! Siblings: `chat`, `public_error`, `upstream`, `per_user`, `meter`, `providers`. Other topics: `sse/serve`, `streams/pace`, `streams/deadline`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,10 +24,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    chat::{ChatEvent, Done, Kind, PublicError},
+    chat::{ChatEvent, Done, Kind},
     meter::{Measured, Meter},
     per_user::PerUser,
     providers::{ModelError, ModelEvent, Usage},
+    public_error::PublicError,
     upstream::{ModelStream, Turn, Upstream},
 };
 use crate::{

@@ -7,7 +7,7 @@
 //!
 //! Generations live in this process: route a user to the instance that has them, or keep the log outside.
 //!
-//! Siblings: `generation`, `relay`, `chat`, `upstream`. Other topics: `sse/serve`, `sse/message`.
+//! Siblings: `generation`, `relay`, `chat`, `public_error`, `upstream`. Other topics: `sse/serve`, `sse/message`.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -27,8 +27,8 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    chat::PublicError,
     generation::Generation,
+    public_error::PublicError,
     relay::{ChatRequest, Relay, UserId},
     upstream::Turn,
 };

@@ -70,7 +70,11 @@ impl Streams {
     pub fn admit(&self) -> Result<Slot, Refused> {
         match self.permits.clone().try_acquire_owned() {
             Ok(permit) if !self.shutdown.is_cancelled() => Ok(Slot {
-                streams: self.clone(),
+                streams: Self {
+                    // Waited for at each event: one token for all streams would be one lock for all.
+                    shutdown: self.shutdown.child_token(),
+                    ..self.clone()
+                },
                 _permit: permit,
             }),
             _ => Err(Refused {

@@ -69,6 +69,7 @@ pub struct Parser {
     event_type: String,
     /// The id of the block being read; it takes effect at the blank line.
     id_buffer: String,
+    id_set: bool,
     last_event_id: String,
     retry: Option<Duration>,
     /// The data of an event that was not UTF-8, with U+FFFD in its place.
@@ -203,7 +204,7 @@ impl Parser {
                 self.end_carried_line(line)?;
             } else if line.is_empty() {
                 // HTML 9.2.6: the id takes effect here, whether there is an event or not.
-                if self.last_event_id != self.id_buffer {
+                if std::mem::take(&mut self.id_set) {
                     self.id_buffer.clone_into(&mut self.last_event_id);
                 }
                 if std::mem::take(&mut self.has_data) {
@@ -241,7 +242,10 @@ impl Parser {
         match name {
             b"data" => return Some(value),
             b"event" => set_text(&mut self.event_type, value),
-            b"id" if !value.contains(&0) => set_text(&mut self.id_buffer, value),
+            b"id" if !value.contains(&0) => {
+                set_text(&mut self.id_buffer, value);
+                self.id_set = true;
+            }
             b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
                 let millis = value.iter().fold(0_u64, |sum, digit| {
                     sum.saturating_mul(10)
@@ -305,7 +309,7 @@ impl Parser {
             Found::InChunk(bytes) => bytes,
             Found::Copied => &self.data,
         };
-        let data = std::str::from_utf8(data).unwrap_or_else(|_| {
+        let data = simdutf8::basic::from_utf8(data).unwrap_or_else(|_| {
             self.replaced = String::from_utf8_lossy(data).into_owned();
             &self.replaced
         });
@@ -365,41 +369,29 @@ impl Parser {
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// Buffers keep their memory from event to event, but not that of an unusually large one.
-const KEPT_CAPACITY: usize = 64 * 1024;
+const KEPT_CAPACITY: usize = 256 * 1024;
 
 fn clear(buffer: &mut Vec<u8>) {
     buffer.clear();
-    buffer.shrink_to(KEPT_CAPACITY);
+    if buffer.capacity() > KEPT_CAPACITY {
+        *buffer = Vec::new();
+    }
 }
 
 /// The standard decodes the stream before it splits lines. Every line ending and delimiter is ASCII, and
 /// a UTF-8 decoder never takes an ASCII byte into a malformed sequence, so decoding later is the same.
 fn set_text(target: &mut String, bytes: &[u8]) {
     target.clear();
-    match std::str::from_utf8(bytes) {
+    match simdutf8::basic::from_utf8(bytes) {
         Ok(text) => target.push_str(text),
         Err(_) => target.push_str(&String::from_utf8_lossy(bytes)),
     }
 }
 
-/// The first CR or LF, eight bytes at a time.
 fn line_end(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 255;
-    // The highest bit of every byte that is zero; exact for the first one, which is all that counts.
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
-    let mut at = 0;
-    for chunk in bytes.chunks_exact(8) {
-        let mut word = [0; 8];
-        word.copy_from_slice(chunk);
-        let word = u64::from_le_bytes(word);
-        let found = zeros(word ^ (ONES * 0x0A)) | zeros(word ^ (ONES * 0x0D));
-        if found != 0 {
-            return Some(at + found.trailing_zeros() as usize / 8);
-        }
-        at += 8;
+    match bytes.first() {
+        // Half of all lines are empty: not worth the call.
+        Some(b'\n' | b'\r') => Some(0),
+        _ => memchr::memchr2(b'\n', b'\r', bytes),
     }
-    let tail = bytes[at..]
-        .iter()
-        .position(|byte| matches!(byte, b'\n' | b'\r'));
-    tail.map(|found| at + found)
 }

@@ -1,9 +1,12 @@
 //! WebSockets.
 
 pub mod admission;
+pub mod client;
+pub mod client_session;
 pub mod limits;
 pub mod messages;
 pub mod outbox;
+pub mod pending;
 pub mod protect;
 pub mod rates;
 pub mod rooms;

@@ -101,14 +101,20 @@ impl Sockets {
                 .await;
             }
             // The library stops reading at an error and sends no Close itself. Nothing can be drained then, so the
-            // socket is held open instead, long enough for the peer to read the Close.
+            // socket is held open until the Close has surely overtaken a reset: longer for a peer that is in the
+            // middle of a message (1009) than for one that waits for the transport's end.
             End::Violation(code) => {
                 outbox.close(code, "");
+                let hold = if code == 1009 {
+                    deadline
+                } else {
+                    deadline / 10
+                };
                 if timeout(self.limits.send_deadline, &mut writer)
                     .await
                     .is_ok()
                 {
-                    sleep(deadline).await;
+                    sleep(hold).await;
                 }
             }
             End::HalfOpen | End::NotReading | End::Lost => outbox.close(1006, ""), // never sent: the writer is aborted

@@ -13,8 +13,13 @@ mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
+#[cfg(feature = "redis")]
+mod redis_blocking_on_shared_connection;
+#[cfg(feature = "redis")]
+mod redis_trimmed_cursor;
 mod sse_auth_once;
 mod sse_cors_mirror;
+mod retry_pays_twice;
 mod sse_cursor_dropped;
 mod sse_cursor_stored_apart;
 mod sse_detached_producer;

@@ -4,17 +4,21 @@
 // Not every test file uses every tool.
 #![allow(dead_code, unused_imports)]
 
+pub mod broker;
 pub mod chat;
-pub mod gauge;
 pub mod gated;
+pub mod gauge;
 pub mod proxy;
 pub mod frames;
 pub mod raw;
 pub mod server;
-pub mod stalled;
+pub mod sse_reference;
 pub mod transcript;
 
 pub use frames::{Frame, FrameClient};
+pub mod stalled;
+pub mod transcript;
+
 pub use gauge::Gauge;
 pub use raw::RawClient;
 pub use server::Server;

@@ -27,7 +27,7 @@ pub struct Proxy {
 
 /// A port for a program that cannot be given a socket. Below the range that the system hands out
 /// itself, so that no connection of another test takes it before the program binds it.
-fn free_port() -> SocketAddr {
+pub fn free_port() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let base = u16::try_from(std::process::id() % 9_000).unwrap_or(0);
     for _ in 0..9_000 {

@@ -102,7 +102,7 @@ impl ScriptedModel {
     }
 
     /// `POST` on `/v1/chat/completions`, `/v1/responses`, `/v1/messages`, `/api/chat` and
-    /// `/v1beta/models/{model}:streamGenerateContent`, always answered with a stream.
+    /// `/v1/models/{model}:streamGenerateContent` (or `/v1beta/…`), always answered with a stream.
     ///
     /// A request whose `model` is `scripted/<name>` gets the fault of that name
     /// ([`Script::NAMES`]), so that a client can choose without this handle.
@@ -117,6 +117,7 @@ impl ScriptedModel {
             .route("/v1/chat/completions", route(openai_chat::PROTOCOL))
             .route("/v1/responses", route(openai_responses::PROTOCOL))
             .route("/v1/messages", route(anthropic::PROTOCOL))
+            .route("/v1/models/{*model}", route(gemini::PROTOCOL))
             .route("/v1beta/models/{*model}", route(gemini::PROTOCOL))
             .route("/api/chat", route(ollama::PROTOCOL))
     }
