@@ -47,7 +47,8 @@ async fn an_answer_and_a_failure_on_the_wire() {
             retry_after: Some(7),
         },
     ] {
-        chat.model.push(Script::reply(Reply::text("Trust the protocol.")).with_fault(fault));
+        chat.model
+            .push(Script::reply(Reply::text("Trust the protocol.")).with_fault(fault));
         let mut client = chat.ask().await;
         finish(&mut client).await;
         transcript.request(&format!(

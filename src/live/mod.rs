@@ -11,6 +11,7 @@
 pub mod connection;
 pub mod cut;
 pub mod frame;
+pub mod llm;
 pub mod sse;
 pub mod streams;
 
@@ -23,5 +24,6 @@ pub fn router(shutdown: CancellationToken) -> Router {
     Router::new()
         .nest("/frame", cuttable(frame::router(shutdown.clone())))
         .nest("/sse", cuttable(sse::router(shutdown.clone())))
+        .nest("/llm", cuttable(llm::router(shutdown.clone())))
         .nest("/streams", cuttable(streams::router(shutdown.clone())))
 }

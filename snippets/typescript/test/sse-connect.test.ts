@@ -153,8 +153,8 @@ describe("connect", () => {
         void gone(response).then(() => clearInterval(timer));
       },
     });
-    const reader = (await fetch(`${server.origin}/events`, { signal: AbortSignal.timeout(300) })).body!.getReader();
     const end = await (async () => {
+      const reader = (await fetch(`${server.origin}/events`, { signal: AbortSignal.timeout(300) })).body!.getReader();
       for (;;) await reader.read();
     })().catch((error: unknown) => (error as Error).name);
     expect(end).toBe("TimeoutError");

@@ -38,8 +38,7 @@ async function attack(listener: string): Promise<number | "alive"> {
   await new Promise((resolve) => socket.once("close", resolve)); // with a reset, or without
   // Whoever is alive answers the next one.
   const next = upgrade();
-  const answered = once(next, "data").then(() => "alive" as const);
-  answered.catch(() => undefined);
+  const answered = new Promise<"alive">((resolve) => next.once("data", () => resolve("alive")));
   return Promise.race([ended, answered]).finally(() => next.destroy());
 }
 
