@@ -17,4 +17,3 @@ pub mod listen;
 pub mod reconnect;
 pub mod subscription;
 
-pub mod wire;

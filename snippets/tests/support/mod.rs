@@ -17,7 +17,6 @@ pub mod transcript;
 
 pub use frames::{Frame, FrameClient};
 pub mod stalled;
-pub mod transcript;
 
 pub use gauge::Gauge;
 pub use raw::RawClient;
