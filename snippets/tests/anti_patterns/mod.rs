@@ -11,6 +11,11 @@ mod select_restarts;
 mod disconnect_hidden_by_proxy;
 mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
+mod llm_error_text_to_client;
+mod llm_parse_per_chunk;
+mod llm_tool_call_before_stop;
+mod llm_truncation_is_success;
+mod llm_usage_summed;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
 #[cfg(feature = "redis")]
