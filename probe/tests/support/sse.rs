@@ -1,6 +1,5 @@
 //! An event-stream service with a log, resume, heartbeats and one fault.
 
-use std::collections::HashSet;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +28,7 @@ pub enum Fault {
     NoAccelHeader,
     ContentLength,
     HeadWithFirstEvent,
+    /// Events wait for more of them, as in a buffer.
     HeldBack,
     GzipHeld,
     GzipFlushed,
@@ -261,7 +261,9 @@ impl Out {
 
 fn event(fault: Fault, n: usize, data: &str) -> Vec<u8> {
     let id = match fault {
-        Fault::NoIds | Fault::Ends | Fault::RunsAgain => String::new(),
+        Fault::NoIds | Fault::Ends | Fault::RunsAgain | Fault::CutEnd | Fault::UnfinishedEnd => {
+            String::new()
+        }
         Fault::SameId => "id: 7\n".to_owned(),
         Fault::IdNotAscii => format!("id: é{n}\n"),
         _ => format!("id: {n}\n"),
@@ -295,6 +297,8 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
     let nth = hub.opened.fetch_add(1, Ordering::Relaxed);
     let mut changed = hub.changed.subscribe();
     let published = || hub.log.lock().unwrap().len();
+    // Before the head: an event that is published as soon as the client is answered is its own.
+    let tail = published();
     let cursor = request.raw("last-event-id").map(|value| {
         let text = String::from_utf8_lossy(value);
         text.trim_start_matches('é').parse::<usize>().ok()
@@ -304,10 +308,10 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
             .write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n")
             .await;
     }
-    if fault == Fault::Ends204 && cursor.is_some() {
+    if fault == Fault::Ends204 && cursor == Some(Some(3)) {
         return socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
     }
-    let held = matches!(fault, Fault::HeldBack | Fault::HeadWithFirstEvent);
+    let held = fault == Fault::HeadWithFirstEvent;
     if held {
         // Only here the right moment is the wrong one: nothing is sent before the first event.
         while published() == 0 && changed.changed().await.is_ok() {}
@@ -339,11 +343,11 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
         fault,
         Fault::Ends | Fault::Ends204 | Fault::RunsAgain | Fault::CutEnd | Fault::UnfinishedEnd
     ) {
-        return ending(out, fault).await;
+        return ending(out, fault, cursor.flatten().unwrap_or(0)).await;
     }
     let mut next = match cursor.flatten() {
         None if fault == Fault::Duplicate => 0,
-        None => published(),
+        None => tail,
         Some(cursor) => match fault {
             Fault::Gap => published(),
             Fault::Duplicate => 0,
@@ -367,7 +371,7 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
             log.iter().cloned().enumerate().skip(next).collect()
         };
         for (index, data) in due {
-            let skipped = fault == Fault::OnlyOneReader && nth == 1;
+            let skipped = fault == Fault::HeldBack || (fault == Fault::OnlyOneReader && nth == 1);
             if !skipped {
                 let bytes = event(fault, index + 1, &data);
                 if fault == Fault::Blocks {
@@ -404,8 +408,8 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
 }
 
 /// A stream that ends by itself.
-async fn ending(mut out: Out, fault: Fault) -> std::io::Result<()> {
-    for n in 1..=3 {
+async fn ending(mut out: Out, fault: Fault, from: usize) -> std::io::Result<()> {
+    for n in from + 1..=3 {
         out.send(&event(fault, n, &format!("step {n}"))).await?;
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
@@ -419,13 +423,4 @@ async fn ending(mut out: Out, fault: Fault) -> std::io::Result<()> {
     let mut rest = Vec::new();
     out.socket.read_to_end(&mut rest).await?;
     Ok(())
-}
-
-/// Every id of the table that belongs to event streams.
-pub fn all() -> HashSet<&'static str> {
-    stream_probe::checks::CHECKS
-        .iter()
-        .filter(|c| c.kind == Kind::Sse)
-        .map(|c| c.id)
-        .collect()
 }
