@@ -272,7 +272,12 @@ impl Log {
             return;
         }
         if let Some(event) = names.event {
-            if self.dataless.len() < MOST_NOTES {
+            // nchan and others keep a connection alive so: nothing is lost that does not fire.
+            if HEARTBEAT.contains(&event.to_ascii_lowercase().as_str()) {
+                if self.comments.len() < 10_000 {
+                    self.comments.push(now);
+                }
+            } else if self.dataless.len() < MOST_NOTES {
                 self.dataless.push(event);
             }
         } else if names.id {

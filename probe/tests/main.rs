@@ -3,6 +3,7 @@
 
 mod command;
 mod llm;
+mod process;
 mod sse;
 mod support;
 mod ws;

@@ -380,9 +380,9 @@ fn announces(event: &Event, types: &HashSet<String>) -> bool {
         .iter()
         .any(|word| text.contains(word))
     };
-    (!types.contains(&event.event_type)
+    !types.contains(&event.event_type)
         || named(&event.event_type)
-        || (event.id.is_none() && named(&event.data)))
+        || (event.id.is_none() && named(&event.data))
 }
 
 /// What a resumed stream came to.

@@ -268,7 +268,14 @@ impl Probe<'_> {
         };
         socket.send_raw(bytes).await;
         // A Ping behind it: whoever still answers has let it pass.
-        let ended = socket.ping(b"after", self.run.at_most(PATIENCE)).await;
+        let mut ended = socket.ping(b"after", self.run.at_most(PATIENCE)).await;
+        if let Waited::Found(_) = ended {
+            // Some libraries answer Ping below the code that judges the message.
+            let later = socket.until(self.run.at_most(Duration::from_secs(2)), |_| false).await;
+            if later.ended() {
+                ended = later;
+            }
+        }
         self.hear(&socket.heard);
         self.judge_end(id, code, &ended);
     }
@@ -287,6 +294,11 @@ impl Probe<'_> {
         }
         let Some((id, code)) = code else { return };
         match ended {
+            // A service may refuse it for what it is, before it sees what is wrong with it.
+            Waited::Closed(1008 | 3000..=4999) => self.run.unknown(
+                id,
+                format!("{}: refused for a reason of its own", ended.text()),
+            ),
             Waited::Closed(seen) if *seen == code => self.run.pass(id, ended.text()),
             Waited::Closed(_) | Waited::Dropped => self
                 .run
