@@ -1,13 +1,27 @@
 //! Live examples: the routers of the patterns, mounted under `/live/<topic>` beside the book.
 //!
-//! Each topic has a file of its own with `pub fn router(shutdown: CancellationToken) -> Router`.
-//! `shutdown` is cancelled when the program is asked to end; every stream ends in band then.
+//! To add a topic: a file `src/live/<topic>.rs` with `pub fn router(shutdown: CancellationToken) ->
+//! Router`, one line `pub mod <topic>;` and one line `.nest(…)` below. `shutdown` is cancelled when
+//! the program is asked to end; every stream ends in band then. `POST /live/<topic>/cut` comes with
+//! [`cut::cuttable`].
+//!
+//! In the browser: `book/live/<topic>-<pattern>.js` for `<div data-live="<topic>-<pattern>"></div>`,
+//! see `book/live/live.js`.
+
+pub mod connection;
+pub mod cut;
+pub mod frame;
+pub mod sse;
+pub mod streams;
 
 use axum::Router;
+use cut::cuttable;
 use tokio_util::sync::CancellationToken;
 
 /// All live examples, to be nested under `/live`.
 pub fn router(shutdown: CancellationToken) -> Router {
-    let _ = shutdown;
     Router::new()
+        .nest("/frame", cuttable(frame::router(shutdown.clone())))
+        .nest("/sse", cuttable(sse::router(shutdown.clone())))
+        .nest("/streams", cuttable(streams::router(shutdown.clone())))
 }

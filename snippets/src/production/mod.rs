@@ -1,1 +1,10 @@
 //! Proxies, scale-out, deploys, observation, testing.
+
+pub mod memory_log;
+#[cfg(feature = "nats")]
+pub mod nats_log;
+mod recent;
+#[cfg(feature = "redis")]
+pub mod redis_log;
+pub mod shared_log;
+pub mod store;

@@ -1,15 +1,27 @@
 //! What the tests of all patterns share: a server on a loopback port, a client that sees exact
 //! bytes, and wire transcripts for snapshots.
 
-#![allow(dead_code)]
+// Not every test file uses every tool.
+#![allow(dead_code, unused_imports)]
 
+pub mod broker;
+pub mod chat;
+pub mod gated;
+pub mod gauge;
+pub mod proxy;
+pub mod frames;
 pub mod raw;
 pub mod server;
 pub mod sse_reference;
 pub mod transcript;
 
+pub use frames::{Frame, FrameClient};
+pub mod stalled;
+
+pub use gauge::Gauge;
 pub use raw::RawClient;
 pub use server::Server;
+pub use stalled::{settled, stalled_get};
 pub use transcript::Transcript;
 
 use std::time::Duration;

@@ -1,0 +1,210 @@
+//! Who may open a stream, for how long, and how many.
+//!
+//! Three ways in: a session cookie, `Authorization: Bearer` (a fetch client), a ticket in the URL (an
+//! `EventSource` without cookies, `tickets.rs`). An open stream is checked again while it runs, since
+//! it outlives the decision that opened it. Refusals come before the 200, are JSON, and say nothing
+//! about the inside. Needs `message.rs`, `per_user.rs`, `resume.rs`, `serve.rs` and `tickets.rs`.
+
+// ANCHOR: protect
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{Query, Request, State, rejection::QueryRejection},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use axum_extra::extract::CookieJar;
+use futures::{Stream, StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tower_http::{cors::CorsLayer, trace::TraceLayer};
+
+use super::{
+    message::{InvalidMessage, LastEventId, Message},
+    per_user::PerUser,
+    resume::Log,
+    serve::{self, Streams},
+    tickets::Tickets,
+};
+
+/// Everything that a refused client is told, as `{"code": …}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum PublicError {
+    /// 401.
+    Unauthorized,
+    /// 429: the user's own limit.
+    TooManyStreams,
+    /// 503: the service's limit, or its shutdown.
+    Unavailable,
+}
+
+impl IntoResponse for PublicError {
+    fn into_response(self) -> Response {
+        // Seconds, spread so that the refused do not come back together.
+        let retry_after = rand::random_range(1..=5).to_string();
+        let (status, name, value) = match self {
+            Self::Unauthorized => (401, header::WWW_AUTHENTICATE, "Bearer".to_owned()),
+            Self::TooManyStreams => (429, header::RETRY_AFTER, retry_after),
+            Self::Unavailable => (503, header::RETRY_AFTER, retry_after),
+        };
+        let status = StatusCode::from_u16(status).unwrap_or_default();
+        (status, [(name, value)], Json(self)).into_response()
+    }
+}
+
+/// Valid sessions: token and user. Stands for the session store that you have.
+#[derive(Debug, Default)]
+pub struct Sessions(pub RwLock<HashMap<String, String>>);
+
+impl Sessions {
+    fn user(&self, token: &str) -> Option<String> {
+        let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        sessions.get(token).cloned()
+    }
+}
+
+/// What the routes share.
+pub struct Service {
+    /// See [`Sessions`].
+    pub sessions: Sessions,
+    /// Each stands for the session that asked for it, so that a logout ends its streams too.
+    pub tickets: Tickets<String>,
+    /// The limit in all.
+    pub streams: Streams,
+    /// The limit for each user.
+    pub per_user: PerUser,
+    /// How long an open stream outlives its session at most.
+    pub recheck: Duration,
+    /// What is streamed.
+    pub log: Arc<Log>,
+}
+
+/// `POST /tickets` and `GET /events`, for pages of exactly these `origins`.
+pub fn app(service: Arc<Service>, origins: Vec<HeaderValue>) -> Router {
+    // A wildcard is refused by browsers where there are credentials, and echoing any Origin opens the
+    // stream of every visitor who is logged in to every page that they look at.
+    let cors = CorsLayer::new()
+        .allow_origin(origins)
+        .allow_credentials(true)
+        .expose_headers([header::RETRY_AFTER])
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            header::AUTHORIZATION,
+            HeaderName::from_static("last-event-id"),
+        ]);
+    // The default span holds the whole URI, and with it the ticket.
+    let trace = TraceLayer::new_for_http().make_span_with(|request: &Request| {
+        tracing::info_span!("request", method = %request.method(), path = request.uri().path())
+    });
+    Router::new()
+        .route("/tickets", post(issue))
+        .route("/events", get(events).head(serve::head))
+        .layer((trace, cors))
+        .with_state(service)
+}
+
+/// Answers `{"ticket": …}`. Never in exchange for a ticket: it would live for ever.
+async fn issue(
+    State(service): State<Arc<Service>>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, PublicError> {
+    let token = token(&headers).ok_or(PublicError::Unauthorized)?;
+    service
+        .sessions
+        .user(&token)
+        .ok_or(PublicError::Unauthorized)?;
+    let ticket = service
+        .tickets
+        .issue(token)
+        .ok_or(PublicError::TooManyStreams)?;
+    let ticket = Json(serde_json::json!({ "ticket": ticket }));
+    Ok(([(header::CACHE_CONTROL, "no-store")], ticket))
+}
+
+#[derive(Deserialize)]
+struct Ticket {
+    ticket: Option<String>,
+}
+
+async fn events(
+    State(service): State<Arc<Service>>,
+    query: Result<Query<Ticket>, QueryRejection>,
+    headers: HeaderMap,
+    last_event_id: LastEventId,
+) -> Result<Response, PublicError> {
+    let Query(query) = query.map_err(|_| PublicError::Unauthorized)?;
+    let token = match query.ticket {
+        Some(ticket) => service.tickets.redeem(&ticket),
+        None => token(&headers),
+    };
+    let token = token.ok_or(PublicError::Unauthorized)?;
+    let user = service
+        .sessions
+        .user(&token)
+        .ok_or(PublicError::Unauthorized)?;
+    let Some(messages) = service.log.clone().subscribe(&last_event_id) else {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    };
+    let per_user = service.per_user.admit(&user);
+    let user_slot = per_user.ok_or(PublicError::TooManyStreams)?;
+    let slot = service
+        .streams
+        .admit()
+        .map_err(|_| PublicError::Unavailable)?;
+    let every = service.recheck;
+    let valid = move || {
+        // Uses, and so holds, the user's place for as long as the stream is open.
+        service.sessions.user(&token).as_deref() == Some(user_slot.user())
+    };
+    Ok(slot.respond(while_valid(messages, every, valid)))
+}
+
+/// The session token, from `Authorization: Bearer` or else the cookie `session`, which is `HttpOnly;
+/// Secure; SameSite=Lax` at least.
+fn token(headers: &HeaderMap) -> Option<String> {
+    match headers.get(header::AUTHORIZATION) {
+        Some(value) => {
+            let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+            let bearer = scheme.eq_ignore_ascii_case("bearer");
+            bearer.then(|| token.trim().to_owned())
+        }
+        None => {
+            let cookies = CookieJar::from_headers(headers);
+            cookies
+                .get("session")
+                .map(|cookie| cookie.value().to_owned())
+        }
+    }
+}
+
+/// `messages`, until `valid`, asked `every` so often, says no; then a terminal `unauthorized`.
+pub fn while_valid(
+    messages: impl Stream<Item = Result<Message, InvalidMessage>> + Send + 'static,
+    every: Duration,
+    valid: impl Fn() -> bool + Send + 'static,
+) -> impl Stream<Item = Result<Message, InvalidMessage>> + Send + 'static {
+    let mut checks = interval_at(Instant::now() + every, every);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let open = Some((Box::pin(messages), checks, valid));
+    stream::unfold(open, |open| async {
+        let (mut messages, mut checks, valid) = open?;
+        loop {
+            tokio::select! {
+                biased; // A busy stream must not put off the check.
+                _ = checks.tick() => if !valid() {
+                    let last = Message::new("unauthorized", &PublicError::Unauthorized);
+                    return Some((last.map(Message::last), None));
+                },
+                next = messages.next() => return Some((next?, Some((messages, checks, valid)))),
+            }
+        }
+    })
+}
+// ANCHOR_END: protect

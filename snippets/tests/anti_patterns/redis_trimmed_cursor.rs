@@ -1,0 +1,54 @@
+//! Wrong: resuming with `XREAD` from the client's id, with the ids that Redis makes.
+//! Harm: from an id that was trimmed it returns the oldest survivors without an error, and from one beyond the tail or of a wiped stream nothing, for ever.
+//! Instead: production/shared_log
+
+use redis::AsyncTypedCommands;
+
+use crate::support::broker::{Broker, Kind};
+
+/// As people write it: whatever comes after the cursor.
+async fn read_after(redis: &mut redis::aio::MultiplexedConnection, cursor: &str) -> Vec<String> {
+    type Stream = Vec<(String, Vec<(String, Vec<String>)>)>;
+    let answer: Option<Stream> = redis::cmd("XREAD")
+        .arg(&["STREAMS", "feed", cursor])
+        .query_async(redis)
+        .await
+        .unwrap();
+    let streams = answer.unwrap_or_default();
+    streams
+        .into_iter()
+        .flat_map(|(_, entries)| entries)
+        .map(|(id, _)| id)
+        .collect()
+}
+
+/// The same cursors with the pattern: `production_shared_log.rs`, each an explicit `reset`.
+#[tokio::test]
+#[ignore = "needs Redis: run ./check"]
+async fn a_trimmed_cursor_is_a_silent_gap_and_a_future_one_silence() {
+    let broker = Broker::start(Kind::Redis).await;
+    let client = redis::Client::open(broker.url()).unwrap();
+    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    for n in 1..=10 {
+        redis
+            .xadd("feed", format!("{n}-0"), &[("n", n)])
+            .await
+            .unwrap();
+    }
+    redis
+        .xtrim("feed", redis::streams::StreamMaxlen::Equals(4))
+        .await
+        .unwrap();
+    // The client has 3: 4, 5 and 6 are gone, and nothing says so.
+    assert_eq!(
+        read_after(&mut redis, "3-0").await,
+        ["7-0", "8-0", "9-0", "10-0"]
+    );
+    assert!(read_after(&mut redis, "99-0").await.is_empty());
+    redis.del("feed").await.unwrap();
+    redis.xadd("feed", "1-0", &[("n", 1)]).await.unwrap();
+    assert!(
+        read_after(&mut redis, "3-0").await.is_empty(),
+        "the new event 1 is never read"
+    );
+}

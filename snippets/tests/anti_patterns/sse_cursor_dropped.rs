@@ -1,0 +1,50 @@
+//! Wrong: the cursor is read with `.and_then(|v| v.to_str().ok()?.parse().ok())` and defaults to "none".
+//! Harm: an id that is not ASCII or not a number becomes "no cursor": the client gets everything again, or begins with now and misses the rest.
+//! Instead: sse/resume
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::http::HeaderMap;
+use axum::routing::get;
+use snippets::sse::message::Message;
+use snippets::sse::resume::{self, Log};
+use snippets::sse::serve::{Config, Streams};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{RawClient, Server};
+
+async fn wrong(headers: HeaderMap) -> Json<Vec<u32>> {
+    let cursor: u32 = headers
+        .get("last-event-id")
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .unwrap_or(0);
+    Json((cursor + 1..=3).collect())
+}
+
+#[tokio::test]
+async fn everything_is_sent_again_without_a_word() {
+    let server = Server::start(Router::new().route("/", get(wrong))).await;
+    for (cursor, sent) in [("2", "[3]"), ("é2", "[1,2,3]"), ("shard-b-2", "[1,2,3]")] {
+        // EventSource sends the id back as the UTF-8 bytes it came in.
+        let header = format!("last-event-id: {cursor}");
+        let mut client = RawClient::get(server.addr, "/", &[&header]).await;
+        client.read_until("]").await;
+        assert_eq!(client.body(), sent, "{cursor}");
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_that_means_nothing_is_a_reset() {
+    let log = Arc::new(Log::new(1, 8, 1024));
+    log.publish(Message::new("n", &1).unwrap()).unwrap();
+    let streams = Streams::new(Config::default(), CancellationToken::new());
+    let server = Server::start(resume::app(log, streams)).await;
+    for cursor in ["é2", "shard-b-2"] {
+        let header = format!("last-event-id: {cursor}");
+        let mut client = RawClient::get(server.addr, "/events", &[&header]).await;
+        let body = client.read_until("event: n\n").await;
+        assert!(body.contains("event: reset\n"), "{body}");
+    }
+}

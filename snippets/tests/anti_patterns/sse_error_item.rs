@@ -1,0 +1,49 @@
+//! Wrong: an error of the source is yielded as `Err` from the stream of the response.
+//! Harm: hyper cuts the connection and discards what it has not flushed, down to the status line; the client learns nothing.
+//! Instead: sse/serve
+
+use axum::Router;
+use axum::response::IntoResponse;
+use axum::response::sse::{Event, Sse};
+use axum::routing::get;
+use futures::stream;
+use snippets::sse::message::Message;
+use snippets::sse::serve::{Config, Streams};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::raw::End;
+use crate::support::{RawClient, Server};
+
+const FAILED: Result<&str, &str> = Err("connection reset by db.internal");
+
+async fn wrong() -> impl IntoResponse {
+    let items = [Ok("answer"), FAILED];
+    let events = items.map(|item| item.map(|name| Event::default().event(name).data("{}")));
+    Sse::new(stream::iter(events))
+}
+
+async fn right() -> impl IntoResponse {
+    let streams = Streams::new(Config::default(), CancellationToken::new());
+    let items = [Ok("answer"), FAILED];
+    let events = items.map(|item| item.map(|name| Message::new(name, &()).unwrap()));
+    streams.admit().unwrap().respond(stream::iter(events))
+}
+
+#[tokio::test]
+async fn an_err_takes_the_events_before_it_along() {
+    let server = Server::start(Router::new().route("/", get(wrong))).await;
+    let mut client = RawClient::get(server.addr, "/", &[]).await;
+    assert_ne!(client.read_to_end().await, End::Complete);
+    assert!(client.received.is_empty(), "not even the status line");
+}
+
+#[tokio::test]
+async fn an_error_in_band_keeps_them() {
+    let server = Server::start(Router::new().route("/", get(right))).await;
+    let mut client = RawClient::get(server.addr, "/", &[]).await;
+    assert_eq!(client.read_to_end().await, End::Complete);
+    let body = client.body();
+    let (before, after) = body.split_once("event: stream_error\n").unwrap();
+    assert!(before.contains("event: answer\n"), "{body}");
+    assert_eq!(after, "data: {\"code\":\"internal\"}\n\n");
+}

@@ -1,0 +1,43 @@
+//! Wrong: `format!("event: failed\ndata: {{\"error\":\"{error}\"}}\n\n")`.
+//! Harm: a quote breaks the JSON, a newline lets whoever shapes the text send events of their own, and the inside is told to everybody.
+//! Instead: sse/protect
+
+use std::convert::Infallible;
+
+use axum::body::{Body, Bytes};
+use eventsource_stream::{Event, Eventsource};
+use futures::{StreamExt, stream};
+use snippets::sse::message::Message;
+use snippets::sse::serve::{Config, Streams};
+use tokio_util::sync::CancellationToken;
+
+/// What a database said about a name that its user chose.
+const ERROR: &str =
+    "no user \"x\"\n\nevent: balance\ndata: 1000000\n\nat postgres://app:pw@db.internal";
+
+async fn received(body: Body) -> Vec<Event> {
+    let events = body.into_data_stream().eventsource();
+    events.map(Result::unwrap).collect().await
+}
+
+#[tokio::test]
+async fn the_text_of_an_error_becomes_an_event() {
+    let text = format!("event: failed\ndata: {{\"error\":\"{ERROR}\"}}\n\n");
+    let body = Body::from_stream(stream::iter([Ok::<_, Infallible>(Bytes::from(text))]));
+    let events = received(body).await;
+    assert!(serde_json::from_str::<serde_json::Value>(&events[0].data).is_err());
+    assert_eq!(
+        (events[1].event.as_str(), events[1].data.as_str()),
+        ("balance", "1000000")
+    );
+}
+
+#[tokio::test]
+async fn a_public_error_is_a_code() {
+    let streams = Streams::new(Config::default(), CancellationToken::new());
+    let failing = stream::iter([Err::<Message, _>(ERROR)]);
+    let events = received(streams.admit().unwrap().respond(failing).into_body()).await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].event, "stream_error");
+    assert_eq!(events[0].data, r#"{"code":"internal"}"#);
+}

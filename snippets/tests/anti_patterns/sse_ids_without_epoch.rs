@@ -1,0 +1,38 @@
+//! Wrong: event ids are bare numbers, and the counter starts at 1 with the process.
+//! Harm: after a restart a cursor of the last life means another event: those before it are skipped, and one beyond the tail waits for ever.
+//! Instead: sse/resume
+
+use std::sync::Arc;
+
+use futures::{FutureExt, StreamExt};
+use snippets::sse::message::{LastEventId, Message};
+use snippets::sse::resume::Log;
+
+/// The events of this life of the process that a client with `cursor` gets.
+fn wrong(events: &[&'static str], cursor: usize) -> Vec<&'static str> {
+    events.iter().skip(cursor).copied().collect()
+}
+
+#[test]
+fn the_new_events_are_skipped() {
+    assert_eq!(wrong(&["a", "b", "c"], 2), ["c"]);
+    // Restarted; a client that had seen two events of the last life comes back.
+    assert_eq!(wrong(&["x", "y", "z"], 2), ["z"], "and never x or y");
+    // One that had seen nine: silence, until the new life has published ten.
+    assert!(wrong(&["x", "y", "z"], 9).is_empty());
+}
+
+#[test]
+fn an_epoch_makes_it_a_reset() {
+    let restarted = Arc::new(Log::new(2, 8, 1024));
+    for name in ["x", "y", "z"] {
+        restarted.publish(Message::new(name, &()).unwrap()).unwrap();
+    }
+    let cursor = LastEventId::Id("0000000000000001-2".into());
+    let mut subscription = Box::pin(restarted.subscribe(&cursor).unwrap());
+    let mut seen = Vec::new();
+    while let Some(Some(message)) = subscription.next().now_or_never() {
+        seen.push(message.unwrap().name().to_owned());
+    }
+    assert_eq!(seen, ["reset", "x", "y", "z"]);
+}

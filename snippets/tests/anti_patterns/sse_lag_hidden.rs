@@ -1,0 +1,34 @@
+//! Wrong: `BroadcastStream::new(rx).filter_map(|item| async { item.ok() })`.
+//! Harm: `Lagged` is thrown away with the error: a slow client misses events and neither side knows.
+//! Instead: sse/resume
+
+use std::sync::Arc;
+
+use futures::{FutureExt, StreamExt};
+use snippets::sse::message::{LastEventId, Message};
+use snippets::sse::resume::Log;
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+
+#[tokio::test]
+async fn six_events_vanish() {
+    let (publisher, subscriber) = broadcast::channel(4);
+    (0..10).for_each(|n| drop(publisher.send(n)));
+    drop(publisher);
+    let stream = BroadcastStream::new(subscriber).filter_map(|item| async { item.ok() });
+    assert_eq!(stream.collect::<Vec<u32>>().await, [6, 7, 8, 9]);
+}
+
+#[tokio::test]
+async fn the_log_says_so() {
+    let log = Arc::new(Log::new(1, 4, 1024));
+    let mut slow = Box::pin(log.clone().subscribe(&LastEventId::None).unwrap());
+    for n in 0..10 {
+        log.publish(Message::new("n", &n).unwrap()).unwrap();
+    }
+    let mut seen = Vec::new();
+    while let Some(Some(message)) = slow.next().now_or_never() {
+        seen.push(message.unwrap().data().to_owned());
+    }
+    assert_eq!(seen, ["{\"reason\":\"trimmed\"}", "6", "7", "8", "9"]);
+}

@@ -1,0 +1,38 @@
+//! Wrong: the subscription is made inside the stream of the response.
+//! Harm: it begins when the body is first polled: what is published while the response is on its way is lost.
+//! Instead: sse/resume
+
+use std::sync::Arc;
+
+use futures::{FutureExt, Stream, StreamExt};
+use snippets::sse::message::{LastEventId, Message};
+use snippets::sse::resume::Log;
+use tokio::sync::broadcast;
+
+fn wrong(hub: broadcast::Sender<u32>) -> impl Stream<Item = u32> {
+    async_stream::stream! {
+        let mut subscriber = hub.subscribe();
+        while let Ok(n) = subscriber.recv().await {
+            yield n;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_published_before_the_first_poll_is_lost() {
+    let (hub, _keep) = broadcast::channel(8);
+    let mut stream = Box::pin(wrong(hub.clone()));
+    hub.send(1).unwrap();
+    assert!(stream.next().now_or_never().is_none());
+    hub.send(2).unwrap();
+    assert_eq!(stream.next().now_or_never(), Some(Some(2)));
+}
+
+#[tokio::test]
+async fn a_position_is_taken_before_the_response_is_returned() {
+    let log = Arc::new(Log::new(1, 8, 1024));
+    let subscription = log.clone().subscribe(&LastEventId::None).unwrap();
+    log.publish(Message::new("n", &1).unwrap()).unwrap();
+    let first = Box::pin(subscription).next().now_or_never();
+    assert_eq!(first.unwrap().unwrap().unwrap().data(), "1");
+}

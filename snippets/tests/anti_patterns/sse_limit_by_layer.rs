@@ -1,0 +1,77 @@
+//! Wrong: `ConcurrencyLimitLayer` bounds the open streams, `TimeoutLayer` their time.
+//! Harm: both let go when the head is ready, which for a stream is the beginning: any number of streams stays open for any time.
+//! Instead: sse/serve
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::response::sse::{Event, Sse};
+use axum::routing::get;
+use futures::StreamExt;
+use snippets::sse::jobs::{self, Jobs};
+use snippets::sse::serve::{Config, Streams};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::support::{RawClient, Server};
+
+fn wrong(ticks: &watch::Sender<u32>) -> Router {
+    let ticks = ticks.subscribe();
+    let events = async move || -> axum::response::Response {
+        let events = WatchStream::new(ticks.clone()).map(|n| Event::default().data(n.to_string()));
+        Sse::new(events.map(Ok::<_, Infallible>)).into_response()
+    };
+    let timeout = Duration::from_millis(50);
+    Router::new()
+        .route("/", get(events))
+        .layer(GlobalConcurrencyLimitLayer::new(2))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::REQUEST_TIMEOUT,
+            timeout,
+        ))
+}
+
+#[tokio::test]
+async fn ten_streams_pass_a_limit_of_two_and_outlive_the_timeout() {
+    let ticks = watch::Sender::new(0);
+    let server = Server::start(wrong(&ticks)).await;
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        let mut client = RawClient::get(server.addr, "/", &[]).await;
+        client.read_until("data: 0").await;
+        open.push(client);
+    }
+    // Ten timeouts long, whatever else the machine does.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    ticks.send_replace(1);
+    for client in &mut open {
+        client.read_until("data: 1").await;
+    }
+}
+
+#[tokio::test]
+async fn a_permit_inside_the_stream_counts_streams() {
+    let jobs = Jobs::default();
+    let _worker = jobs.insert(1);
+    let config = Config {
+        max_streams: 2,
+        ..Config::default()
+    };
+    let streams = Streams::new(config, CancellationToken::new());
+    let server = Server::start(jobs::app(jobs, streams)).await;
+    let mut statuses = Vec::new();
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        let mut client = RawClient::get(server.addr, "/jobs/1/events", &[]).await;
+        client.read_head().await;
+        statuses.push(client.status());
+        open.push(client);
+    }
+    assert_eq!(statuses, [200, 200, 503, 503, 503, 503, 503, 503, 503, 503]);
+}

@@ -1,0 +1,40 @@
+//! Wrong: text goes into `Event::data` as it is.
+//! Harm: axum turns each CRLF into two line breaks, and leaves CR in the bytes, where a client that knows only LF reads one broken line.
+//! Instead: sse/serve
+
+use std::convert::Infallible;
+
+use axum::response::IntoResponse;
+use axum::response::sse::{Event, Sse};
+use eventsource_stream::Eventsource;
+use futures::{StreamExt, stream};
+use snippets::sse::message::Message;
+use snippets::sse::serve::{Config, Streams};
+use tokio_util::sync::CancellationToken;
+
+const TEXT: &str = "a\r\nb";
+
+async fn received(response: axum::response::Response) -> String {
+    let mut events = Box::pin(response.into_body().into_data_stream().eventsource());
+    events.next().await.unwrap().unwrap().data
+}
+
+#[tokio::test]
+async fn a_line_break_arrives_as_two() {
+    let event = Ok::<_, Infallible>(Event::default().data(TEXT));
+    let response = Sse::new(stream::iter([event.clone()])).into_response();
+    let bytes = axum::body::to_bytes(response.into_body(), 1000)
+        .await
+        .unwrap();
+    assert_eq!(bytes, "data: a\rdata: \ndata: b\n\n");
+    let response = Sse::new(stream::iter([event])).into_response();
+    assert_eq!(received(response).await, "a\n\nb");
+}
+
+#[tokio::test]
+async fn json_carries_any_text() {
+    let streams = Streams::new(Config::default(), CancellationToken::new());
+    let events = stream::iter([Message::new("text", &TEXT)]);
+    let data = received(streams.admit().unwrap().respond(events)).await;
+    assert_eq!(serde_json::from_str::<String>(&data).unwrap(), TEXT);
+}

@@ -1,0 +1,63 @@
+//! Wrong: `axum::serve(..).with_graceful_shutdown(signal)` and nothing else.
+//! Harm: it waits for every open stream, which goes on producing: the process ends when it is killed, and every client is cut.
+//! Instead: sse/lifecycle
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::IntoResponse;
+use axum::response::sse::{Event, Sse};
+use axum::routing::get;
+use futures::StreamExt;
+use snippets::sse::jobs::{self, Jobs};
+use snippets::sse::lifecycle::{Drained, serve_until};
+use snippets::sse::serve::{Config, Streams};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::raw::End;
+use crate::support::{RawClient, Server, within};
+
+#[tokio::test]
+async fn the_server_produces_on_after_the_signal() {
+    let ticks = watch::Sender::new(0);
+    let subscriber = ticks.subscribe();
+    let events = async move || {
+        let events =
+            WatchStream::new(subscriber.clone()).map(|n| Event::default().data(n.to_string()));
+        Sse::new(events.map(Ok::<_, Infallible>)).into_response()
+    };
+    let mut server = Server::start(Router::new().route("/", get(events))).await;
+    let mut client = RawClient::get(server.addr, "/", &[]).await;
+    client.read_until("data: 0\n").await;
+    let serving = server.begin_shutdown();
+    // Each event is sent and received after the signal; the server still waits.
+    for n in 1..=100 {
+        ticks.send_replace(n);
+        client.read_until(&format!("data: {n}\n")).await;
+    }
+    assert!(!serving.is_finished());
+    assert_eq!(client.end, End::Open);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn streams_that_know_of_the_shutdown_let_it_end() {
+    let shutdown = CancellationToken::new();
+    let jobs = Jobs::default();
+    let _worker = jobs.insert(1);
+    let app = jobs::app(jobs, Streams::new(Config::default(), shutdown.clone()));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let hour = Duration::from_secs(3600);
+    let serving = tokio::spawn(serve_until(listener, app, shutdown.clone(), hour));
+    let mut client = RawClient::get(addr, "/jobs/1/events", &[]).await;
+    client.read_until("percent").await;
+    shutdown.cancel();
+    let drained = within("the server to end", serving).await.unwrap().unwrap();
+    assert_eq!(drained, Drained::Complete);
+    assert_eq!(client.read_to_end().await, End::Complete);
+}

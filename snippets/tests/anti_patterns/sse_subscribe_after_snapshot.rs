@@ -1,0 +1,60 @@
+//! Wrong: read what is stored, then subscribe to what is new.
+//! Harm: an event published between the two is in neither, and nobody notices.
+//! Instead: sse/resume
+
+use std::sync::{Arc, Mutex};
+
+use futures::{FutureExt, StreamExt};
+use snippets::sse::message::{LastEventId, Message};
+use snippets::sse::resume::Log;
+use tokio::sync::broadcast;
+
+struct Feed {
+    stored: Mutex<Vec<u32>>,
+    live: broadcast::Sender<u32>,
+}
+
+impl Feed {
+    fn publish(&self, n: u32) {
+        self.stored.lock().unwrap().push(n);
+        let _ = self.live.send(n);
+    }
+
+    fn wrong(&self, between: impl FnOnce()) -> Vec<u32> {
+        let mut seen = self.stored.lock().unwrap().clone();
+        between();
+        let mut live = self.live.subscribe();
+        self.publish(3);
+        while let Ok(n) = live.try_recv() {
+            seen.push(n);
+        }
+        seen
+    }
+}
+
+#[test]
+fn the_event_in_between_is_lost() {
+    let feed = Feed {
+        stored: Mutex::new(vec![1]),
+        live: broadcast::channel(8).0,
+    };
+    assert_eq!(feed.wrong(|| feed.publish(2)), [1, 3]);
+}
+
+#[test]
+fn a_position_in_the_log_has_no_in_between() {
+    let log = Arc::new(Log::new(1, 8, 1024));
+    let publish = |n: u32| log.publish(Message::new("n", &n).unwrap()).unwrap();
+    publish(1);
+    let subscription = log.clone().subscribe(&LastEventId::None).unwrap();
+    publish(2);
+    let mut subscription = Box::pin(subscription);
+    let mut seen = Vec::new();
+    for n in [3, 4] {
+        publish(n);
+        while let Some(Some(message)) = subscription.next().now_or_never() {
+            seen.push(message.unwrap().data().to_owned());
+        }
+    }
+    assert_eq!(seen, ["1", "2", "3", "4"]);
+}

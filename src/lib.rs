@@ -1,0 +1,17 @@
+//! What `cargo run` does: the book, the live examples and the store of the pack, and `package`.
+//! A library so that tests use every part in process; `main.rs` only reads the command line.
+
+pub mod book;
+pub mod live;
+pub mod manifest;
+pub mod package;
+pub mod root;
+pub mod serve;
+pub mod store;
+
+/// `error` and its causes on one line.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    lines.join(" ")
+}

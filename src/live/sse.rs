@@ -1,0 +1,108 @@
+//! Server-Sent Events: a job to watch (`sse/serve`) and a log to be cut off from (`sse/resume`).
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use snippets::sse::jobs::{self, Jobs, Progress};
+use snippets::sse::message::Message;
+use snippets::sse::resume::{self, Log};
+use snippets::sse::serve::{Config, Streams};
+use tokio_util::sync::CancellationToken;
+
+/// Jobs that are remembered; an older one is forgotten.
+const JOBS: usize = 64;
+/// Events that the log keeps: few, so that a reader sees it trimmed.
+const LOG_EVENTS: usize = 8;
+
+/// `/serve/jobs/{id}/events` and `/resume/events` as in the patterns; `POST /serve/jobs` starts a
+/// job, `POST /resume/publish?count=3` publishes.
+pub fn router(shutdown: CancellationToken) -> Router {
+    let config = Config {
+        max_streams: 200,
+        heartbeat: Duration::from_secs(5),
+        retry_min: Duration::from_millis(1000),
+        retry_spread: Duration::from_millis(500),
+    };
+    let streams = Streams::new(config, shutdown.clone());
+    let started = Started {
+        jobs: Jobs::default(),
+        ids: Arc::default(),
+        shutdown,
+    };
+    let serve = jobs::app(started.jobs.clone(), streams.clone()).merge(
+        Router::new()
+            .route("/jobs", post(start))
+            .with_state(started),
+    );
+    let log = Arc::new(Log::new(rand::random(), LOG_EVENTS, 64 * 1024));
+    let resume = resume::app(log.clone(), streams).merge(
+        Router::new()
+            .route("/publish", post(publish))
+            .with_state(log),
+    );
+    Router::new().nest("/serve", serve).nest("/resume", resume)
+}
+
+#[derive(Clone)]
+struct Started {
+    jobs: Jobs,
+    /// The next id, and those that are remembered.
+    ids: Arc<Mutex<(u64, VecDeque<u64>)>>,
+    shutdown: CancellationToken,
+}
+
+async fn start(State(started): State<Started>) -> Json<Value> {
+    let id = {
+        let mut guard = started.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, known) = &mut *guard;
+        *next += 1;
+        known.push_back(*next);
+        if known.len() > JOBS
+            && let Some(oldest) = known.pop_front()
+        {
+            started.jobs.remove(oldest);
+        }
+        *next
+    };
+    let worker = started.jobs.insert(id);
+    let work = async move {
+        for percent in (5..=100).step_by(5) {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            worker.send_replace(Progress { percent });
+        }
+    };
+    tokio::spawn(async move { started.shutdown.run_until_cancelled(work).await });
+    Json(json!({ "id": id }))
+}
+
+#[derive(Deserialize)]
+struct Publish {
+    count: u8,
+}
+
+async fn publish(
+    State(log): State<Arc<Log>>,
+    Query(publish): Query<Publish>,
+) -> Result<StatusCode, StatusCode> {
+    for _ in 0..publish.count.min(50) {
+        let data = json!({ "text": TEXTS[rand::random_range(0..TEXTS.len())] });
+        Message::new("line", &data)
+            .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+            .and_then(|line| log.publish(line).map_err(|_| StatusCode::CONFLICT))?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+const TEXTS: [&str; 4] = [
+    "order placed",
+    "order paid",
+    "parcel sent",
+    "parcel delivered",
+];

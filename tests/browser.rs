@@ -1,0 +1,117 @@
+//! The book and its live examples in a real Chromium, driven by `tools/browser.mjs`.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod fixture;
+
+use std::process::Stdio;
+
+use axum::Router;
+use fixture::{Pack, Program, Server, within};
+use streaming_api_patterns::book;
+use tokio::process::Command;
+use tower_http::services::ServeDir;
+
+/// Runs one scenario of `tools/browser.mjs` on `url`.
+async fn browser(scenario: &str, url: &str) {
+    let script = fixture::root().join("tools/browser.mjs");
+    let driver = fixture::root().join("tools/node_modules/playwright-core");
+    assert!(
+        driver.exists(),
+        "playwright-core is not installed: run ./check"
+    );
+    let mut command = Command::new("node");
+    command
+        .args([script.as_os_str(), scenario.as_ref(), url.as_ref()])
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = within(scenario, command.output()).await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
+}
+
+/// A pack whose one chapter shows the examples `names`, with the real modules.
+fn pack_with(names: &[&str]) -> Pack {
+    let pack = Pack::new("demo-pack", "0.1.0");
+    for entry in std::fs::read_dir(fixture::root().join("book/live")).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("book/live/{}", entry.file_name().to_str().unwrap());
+        pack.write(&name, std::fs::read(entry.path()).unwrap());
+    }
+    pack.write(
+        "book/theme/pack.css",
+        std::fs::read(fixture::root().join("book/theme/pack.css")).unwrap(),
+    );
+    pack.write(
+        "book/book.toml",
+        "[book]\ntitle = \"A book for tests\"\n[output.html]\nadditional-css = [\"theme/pack.css\"]\nadditional-js = [\"live/live.js\"]\n",
+    );
+    let examples: Vec<String> = names
+        .iter()
+        .map(|name| format!("<div data-live=\"{name}\"></div>\n"))
+        .collect();
+    pack.write(
+        "book/src/one.md",
+        format!("# One\n\n{}", examples.join("\n")),
+    );
+    pack
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: run ./check"]
+async fn the_connection_check_loses_no_tick_to_a_cut() {
+    let pack = pack_with(&[]);
+    let program = Program::serve(pack.path(), &[]).await;
+    browser("check", &format!("{}/live/", program.url)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: run ./check"]
+async fn a_reader_sees_events_a_cut_the_replay_and_a_reset() {
+    let pack = pack_with(&["sse-serve", "sse-resume"]);
+    let program = Program::serve(pack.path(), &[]).await;
+    browser("sse", &format!("{}/one.html", program.url)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: run ./check"]
+async fn a_static_copy_of_the_book_says_how_to_start_the_example() {
+    let pack = pack_with(&["frame-check"]);
+    let built = tempfile::tempdir().unwrap();
+    book::build(pack.path(), built.path()).unwrap();
+    browser(
+        "hint",
+        &format!("file://{}/one.html", built.path().display()),
+    )
+    .await;
+    let copy = Router::new().nest_service("/docs", ServeDir::new(built.path()));
+    let server = Server::start(copy).await;
+    browser("hint", &server.url("/docs/one.html")).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: run ./check"]
+async fn an_example_that_fails_says_so_in_its_place() {
+    let pack = pack_with(&["frame-syntax", "frame-broken"]);
+    pack.write(
+        "book/live/frame-syntax.js",
+        "export default function mount( {",
+    );
+    pack.write(
+        "book/live/frame-broken.js",
+        "export default function mount() { throw new Error(\"broken on purpose\"); }",
+    );
+    let program = Program::serve(pack.path(), &[]).await;
+    browser("broken", &format!("{}/one.html", program.url)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: run ./check"]
+async fn every_page_fits_the_screen_and_asks_nothing_of_other_hosts() {
+    let program = Program::serve(&fixture::root(), &[]).await;
+    browser("pages", &format!("{}/", program.url)).await;
+}

@@ -1,0 +1,373 @@
+//! The checks are themselves checked: each one is given a broken copy and must turn red.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod pack;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+/// A copy of the parts of the repository that the checks read.
+fn copy() -> TempDir {
+    let root = pack::root();
+    let copy = tempfile::tempdir().expect("a temporary folder");
+    let mut files = vec![
+        PathBuf::from("SKILL.md"),
+        PathBuf::from("README.md"),
+        PathBuf::from("Cargo.lock"),
+    ];
+    for folder in [
+        "book",
+        "checklist",
+        "prompts",
+        "snippets",
+        "probe",
+        "src",
+        "tests",
+        "evals",
+        "agents",
+    ] {
+        pack::walk(&root, Path::new(folder), &mut |path| {
+            files.push(path.to_owned())
+        });
+    }
+    for file in files {
+        let to = copy.path().join(&file);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(root.join(&file), to).unwrap();
+    }
+    copy
+}
+
+/// The first chapter of a pattern, and its text.
+fn chapter(root: &Path) -> (PathBuf, String) {
+    let path = PathBuf::from("book/src/sse/serve.md");
+    let text = fs::read_to_string(root.join(&path)).unwrap();
+    (path, text)
+}
+
+fn edit(root: &Path, path: impl AsRef<Path>, change: impl FnOnce(String) -> String) {
+    let path = root.join(path);
+    let before = fs::read_to_string(&path).unwrap();
+    let after = change(before.clone());
+    assert_ne!(
+        before,
+        after,
+        "the gate changed nothing in {}",
+        path.display()
+    );
+    fs::write(path, after).unwrap();
+}
+
+/// One of `problems` contains `what`.
+fn assert_red(problems: &[String], what: &str) {
+    assert!(
+        problems.iter().any(|p| p.contains(what)),
+        "no problem mentions {what:?}: {problems:#?}"
+    );
+}
+
+fn fences(root: &Path) -> Vec<String> {
+    pack::documents(root)
+        .iter()
+        .flat_map(|d| pack::fences::check(root, d))
+        .collect()
+}
+
+#[test]
+fn an_unbroken_copy_is_green() {
+    let copy = copy();
+    let root = copy.path();
+    let mut problems = fences(root);
+    problems.extend(pack::checklist::check(root));
+    problems.extend(pack::skill::check(root));
+    problems.extend(pack::html::unlisted(root));
+    problems.extend(pack::generated::twins(root).1);
+    pack::report(&problems);
+}
+
+#[test]
+fn a_changed_fence_is_found_and_rewritten() {
+    let copy = copy();
+    let root = copy.path();
+    let (path, text) = chapter(root);
+    let fence = pack::fences::parse(&text)
+        .unwrap()
+        .into_iter()
+        .find(|f| f.from.is_some())
+        .unwrap();
+    let line = fence
+        .content
+        .lines()
+        .find(|l| l.len() > 20)
+        .unwrap()
+        .to_owned();
+    edit(root, &path, |t| t.replacen(&line, "let changed = 1;", 1));
+    assert_red(&fences(root), "differs from");
+    assert_eq!(pack::fences::update(root, &path), Vec::<String>::new());
+    assert_eq!(fs::read_to_string(root.join(&path)).unwrap(), text);
+}
+
+#[test]
+fn a_changed_source_is_found() {
+    let copy = copy();
+    let (_, text) = chapter(copy.path());
+    let from = pack::fences::parse(&text)
+        .unwrap()
+        .into_iter()
+        .find_map(|f| f.from.filter(|from| from.contains(".rs#")))
+        .unwrap();
+    let (file, anchor) = from.split_once('#').unwrap();
+    let mark = format!("ANCHOR: {anchor}\n");
+    edit(copy.path(), file, |t| {
+        t.replacen(&mark, &format!("{mark}// new line\n"), 1)
+    });
+    assert_red(&fences(copy.path()), "differs from");
+}
+
+#[test]
+fn a_lost_anchor_is_found() {
+    let copy = copy();
+    let (path, text) = chapter(copy.path());
+    let from = pack::fences::parse(&text)
+        .unwrap()
+        .into_iter()
+        .find_map(|f| f.from.filter(|from| from.contains(".rs#")))
+        .unwrap();
+    let (file, anchor) = from.split_once('#').unwrap();
+    edit(copy.path(), file, |t| {
+        t.replace(&format!("ANCHOR: {anchor}"), "ANCHOR: renamed")
+    });
+    assert_red(&fences(copy.path()), &path.display().to_string());
+    assert_red(&fences(copy.path()), &format!("no region named {anchor}"));
+}
+
+#[test]
+fn a_fence_of_a_missing_file_or_without_source_is_found() {
+    let copy = copy();
+    let (path, _) = chapter(copy.path());
+    edit(copy.path(), &path, |t| {
+        format!(
+            "{t}\n<!-- from: snippets/src/sse/gone.rs -->\n```rust\n```\n\ntext\n\n```rust\nfn free() {{}}\n```\n"
+        )
+    });
+    assert_red(&fences(copy.path()), "snippets/src/sse/gone.rs");
+    assert_red(&fences(copy.path()), "without <!-- from");
+}
+
+#[test]
+fn an_include_directive_and_an_open_fence_are_found() {
+    let copy = copy();
+    let (path, _) = chapter(copy.path());
+    edit(copy.path(), &path, |t| {
+        format!("{t}\n{{{{#include x.rs}}}}\n")
+    });
+    assert_red(&fences(copy.path()), "include");
+    edit(copy.path(), &path, |t| format!("{t}\n```text\n"));
+    assert_red(&fences(copy.path()), "never closed");
+}
+
+#[test]
+fn a_stale_checklist_or_anti_pattern_block_is_found() {
+    let copy = copy();
+    edit(copy.path(), "book/src/checklist.md", |t| {
+        t.replacen("| `", "| x `", 1)
+    });
+    assert_red(&fences(copy.path()), "checklist block is out of date");
+    edit(copy.path(), "book/src/anti-patterns.md", |t| {
+        t.replacen(" | ", " | x", 3)
+    });
+    assert_red(&fences(copy.path()), "anti-patterns block is out of date");
+}
+
+#[test]
+fn a_proof_that_names_no_test_is_found() {
+    let copy = copy();
+    let items = pack::checklist::read(copy.path(), "sse").unwrap();
+    let proof = items[0].proof[0].clone();
+    edit(copy.path(), "checklist/sse.jsonl", |t| {
+        t.replacen(&proof, "snippets/tests/sse_serve.rs::no_such_test", 1)
+    });
+    assert_red(&pack::checklist::check(copy.path()), "names no test");
+}
+
+#[test]
+fn a_helper_function_or_an_uncompiled_file_is_no_proof() {
+    let copy = copy();
+    let root = copy.path();
+    fs::write(
+        root.join("snippets/tests/sse_orphan.rs"),
+        "fn helper() {}\n\n#[test]\nfn real() {}\n",
+    )
+    .unwrap();
+    let helper = pack::checklist::find_test(root, "snippets/tests/sse_orphan.rs::helper");
+    assert!(helper.unwrap_err().contains("names no test"));
+    let orphan = pack::checklist::find_test(root, "snippets/tests/sse_orphan.rs::real");
+    assert!(orphan.unwrap_err().contains("not part of the test binary"));
+}
+
+#[test]
+fn an_item_without_proof_level_or_chapter_is_found() {
+    let copy = copy();
+    let root = copy.path();
+    for (line, what) in [
+        (
+            r#"{"id":"sse-a","level":"must","chapter":"sse/serve","text":"A.","probe":false}"#,
+            "neither a proof",
+        ),
+        (
+            r#"{"id":"sse-a","level":"maybe","chapter":"sse/serve","text":"A.","probe":false}"#,
+            "unknown variant",
+        ),
+        (
+            r#"{"id":"sse-a","level":"must","chapter":"sse/none","text":"A.","probe":false}"#,
+            "no chapter",
+        ),
+        (
+            r#"{"id":"x-a","level":"must","chapter":"sse/serve","text":"A.","probe":false}"#,
+            "ids of sse are",
+        ),
+        (
+            r#"{"id":"sse-a","level":"must","chapter":"sse/serve","text":"A.","source":{"url":"https://x.example","date":"lately"},"probe":false}"#,
+            "a date",
+        ),
+    ] {
+        fs::write(root.join("checklist/sse.jsonl"), format!("{line}\n")).unwrap();
+        assert_red(&pack::checklist::check(root), what);
+    }
+}
+
+#[test]
+fn a_wrong_twin_without_its_three_lines_is_found() {
+    let copy = copy();
+    fs::write(
+        copy.path().join("snippets/tests/anti_patterns/nameless.rs"),
+        "//! Wrong: x.\n",
+    )
+    .unwrap();
+    assert_red(&pack::generated::twins(copy.path()).1, "nameless.rs");
+}
+
+#[test]
+fn a_dead_link_a_dead_anchor_and_an_unlisted_chapter_are_found() {
+    let copy = copy();
+    let root = copy.path();
+    let (path, _) = chapter(root);
+    edit(root, &path, |t| {
+        format!("{t}\n[a](../sse/gone.md) [b](../checklist.md#gone)\n")
+    });
+    fs::write(root.join("book/src/sse/unlisted.md"), "# Unlisted\n").unwrap();
+    assert_red(&pack::html::unlisted(root), "sse/unlisted.md");
+    let out = tempfile::tempdir().unwrap();
+    let mut problems = pack::html::build(root, out.path());
+    problems.extend(pack::html::dead_links(out.path()));
+    assert_red(&problems, "gone");
+    assert_red(&problems, "dead anchor");
+}
+
+#[test]
+fn a_book_that_warns_or_does_not_build_is_found() {
+    let copy = copy();
+    let root = copy.path();
+    let (path, _) = chapter(root);
+    edit(root, &path, |t| format!("{t}\n{{{{#include gone.rs}}}}\n"));
+    let out = tempfile::tempdir().unwrap();
+    assert_red(&pack::html::build(root, out.path()), "gone.rs");
+    edit(root, "book/src/SUMMARY.md", |t| {
+        format!("{t}\n- [Gone](gone.md)\n")
+    });
+    assert_red(&pack::html::build(root, out.path()), "does not build");
+}
+
+#[test]
+fn a_chapter_over_its_budget_or_out_of_shape_is_found() {
+    let copy = copy();
+    let root = copy.path();
+    let (path, _) = chapter(root);
+    edit(root, &path, |t| {
+        t.replacen("## Verify", "## Verification", 1) + &"word ".repeat(4_000)
+    });
+    let problems = pack::budgets::check(root, &path);
+    assert_red(&problems, "the budget is");
+    assert_red(&problems, "## Verify");
+}
+
+#[test]
+fn a_wrong_skill_md_is_found() {
+    let copy = copy();
+    let root = copy.path();
+    let good = fs::read_to_string(root.join("SKILL.md")).unwrap();
+    let cases: [(&str, &str, &str); 5] = [
+        (
+            "license: MIT",
+            "license: MIT\nversion: 1",
+            "no field version",
+        ),
+        (
+            "name: streaming-api-patterns",
+            "name: streaming_api",
+            "the name is",
+        ),
+        (
+            "book/src/sse/serve.md",
+            "book/src/sse/gone.md",
+            "names book/src/sse/gone.md",
+        ),
+        ("axum 0.", "axum 9.", "is in no lock file"),
+        ("description:", "description: [a, b]\nx:", "no field x"),
+    ];
+    for (from, to, what) in cases {
+        fs::write(root.join("SKILL.md"), good.replacen(from, to, 1)).unwrap();
+        assert_red(&pack::skill::check(root), what);
+    }
+    fs::write(root.join("SKILL.md"), good + &"many words ".repeat(1_000)).unwrap();
+    assert_red(&pack::skill::check(root), "the budget is 2500");
+}
+
+#[test]
+fn a_tree_that_stores_refuse_is_found() {
+    let copy = copy();
+    let root = copy.path();
+    fs::write(root.join("book/SKILL.md"), "x").unwrap();
+    fs::write(root.join("book/metadata.json"), "{}").unwrap();
+    fs::write(root.join("book/large.bin"), vec![0; 600 * 1024]).unwrap();
+    let mut files = Vec::new();
+    pack::walk(root, Path::new("book"), &mut |path| {
+        files.push(path.to_owned())
+    });
+    let problems = pack::budgets::check_tree(root, &files);
+    assert_red(&problems, "a second SKILL.md");
+    assert_red(&problems, "metadata.json");
+    assert_red(&problems, "large.bin");
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("SKILL.md", root.join("book/link.md")).unwrap();
+        assert_red(
+            &pack::budgets::check_tree(root, &[PathBuf::from("book/link.md")]),
+            "symlink",
+        );
+    }
+}
+
+/// skeptic compiles a fence with the real compiler: one that is wrong must fail.
+#[test]
+fn a_fence_that_does_not_compile_is_found() {
+    let compile = |text: &str| {
+        let text = text.to_owned();
+        std::panic::catch_unwind(move || {
+            skeptic::rt::compile_test(
+                env!("CARGO_MANIFEST_DIR"),
+                env!("OUT_DIR"),
+                env!("TARGET_TRIPLE"),
+                &text,
+            );
+        })
+    };
+    assert!(compile("fn main() { let n: u32 = 1; let _ = n; }").is_ok());
+    assert!(compile("use snippets::sse; fn main() { let n: u32 = \"one\"; }").is_err());
+    assert!(compile("use snippets::sse::no_such_pattern; fn main() {}").is_err());
+    // An edition of 2024 reached the compiler: `gen` is a keyword there.
+    assert!(compile("fn main() { let gen = 1; let _ = gen; }").is_err());
+}

@@ -1,0 +1,265 @@
+//! Blocks of the book that are generated: checklist items and wrong twins.
+//!
+//! `<!-- checklist: sse/resume -->` … `<!-- /checklist -->` and
+//! `<!-- anti-patterns: sse/resume -->` … `<!-- /anti-patterns -->`; with `all` instead of a chapter
+//! the block is the table of the whole pack.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::checklist::{self, Item, Level, TOPICS};
+use super::fences::directive;
+
+const KINDS: [&str; 2] = ["checklist", "anti-patterns"];
+
+/// Compares every generated block of `document`; returns the corrected text and the problems.
+pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
+    let name = document.display();
+    let mut problems = Vec::new();
+    let mut out: Vec<String> = Vec::new();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut at = 0;
+    while at < lines.len() {
+        out.push(lines[at].to_owned());
+        let opened = KINDS
+            .iter()
+            .find_map(|kind| directive(lines[at], kind).map(|argument| (*kind, argument)));
+        if let Some((kind, argument)) = opened {
+            let end = format!("<!-- /{kind} -->");
+            let Some(length) = lines[at..].iter().position(|l| l.trim() == end) else {
+                problems.push(format!("{name}:{}: no {end} after this line", at + 1));
+                at += 1;
+                continue;
+            };
+            let found = lines[at + 1..at + length].join("\n");
+            let made = match kind {
+                "checklist" => checklist_block(root, &argument),
+                _ => twins_block(root, &argument),
+            };
+            match made {
+                Err(e) => problems.push(format!("{name}:{}: {e}", at + 1)),
+                Ok(made) => {
+                    let made = format!("\n{}\n", made.trim());
+                    if made != format!("\n{}\n", found.trim()) {
+                        problems.push(format!(
+                            "{name}:{}: the {kind} block is out of date; `UPDATE=1 cargo test --test book` rewrites it",
+                            at + 1
+                        ));
+                    }
+                    out.extend(made.lines().map(str::to_owned));
+                    out.push(String::new());
+                    at += length;
+                    continue;
+                }
+            }
+        }
+        at += 1;
+    }
+    let mut text = out.join("\n") + "\n";
+    while text.contains("\n\n\n<!-- /") {
+        text = text.replace("\n\n\n<!-- /", "\n\n<!-- /");
+    }
+    (text, problems)
+}
+
+fn checklist_block(root: &Path, which: &str) -> Result<String, String> {
+    if which != "all" {
+        let items: Vec<String> = checklist::read_all(root)?
+            .into_iter()
+            .filter(|item| item.chapter == which)
+            .map(|item| {
+                let level = if item.level == Level::Must {
+                    ""
+                } else {
+                    " (should)"
+                };
+                format!("- `{}`{level}: {}", item.id, item.text)
+            })
+            .collect();
+        if items.is_empty() {
+            return Err(format!("no checklist item has the chapter {which}"));
+        }
+        return Ok(items.join("\n"));
+    }
+    let mut text = String::new();
+    for (topic, title, _) in TOPICS {
+        let items = checklist::read(root, topic)?;
+        if items.is_empty() {
+            continue;
+        }
+        text.push_str(&format!(
+            "## {title}\n\n| item | what | proof | verify |\n|---|---|---|---|\n"
+        ));
+        for item in &items {
+            text.push_str(&row(item));
+        }
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+fn row(item: &Item) -> String {
+    let level = match item.level {
+        Level::Must => "must",
+        Level::Should => "should",
+    };
+    let mut proof: Vec<String> = item
+        .proof
+        .iter()
+        .map(|p| format!("`{}`", short(p)))
+        .collect();
+    if let Some(source) = &item.source {
+        proof.push(format!("[source]({}), {}", source.url, source.date));
+    }
+    format!(
+        "| [`{}`]({}.md) <br> {level} | {} | {} | {} |\n",
+        item.id,
+        item.chapter,
+        item.text.replace('|', "\\|"),
+        proof.join(" <br> "),
+        if item.probe { "probe" } else { "review" }
+    )
+}
+
+/// `snippets/tests/sse_resume.rs::name` as `sse_resume::name`.
+fn short(proof: &str) -> String {
+    let (path, test) = proof.split_once("::").unwrap_or((proof, ""));
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let file = file
+        .trim_end_matches(".rs")
+        .trim_end_matches(".ts")
+        .trim_end_matches(".tsx");
+    format!("{file}::{test}")
+}
+
+/// A wrong twin, as its header describes it.
+#[derive(Debug, Clone)]
+pub struct Twin {
+    pub path: PathBuf,
+    pub wrong: String,
+    pub harm: String,
+    /// `topic/pattern`
+    pub instead: String,
+}
+
+/// All wrong twins; a file without the three lines is a problem.
+pub fn twins(root: &Path) -> (Vec<Twin>, Vec<String>) {
+    let mut twins = Vec::new();
+    let mut problems = Vec::new();
+    for folder in [
+        "snippets/tests/anti_patterns",
+        "snippets/typescript/test/anti-patterns",
+    ] {
+        super::walk(root, Path::new(folder), &mut |path| {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+            let is_twin = (name.ends_with(".rs") && name != "mod.rs")
+                || name.ends_with(".test.ts")
+                || name.ends_with(".test.tsx");
+            if !is_twin || path.parent() != Some(Path::new(folder)) {
+                return;
+            }
+            let text = fs::read_to_string(root.join(path)).unwrap_or_default();
+            let line = |what: &str| {
+                text.lines().take(12).find_map(|l| {
+                    let l = l.trim_start_matches("//!").trim_start_matches("//").trim();
+                    l.strip_prefix(what)?
+                        .strip_prefix(':')
+                        .map(|r| r.trim().to_owned())
+                })
+            };
+            let (wrong, harm, instead) = (line("Wrong"), line("Harm"), line("Instead"));
+            let (Some(wrong), Some(harm), Some(instead)) = (wrong, harm, instead) else {
+                problems.push(format!(
+                    "{}: opens with Wrong:, Harm: and Instead: lines",
+                    path.display()
+                ));
+                return;
+            };
+            let instead = instead
+                .trim_matches('`')
+                .split([' ', '`'])
+                .next()
+                .unwrap_or("")
+                .to_owned();
+            if !root.join(format!("book/src/{instead}.md")).is_file() {
+                problems.push(format!(
+                    "{}: Instead: names no chapter ({instead})",
+                    path.display()
+                ));
+            }
+            twins.push(Twin {
+                path: path.to_owned(),
+                wrong,
+                harm,
+                instead,
+            });
+        });
+    }
+    (twins, problems)
+}
+
+fn twin_line(twin: &Twin) -> String {
+    let name = twin.path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+    let name = name.split('.').next().unwrap_or(name);
+    format!(
+        "{} {} (`{name}`)",
+        sentence(&twin.wrong),
+        sentence(&twin.harm)
+    )
+}
+
+fn sentence(text: &str) -> String {
+    let mut letters = text.trim().chars();
+    let text: String = letters
+        .next()
+        .into_iter()
+        .flat_map(char::to_uppercase)
+        .chain(letters)
+        .collect();
+    if text.ends_with('.') {
+        text
+    } else {
+        format!("{text}.")
+    }
+}
+
+fn twins_block(root: &Path, which: &str) -> Result<String, String> {
+    let (twins, _) = twins(root);
+    if which != "all" {
+        let lines: Vec<String> = twins
+            .iter()
+            .filter(|twin| twin.instead == which)
+            .map(|twin| format!("- {}", twin_line(twin)))
+            .collect();
+        if lines.is_empty() {
+            return Err(format!("no wrong twin names {which}"));
+        }
+        return Ok(lines.join("\n"));
+    }
+    let mut text = String::new();
+    for (topic, title, _) in TOPICS {
+        let prefix = format!("{topic}/");
+        let of_topic: Vec<&Twin> = twins
+            .iter()
+            .filter(|t| t.instead.starts_with(&prefix))
+            .collect();
+        if of_topic.is_empty() {
+            continue;
+        }
+        text.push_str(&format!(
+            "## {title}\n\n| wrong | harm | instead |\n|---|---|---|\n"
+        ));
+        for twin in of_topic {
+            text.push_str(&format!(
+                "| {} | {} <br> `{}` | [{}]({}.md) |\n",
+                sentence(&twin.wrong).replace('|', "\\|"),
+                sentence(&twin.harm).replace('|', "\\|"),
+                twin.path.display(),
+                twin.instead,
+                twin.instead
+            ));
+        }
+        text.push('\n');
+    }
+    Ok(text)
+}
