@@ -3,7 +3,9 @@
 
 mod command;
 mod llm;
+mod patterns;
 mod process;
 mod sse;
 mod support;
+mod wild;
 mod ws;

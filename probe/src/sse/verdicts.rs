@@ -72,7 +72,13 @@ pub(crate) fn heartbeat(log: &Log, opened: Instant) -> Option<(String, bool)> {
         return Some((text, true));
     }
     if let Some(at) = log.comments.iter().find(|at| late(at)) {
-        return Some((format!("a comment (or an event without data) after {:.1} s", seconds(*at)), false));
+        return Some((
+            format!(
+                "a comment (or an event without data) after {:.1} s",
+                seconds(*at)
+            ),
+            false,
+        ));
     }
     None
 }

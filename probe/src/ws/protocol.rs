@@ -271,7 +271,9 @@ impl Probe<'_> {
         let mut ended = socket.ping(b"after", self.run.at_most(PATIENCE)).await;
         if let Waited::Found(_) = ended {
             // Some libraries answer Ping below the code that judges the message.
-            let later = socket.until(self.run.at_most(Duration::from_secs(2)), |_| false).await;
+            let later = socket
+                .until(self.run.at_most(Duration::from_secs(2)), |_| false)
+                .await;
             if later.ended() {
                 ended = later;
             }
