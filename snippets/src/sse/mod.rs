@@ -16,9 +16,3 @@ pub mod subscription;
 pub mod tickets;
 pub mod wire;
 
-pub mod consume;
-pub mod encode;
-pub mod fanout;
-pub mod listen;
-pub mod reconnect;
-pub mod subscription;
