@@ -10,6 +10,13 @@
 )]
 
 mod anti_patterns;
+mod llm_mcp;
+mod llm_providers;
+mod llm_relay;
+mod llm_resume;
+mod llm_scripted_model;
+mod llm_ui_message_stream;
+mod llm_vendor_sdks;
 mod production_proxies;
 mod production_shared_log;
 mod sse_consume;
@@ -19,4 +26,18 @@ mod sse_protect;
 mod sse_resume;
 mod sse_serve;
 mod sse_wire;
+mod streams_backpressure;
+mod streams_body;
+mod streams_cancel;
+mod streams_deadline;
+mod streams_pace;
+mod streams_slow_consumer;
+mod streams_tee;
 mod support;
+mod websocket_client;
+mod websocket_facts;
+mod websocket_messages;
+mod websocket_protect;
+mod websocket_rates;
+mod websocket_rooms;
+mod websocket_serve;

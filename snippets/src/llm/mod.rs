@@ -1,1 +1,14 @@
 //! LLM token streaming.
+
+pub mod chat;
+pub mod generation;
+pub mod mcp;
+pub mod meter;
+pub mod per_user;
+pub mod providers;
+pub mod public_error;
+pub mod relay;
+pub mod resume;
+pub mod scripted_model;
+pub mod ui_message_stream;
+pub mod upstream;

@@ -15,3 +15,4 @@ pub mod serve;
 pub mod subscription;
 pub mod tickets;
 pub mod wire;
+

@@ -1,1 +1,14 @@
 //! WebSockets.
+
+pub mod admission;
+pub mod client;
+pub mod client_session;
+pub mod limits;
+pub mod messages;
+pub mod outbox;
+pub mod pending;
+pub mod protect;
+pub mod rates;
+pub mod rooms;
+pub mod rooms_endpoint;
+pub mod serve;

@@ -5,15 +5,23 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod broker;
+pub mod chat;
+pub mod frames;
 pub mod gated;
+pub mod gauge;
 pub mod proxy;
 pub mod raw;
 pub mod server;
 pub mod sse_reference;
 pub mod transcript;
 
+pub use frames::{Frame, FrameClient};
+pub mod stalled;
+
+pub use gauge::Gauge;
 pub use raw::RawClient;
 pub use server::Server;
+pub use stalled::{settled, stalled_get};
 pub use transcript::Transcript;
 
 use std::time::Duration;

@@ -1,0 +1,26 @@
+//! What the system shows of the service's process (`--pid`, Linux only), and the signal that stops it.
+
+use std::process::Stdio;
+
+/// The number of open file descriptors.
+pub(crate) fn open_files(pid: u32) -> Option<usize> {
+    Some(std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
+}
+
+/// Resident memory in KiB.
+pub(crate) fn resident_kib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Sends SIGTERM; false when that was not possible.
+pub(crate) async fn terminate(pid: u32) -> bool {
+    tokio::process::Command::new("kill")
+        .args(["-TERM", &pid.to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .await
+        .is_ok_and(|status| status.success())
+}

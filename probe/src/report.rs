@@ -1,0 +1,364 @@
+//! What a run found, and how it is written: for people, as JSON, as JUnit XML.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::Options;
+use crate::checks::{self, Check, Kind, Level};
+
+/// What a check came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The service does what is asked.
+    Passed,
+    /// It does not; the evidence says what was seen.
+    Failed,
+    /// The wire does not show it; the reason says why.
+    CouldNotTell,
+}
+
+impl Verdict {
+    /// The word used in every output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Passed => "passed",
+            Verdict::Failed => "failed",
+            Verdict::CouldNotTell => "could not tell",
+        }
+    }
+}
+
+/// The verdict of one check.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// Which check.
+    pub check: &'static Check,
+    /// What it came to.
+    pub verdict: Verdict,
+    /// What was seen (passed, failed), or why nothing could be said.
+    pub evidence: String,
+    /// When it was decided, since the start of the run.
+    pub at: Duration,
+}
+
+impl Finding {
+    /// Whether this finding makes the run fail.
+    pub fn counts(&self, strict: bool) -> bool {
+        self.verdict == Verdict::Failed && (strict || self.check.level == Level::Must)
+    }
+
+    /// One line for people.
+    pub fn line(&self) -> String {
+        let word = match (self.verdict, self.check.level) {
+            (Verdict::Passed, _) => "passed ",
+            (Verdict::Failed, Level::Must) => "FAILED ",
+            (Verdict::Failed, Level::Should) => "WARNING",
+            (Verdict::CouldNotTell, _) => "unknown",
+        };
+        let mut line = format!("{word} {}: {}", self.check.id, self.evidence);
+        if self.verdict == Verdict::Failed {
+            let _ = write!(line, "\n        read: {}", self.check.chapter);
+        }
+        line
+    }
+}
+
+type Progress = Box<dyn Fn(&Finding) + Send + Sync>;
+
+/// A run: its time budget and what it has found so far.
+pub struct Run {
+    kind: Kind,
+    only: Vec<String>,
+    skip: Vec<String>,
+    started: Instant,
+    budget: Duration,
+    findings: Mutex<BTreeMap<&'static str, Finding>>,
+    progress: Option<Progress>,
+}
+
+impl Run {
+    pub(crate) fn new(kind: Kind, options: &Options, progress: Option<Progress>) -> Self {
+        Self {
+            kind,
+            only: options.only.clone(),
+            skip: options.skip.clone(),
+            started: Instant::now(),
+            budget: options.budget,
+            findings: Mutex::default(),
+            progress,
+        }
+    }
+
+    /// Whether the check was asked for.
+    pub(crate) fn wants(&self, id: &str) -> bool {
+        let named = |names: &[String]| names.iter().any(|name| matches(name, id));
+        (self.only.is_empty() || named(&self.only)) && !named(&self.skip)
+    }
+
+    /// Whether one of the checks was asked for and has no verdict yet.
+    pub(crate) fn needs(&self, ids: &[&str]) -> bool {
+        ids.iter().any(|id| self.wants(id) && !self.decided(id))
+    }
+
+    pub(crate) fn decided(&self, id: &str) -> bool {
+        self.findings().contains_key(id)
+    }
+
+    fn findings(&self) -> MutexGuard<'_, BTreeMap<&'static str, Finding>> {
+        self.findings
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What is left of the budget, and at most `most`.
+    pub(crate) fn at_most(&self, most: Duration) -> Duration {
+        self.left().min(most)
+    }
+
+    pub(crate) fn left(&self) -> Duration {
+        self.budget.saturating_sub(self.started.elapsed())
+    }
+
+    pub(crate) fn pass(&self, id: &str, evidence: impl Into<String>) {
+        self.decide(id, Verdict::Passed, evidence.into());
+    }
+
+    pub(crate) fn fail(&self, id: &str, evidence: impl Into<String>) {
+        self.decide(id, Verdict::Failed, evidence.into());
+    }
+
+    pub(crate) fn unknown(&self, id: &str, why: impl Into<String>) {
+        self.decide(id, Verdict::CouldNotTell, why.into());
+    }
+
+    /// The first verdict stands.
+    fn decide(&self, id: &str, verdict: Verdict, evidence: String) {
+        let Some(check) = checks::find(id) else {
+            debug_assert!(false, "no check {id}");
+            return;
+        };
+        if !self.wants(id) || self.decided(id) {
+            return;
+        }
+        let finding = Finding {
+            check,
+            verdict,
+            evidence,
+            at: self.started.elapsed(),
+        };
+        if let Some(progress) = &self.progress {
+            progress(&finding);
+        }
+        self.findings().insert(check.id, finding);
+    }
+
+    /// Closes the run: what has no verdict could not be told.
+    pub(crate) fn finish(self, url: &str, why: &str) -> Report {
+        for check in checks::CHECKS.iter().filter(|c| c.kind == self.kind) {
+            self.unknown(check.id, why);
+        }
+        let findings = self.findings().clone();
+        Report {
+            kind: self.kind,
+            url: url.to_owned(),
+            took: self.started.elapsed(),
+            findings: checks::CHECKS
+                .iter()
+                .filter_map(|check| findings.get(check.id).cloned())
+                .collect(),
+        }
+    }
+}
+
+/// `name` is an id, or the beginning of one with a `*` at its end.
+fn matches(name: &str, id: &str) -> bool {
+    match name.strip_suffix('*') {
+        Some(prefix) => id.starts_with(prefix),
+        None => name == id,
+    }
+}
+
+/// The result of a run, in the order of the table.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Which command.
+    pub kind: Kind,
+    /// What was probed.
+    pub url: String,
+    /// How long it took.
+    pub took: Duration,
+    /// One for each check that was asked for.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// The verdict of a check, if it was asked for.
+    pub fn verdict(&self, id: &str) -> Option<Verdict> {
+        self.findings
+            .iter()
+            .find(|finding| finding.check.id == id)
+            .map(|finding| finding.verdict)
+    }
+
+    /// The ids of all checks with this verdict.
+    pub fn ids(&self, verdict: Verdict) -> Vec<&'static str> {
+        self.findings
+            .iter()
+            .filter(|finding| finding.verdict == verdict)
+            .map(|finding| finding.check.id)
+            .collect()
+    }
+
+    /// 0 when nothing failed that counts, otherwise 1.
+    pub fn exit_code(&self, strict: bool) -> u8 {
+        u8::from(self.findings.iter().any(|finding| finding.counts(strict)))
+    }
+
+    /// The last line for people.
+    pub fn summary(&self) -> String {
+        let count = |verdict, level| {
+            self.findings
+                .iter()
+                .filter(|f| f.verdict == verdict && level == Some(f.check.level))
+                .count()
+        };
+        format!(
+            "{} passed, {} failed, {} warnings, {} unknown in {:.1} s",
+            self.ids(Verdict::Passed).len(),
+            count(Verdict::Failed, Some(Level::Must)),
+            count(Verdict::Failed, Some(Level::Should)),
+            self.ids(Verdict::CouldNotTell).len(),
+            self.took.as_secs_f64()
+        )
+    }
+
+    /// The stable format that README.md documents.
+    pub fn json(&self, strict: bool) -> Value {
+        let checks: Vec<Value> = self
+            .findings
+            .iter()
+            .map(|finding| {
+                json!({
+                    "id": finding.check.id,
+                    "level": finding.check.level.name(),
+                    "title": finding.check.title,
+                    "verdict": finding.verdict.name(),
+                    "evidence": finding.evidence,
+                    "chapter": finding.check.chapter,
+                    "at_ms": finding.at.as_millis() as u64,
+                })
+            })
+            .collect();
+        json!({
+            "version": 1,
+            "probe": self.kind.name(),
+            "url": self.url,
+            "exit_code": self.exit_code(strict),
+            "took_ms": self.took.as_millis() as u64,
+            "checks": checks,
+        })
+    }
+
+    /// JUnit XML: a warning is a `skipped` case unless `strict`, an unknown one is always.
+    pub fn junit(&self, strict: bool) -> String {
+        let failures = self.findings.iter().filter(|f| f.counts(strict)).count();
+        let skipped = self
+            .findings
+            .iter()
+            .filter(|f| f.verdict != Verdict::Passed && !f.counts(strict))
+            .count();
+        let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+        let _ = writeln!(
+            xml,
+            "<testsuite name=\"stream-probe {}\" tests=\"{}\" failures=\"{failures}\" skipped=\"{skipped}\" time=\"{:.3}\">",
+            self.kind.name(),
+            self.findings.len(),
+            self.took.as_secs_f64()
+        );
+        for finding in &self.findings {
+            let _ = write!(
+                xml,
+                "  <testcase classname=\"{}\" name=\"{}\">",
+                self.kind.name(),
+                finding.check.id
+            );
+            let text = escape(&finding.evidence);
+            let chapter = finding.check.chapter;
+            let _ = match finding.verdict {
+                Verdict::Passed => write!(xml, "<system-out>{text}</system-out>"),
+                Verdict::Failed if finding.counts(strict) => write!(
+                    xml,
+                    "<failure message=\"{}\">{text}\nread: {chapter}</failure>",
+                    escape(finding.check.title)
+                ),
+                Verdict::Failed => write!(xml, "<skipped message=\"warning: {text}\"/>"),
+                Verdict::CouldNotTell => {
+                    write!(xml, "<skipped message=\"could not tell: {text}\"/>")
+                }
+            };
+            xml.push_str("</testcase>\n");
+        }
+        xml.push_str("</testsuite>\n");
+        xml
+    }
+}
+
+impl Kind {
+    /// `sse`, `ws` or `llm`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Sse => "sse",
+            Kind::Ws => "ws",
+            Kind::Llm => "llm",
+        }
+    }
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '"' => out.push_str("&quot;"),
+            // XML 1.0 has no way to write the other control characters.
+            c if c.is_control() && c != '\n' && c != '\t' => out.push('\u{FFFD}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Bytes as evidence: printable ASCII and UTF-8 as they are, the rest escaped, cut after 120.
+pub(crate) fn quote(bytes: &[u8]) -> String {
+    const MOST: usize = 120;
+    let cut = &bytes[..bytes.len().min(MOST)];
+    let mut out = String::from("\"");
+    for chunk in cut.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '"' => out.push_str("\\\""),
+                c if c.is_control() => {
+                    let _ = write!(out, "\\x{:02x}", c as u32);
+                }
+                c => out.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    out.push('"');
+    if bytes.len() > MOST {
+        let _ = write!(out, "… ({} bytes)", bytes.len());
+    }
+    out
+}

@@ -1,0 +1,247 @@
+//! Many messages, many connections, a reader that does not read.
+
+use std::time::{Duration, Instant};
+
+use super::frame::{self, PING, Socket, TEXT, Upgrade, Waited};
+use super::http2::{self, Answer};
+use super::{PATIENCE, Probe, alive};
+use crate::process;
+
+impl Probe<'_> {
+    pub(super) async fn load(&self) {
+        self.http2().await;
+        self.stalled_reader().await;
+        self.flood().await;
+        self.churn().await;
+    }
+
+    async fn http2(&self) {
+        const ID: &str = "ws-http2-connect";
+        if !self.run.needs(&[ID]) {
+            return;
+        }
+        let answer = http2::extended_connect(
+            &self.request,
+            &self.target,
+            self.run.at_most(Duration::from_secs(3)),
+        )
+        .await;
+        match answer {
+            Answer::NotOffered => self.run.pass(ID, "HTTP/2 is not offered here: browsers use HTTP/1.1"),
+            Answer::NotAnnounced => self.run.pass(ID, "HTTP/2 without extended CONNECT: browsers use HTTP/1.1"),
+            Answer::Status(200) => self.run.pass(ID, "extended CONNECT is answered with 200"),
+            Answer::Status(status @ (404 | 405 | 501)) => self.run.fail(ID, format!("extended CONNECT is announced, and answered with {status}: the route takes GET only")),
+            Answer::Status(status) => self.run.unknown(ID, format!("extended CONNECT is answered with {status}")),
+            Answer::Reset(code) => self.run.fail(ID, format!("extended CONNECT is announced, and the stream reset with {code}")),
+            Answer::Silent if self.run.left().is_zero() => {}
+            Answer::Silent => self.run.fail(ID, "extended CONNECT is announced, and not answered within 3 s"),
+        }
+    }
+
+    /// One connection makes the service answer, and never reads; another must not notice.
+    async fn stalled_reader(&self) {
+        const ID: &str = "ws-stalled-reader-isolated";
+        if !self.run.needs(&[ID]) {
+            return;
+        }
+        let mut other = match self.open().await {
+            Ok(other) => other,
+            Err(why) => return self.run.unknown(ID, why),
+        };
+        if !alive(&mut other, self.run.at_most(PATIENCE)).await {
+            return self
+                .run
+                .unknown(ID, "the second connection does not answer Ping");
+        }
+        let request = frame::stalled(self.request.clone());
+        let Ok(Upgrade::Open(mut stalled)) =
+            frame::connect(&request, &self.target, self.run.at_most(PATIENCE)).await
+        else {
+            return self.run.unknown(ID, "one more connection was refused");
+        };
+        self.greet(&mut stalled).await;
+        let mut unit = Vec::new();
+        let message = self
+            .options
+            .message
+            .clone()
+            .unwrap_or_else(|| "stream-probe ".repeat(80));
+        for _ in 0..32 {
+            unit.extend(frame::encode(true, TEXT, message.as_bytes(), true));
+            unit.extend(frame::encode(true, PING, &[b'p'; 100], true));
+        }
+        let limit = self.run.at_most(Duration::from_secs(8));
+        let pumping = tokio::time::timeout(limit, stalled.pump(&unit, 16 << 20, false)).await;
+        let how = match &pumping {
+            Ok(pumped) => match &pumped.outcome {
+                None => format!(
+                    "the service stopped reading after {} KiB",
+                    pumped.sent / 1024
+                ),
+                Some(Waited::Silent) => format!("{} KiB were sent", pumped.sent / 1024),
+                Some(_) => format!("the service ended it after {} KiB", pumped.sent / 1024),
+            },
+            Err(_) => "it was still being sent to".to_owned(),
+        };
+        // Broadcasts reach the stalled one too.
+        for _ in 0..8 {
+            if self.options.publish.is_some() {
+                drop(self.options.publish.once().await);
+            }
+        }
+        let patience = self.run.at_most(PATIENCE);
+        match other.ping(b"beside", patience).await {
+            Waited::Found(_) => self.run.pass(
+                ID,
+                format!("beside a connection that reads nothing ({how}), another answers Ping"),
+            ),
+            Waited::Silent if patience < PATIENCE => {}
+            Waited::Silent => {
+                drop(stalled);
+                let again = other.ping(b"again", self.run.at_most(PATIENCE)).await;
+                match again {
+                    // A Close counts too: it had been waiting behind the first connection.
+                    Waited::Found(_) | Waited::Closed(_) => self.run.fail(ID, format!("beside a connection that reads nothing ({how}), another had no Pong for {} s, until the first was gone", PATIENCE.as_secs())),
+                    _ => self.run.unknown(ID, format!("another connection stopped answering ({how}), and did not begin again")),
+                }
+            }
+            ended => self
+                .run
+                .unknown(ID, format!("the other connection: {}", ended.text())),
+        }
+    }
+
+    /// Five thousand messages at once.
+    async fn flood(&self) {
+        const ID: &str = "ws-flood-limited";
+        const COUNT: usize = 5000;
+        if !self.run.needs(&[ID]) {
+            return;
+        }
+        let mut socket = match self.open().await {
+            Ok(socket) => socket,
+            Err(why) => return self.run.unknown(ID, why),
+        };
+        let message = self.message();
+        if let Some(why) = self.refuses(&mut socket, &message).await {
+            return self.run.unknown(ID, why);
+        }
+        let before = socket.messages;
+        let heard = socket.heard.len();
+        let unit = frame::encode(true, TEXT, message.as_bytes(), true);
+        let began = Instant::now();
+        let limit = self.run.at_most(Duration::from_secs(8));
+        let pumped =
+            tokio::time::timeout(limit, socket.pump(&unit, unit.len() * COUNT, true)).await;
+        let Ok(pumped) = pumped else {
+            return self
+                .run
+                .pass(ID, "the service reads slower than the flood comes");
+        };
+        let sent = pumped.sent / unit.len();
+        let ended = match pumped.outcome {
+            None => {
+                return self.run.pass(
+                    ID,
+                    format!("the service stopped reading after {sent} messages"),
+                );
+            }
+            Some(Waited::Silent) => {
+                socket
+                    .ping(b"after the flood", self.run.at_most(PATIENCE))
+                    .await
+            }
+            Some(ended) => ended,
+        };
+        self.hear(&socket.heard);
+        let said = socket
+            .heard
+            .get(heard..)
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        let limited = [
+            "rate",
+            "too many",
+            "too fast",
+            "limit",
+            "429",
+            "slow down",
+            "flood",
+        ]
+        .iter()
+        .any(|word| said.contains(word));
+        match ended {
+            Waited::Closed(code) => self.run.pass(ID, format!("Close {code} after at most {sent} messages")),
+            Waited::Dropped => self.run.pass(ID, format!("dropped after at most {sent} messages")),
+            Waited::Found(_) if limited => self.run.pass(ID, "the service answers that there were too many"),
+            Waited::Found(_) => self.run.fail(ID, format!("{COUNT} messages in {} ms were all taken ({} messages came back)", began.elapsed().as_millis(), socket.messages - before)),
+            Waited::Silent if self.run.left().is_zero() => {}
+            Waited::Silent => self.run.pass(ID, format!("a Ping behind {COUNT} messages is not answered within {} s: the service takes them slowly", PATIENCE.as_secs())),
+        }
+    }
+
+    /// Whether one message of the flood alone ends the connection.
+    async fn refuses(&self, socket: &mut Socket, message: &str) -> Option<String> {
+        socket.send(TEXT, message.as_bytes()).await;
+        match socket.ping(b"one", self.run.at_most(PATIENCE)).await {
+            Waited::Found(_) => None,
+            other => Some(format!(
+                "one message alone is answered so: {} (--message)",
+                other.text()
+            )),
+        }
+    }
+
+    /// Connections that are cut without Close.
+    async fn churn(&self) {
+        const SURVIVED: &str = "ws-reconnects-survived";
+        const NOTICED: &str = "ws-disconnect-noticed";
+        if !self.run.needs(&[SURVIVED, NOTICED]) {
+            return;
+        }
+        if self.options.connects == 0 {
+            self.run.unknown(SURVIVED, "no churn: --connects 0");
+            return self.run.unknown(NOTICED, "no churn: --connects 0");
+        }
+        let before = self.options.pid.and_then(process::open_files);
+        let mut refused = 0;
+        let mut left = self.options.connects;
+        while left > 0 && !self.run.left().is_zero() {
+            let batch = left.min(10);
+            left -= batch;
+            let mut connections = tokio::task::JoinSet::new();
+            for _ in 0..batch {
+                let (request, target) = (self.request.clone(), self.target.clone());
+                let patience = self.run.at_most(PATIENCE);
+                connections.spawn(async move { frame::connect(&request, &target, patience).await });
+            }
+            while let Some(joined) = connections.join_next().await {
+                refused += usize::from(!matches!(joined, Ok(Ok(Upgrade::Open(_)))));
+            }
+        }
+        if left > 0 {
+            return;
+        }
+        let text = format!(
+            "{} connections cut without Close ({refused} had been refused)",
+            self.options.connects
+        );
+        match frame::connect(&self.request, &self.target, self.run.at_most(PATIENCE)).await {
+            Ok(Upgrade::Open(_)) => self.run.pass(SURVIVED, format!("{text}, then 101")),
+            Ok(Upgrade::Refused(response))
+                if response.head.status < 500 || response.head.status == 503 =>
+            {
+                self.run
+                    .pass(SURVIVED, format!("{text}, then {}", response.head.status));
+            }
+            _ if self.run.left().is_zero() => {}
+            _ => self
+                .run
+                .fail(SURVIVED, format!("{text}, then no handshake")),
+        }
+        let (Some(pid), Some(before)) = (self.options.pid, before) else {
+            return self.run.unknown(NOTICED, "needs --pid");
+        };
+        crate::sse::noticed(self.run, NOTICED, pid, before, PATIENCE * 2).await;
+    }
+}

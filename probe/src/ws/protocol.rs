@@ -1,0 +1,366 @@
+//! What RFC 6455 asks of a server, kept and broken.
+
+use std::time::Duration;
+
+use super::frame::{self, BINARY, CLOSE, PING, PONG, Socket, TEXT, Waited};
+use super::{PATIENCE, Probe, alive};
+
+/// Twice the largest default of the libraries in use.
+const ANNOUNCED: u64 = 256 << 20;
+/// How much of it is sent before the service counts as one without a limit.
+const ACCEPTED: usize = 20 << 20;
+
+impl Probe<'_> {
+    /// Ping, fragments and Close on the first connection.
+    pub(super) async fn protocol(&self, mut socket: Box<Socket>) {
+        self.greet(&mut socket).await;
+        let run = self.run;
+        match socket
+            .ping(b"stream-probe ping", run.at_most(PATIENCE))
+            .await
+        {
+            Waited::Found(_) => run.pass("ws-ping-answered", "Pong with the same payload"),
+            Waited::Silent if run.left().is_zero() => return,
+            Waited::Silent => run.fail(
+                "ws-ping-answered",
+                format!("no Pong within {} s", PATIENCE.as_secs()),
+            ),
+            other => {
+                run.unknown(
+                    "ws-ping-answered",
+                    format!("the service ended the connection: {}", other.text()),
+                );
+                if let Ok(fresh) = self.open().await {
+                    socket = fresh;
+                }
+            }
+        }
+        self.close(socket).await;
+        self.fragments().await;
+    }
+
+    async fn close(&self, mut socket: Box<Socket>) {
+        const ID: &str = "ws-close-answered";
+        if !self.run.needs(&[ID]) {
+            return;
+        }
+        socket.send(CLOSE, &[0x03, 0xe8]).await;
+        let patience = self.run.at_most(PATIENCE);
+        match socket.until(patience, |_| false).await {
+            Waited::Closed(code) => match socket.until(self.run.at_most(PATIENCE), |_| false).await
+            {
+                Waited::Silent if self.run.left().is_zero() => {}
+                Waited::Silent => self.run.fail(
+                    ID,
+                    format!(
+                        "Close {code}, but the connection is open {} s later",
+                        PATIENCE.as_secs()
+                    ),
+                ),
+                _ => self
+                    .run
+                    .pass(ID, format!("Close {code}, then the end of the connection")),
+            },
+            Waited::Dropped => self
+                .run
+                .fail(ID, "the connection ended without a Close frame"),
+            _ if self.run.left().is_zero() => {}
+            _ => self
+                .run
+                .fail(ID, format!("no Close within {} s", PATIENCE.as_secs())),
+        }
+        self.hear(&socket.heard);
+    }
+
+    /// One message in three frames, with a Ping between.
+    async fn fragments(&self) {
+        const ID: &str = "ws-fragments-accepted";
+        if !self.run.needs(&[ID]) {
+            return;
+        }
+        let mut socket = match self.open().await {
+            Ok(socket) => socket,
+            Err(why) => return self.run.unknown(ID, why),
+        };
+        let message = self.message().into_bytes();
+        let (first, rest) = message.split_at(message.len() / 3);
+        let (second, third) = rest.split_at(rest.len() / 2);
+        let mut bytes = frame::encode(false, TEXT, first, true);
+        bytes.extend(frame::encode(true, PING, b"between", true));
+        bytes.extend(frame::encode(false, 0, second, true));
+        bytes.extend(frame::encode(true, 0, third, true));
+        socket.send_raw(&bytes).await;
+        let between = socket
+            .until(self.run.at_most(PATIENCE), |f| {
+                f.opcode == PONG && f.payload == b"between"
+            })
+            .await;
+        let refused = "the protocol is refused";
+        match between {
+            Waited::Found(_) => {}
+            Waited::Silent if self.run.left().is_zero() => return,
+            Waited::Silent => {
+                return self
+                    .run
+                    .fail(ID, "the Ping between two fragments was not answered");
+            }
+            // A message of the probe's own may be refused for what it says.
+            Waited::Closed(1002) => return self.run.fail(ID, format!("Close 1002: {refused}")),
+            Waited::Closed(code) => {
+                return self.run.unknown(
+                    ID,
+                    format!("Close {code}: the service refuses the message (--message)"),
+                );
+            }
+            Waited::Dropped => return self.run.fail(ID, between.text()),
+        }
+        match socket.ping(b"after", self.run.at_most(PATIENCE)).await {
+            Waited::Found(_) => self
+                .run
+                .pass(ID, "the Ping between and the message were taken"),
+            Waited::Closed(1002) => self.run.fail(ID, format!("Close 1002: {refused}")),
+            Waited::Closed(code) => self.run.pass(
+                ID,
+                format!("the frames were taken; the message was refused with Close {code}"),
+            ),
+            Waited::Dropped => self.run.fail(
+                ID,
+                format!("after the last fragment: {}", Waited::Dropped.text()),
+            ),
+            Waited::Silent => self.run.unknown(ID, "no Pong after the last fragment"),
+        }
+        self.hear(&socket.heard);
+    }
+
+    /// What the service is sent where it is to be a text message.
+    pub(super) fn message(&self) -> String {
+        self.options
+            .message
+            .clone()
+            .unwrap_or_else(|| "stream-probe".to_owned())
+    }
+
+    /// What no client may send, each on a connection of its own, beside one that must not notice.
+    ///
+    /// False when the service is gone after them.
+    pub(super) async fn violations(&self) -> bool {
+        const SURVIVED: &str = "ws-violations-survived";
+        let mut bystander = self.open().await;
+        self.malformed(&mut bystander).await;
+        self.binary().await;
+        self.refused(
+            "ws-unmasked-refused",
+            None,
+            &frame::encode(true, TEXT, b"stream-probe", false),
+        )
+        .await;
+        self.refused(
+            "ws-invalid-utf8-refused",
+            Some(("ws-invalid-utf8-1007", 1007)),
+            &frame::encode(true, TEXT, b"\xff\xfe stream-probe", true),
+        )
+        .await;
+        self.oversize().await;
+        if !self.run.needs(&[SURVIVED]) {
+            return true;
+        }
+        let by = match &mut bystander {
+            Ok(socket) => alive(socket, self.run.at_most(PATIENCE)).await,
+            Err(_) => true,
+        };
+        let fresh = self.open().await;
+        match (by, fresh) {
+            (true, Ok(_)) => self.run.pass(SURVIVED, "another connection still answers Ping, and a new one opens"),
+            (true, Err(why)) if why.contains("answered with 4") => self.run.unknown(SURVIVED, why),
+            _ if self.run.left().is_zero() => {}
+            (true, Err(why)) => {
+                self.run.fail(SURVIVED, format!("after violations on others, {why}"));
+                return false;
+            }
+            (false, Ok(_)) => self.run.unknown(SURVIVED, "the second connection was ended meanwhile, which its own rules may say; a new one opens"),
+            (false, Err(why)) => {
+                self.run.fail(SURVIVED, format!("the second connection ended, and {why}"));
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn malformed(&self, bystander: &mut Result<Box<Socket>, String>) {
+        const ID: &str = "ws-malformed-isolated";
+        if !self.run.needs(&[ID]) {
+            return;
+        }
+        let (other, mut socket) = match (bystander, self.open().await) {
+            (Ok(other), Ok(socket)) => (other, socket),
+            (Err(why), _) => return self.run.unknown(ID, why.as_str()),
+            (_, Err(why)) => return self.run.unknown(ID, why),
+        };
+        if !alive(other, self.run.at_most(PATIENCE)).await {
+            return self
+                .run
+                .unknown(ID, "the second connection did not answer before either");
+        }
+        socket.send(TEXT, b"{\"stream-probe").await;
+        let answer = socket.ping(b"after", self.run.at_most(PATIENCE)).await;
+        self.hear(&socket.heard);
+        let mut beside = other.ping(b"still there", self.run.at_most(PATIENCE)).await;
+        if let Waited::Found(_) = beside {
+            // Closing the others may come a moment later.
+            let later = other
+                .until(self.run.at_most(Duration::from_millis(300)), |_| false)
+                .await;
+            if later.ended() {
+                beside = later;
+            }
+        }
+        match beside {
+            Waited::Found(_) => self.run.pass(
+                ID,
+                format!(
+                    "the sender: {}; the other connection answers",
+                    if answer.ended() {
+                        answer.text()
+                    } else {
+                        "open".to_owned()
+                    }
+                ),
+            ),
+            Waited::Silent if self.run.left().is_zero() => {}
+            ended => self
+                .run
+                .fail(ID, format!("the other connection: {}", ended.text())),
+        }
+    }
+
+    async fn binary(&self) {
+        const ID: &str = "ws-binary-handled";
+        if !self.run.needs(&[ID]) {
+            return;
+        }
+        let mut socket = match self.open().await {
+            Ok(socket) => socket,
+            Err(why) => return self.run.unknown(ID, why),
+        };
+        socket.send(BINARY, &[0, 1, 2, 0xff]).await;
+        match socket.ping(b"after", self.run.at_most(PATIENCE)).await {
+            Waited::Found(_) => self.run.pass(ID, "taken: the connection still answers"),
+            Waited::Closed(code) => self.run.pass(ID, format!("refused with Close {code}")),
+            Waited::Dropped => self.run.fail(ID, Waited::Dropped.text()),
+            Waited::Silent if self.run.left().is_zero() => {}
+            Waited::Silent => self.run.fail(ID, "open, but a Ping is no longer answered"),
+        }
+        self.hear(&socket.heard);
+    }
+
+    /// Sends what must end the connection, and judges how it ends.
+    async fn refused(&self, id: &str, code: Option<(&str, u16)>, bytes: &[u8]) {
+        let code_id = code.map_or(id, |(code_id, _)| code_id);
+        if !self.run.needs(&[id, code_id]) {
+            return;
+        }
+        let mut socket = match self.open().await {
+            Ok(socket) => socket,
+            Err(why) => {
+                self.run.unknown(code_id, why.as_str());
+                return self.run.unknown(id, why);
+            }
+        };
+        socket.send_raw(bytes).await;
+        // A Ping behind it: whoever still answers has let it pass.
+        let mut ended = socket.ping(b"after", self.run.at_most(PATIENCE)).await;
+        if let Waited::Found(_) = ended {
+            // Some libraries answer Ping below the code that judges the message.
+            let later = socket
+                .until(self.run.at_most(Duration::from_secs(2)), |_| false)
+                .await;
+            if later.ended() {
+                ended = later;
+            }
+        }
+        self.hear(&socket.heard);
+        self.judge_end(id, code, &ended);
+    }
+
+    fn judge_end(&self, id: &str, code: Option<(&str, u16)>, ended: &Waited) {
+        match ended {
+            Waited::Closed(_) | Waited::Dropped => self.run.pass(id, ended.text()),
+            Waited::Silent if self.run.left().is_zero() => return,
+            Waited::Silent => self.run.fail(
+                id,
+                format!("the connection is open {} s later", PATIENCE.as_secs()),
+            ),
+            Waited::Found(_) => self
+                .run
+                .fail(id, "the connection goes on: a Ping after it is answered"),
+        }
+        let Some((id, code)) = code else { return };
+        match ended {
+            // A service may refuse it for what it is, before it sees what is wrong with it.
+            Waited::Closed(1008 | 3000..=4999) => self.run.unknown(
+                id,
+                format!("{}: refused for a reason of its own", ended.text()),
+            ),
+            Waited::Closed(seen) if *seen == code => self.run.pass(id, ended.text()),
+            Waited::Closed(_) | Waited::Dropped => self
+                .run
+                .fail(id, format!("{}, not Close {code}", ended.text())),
+            _ => self.run.unknown(id, "it was not refused"),
+        }
+    }
+
+    async fn oversize(&self) {
+        const ID: &str = "ws-oversize-refused";
+        const CODE: (&str, u16) = ("ws-oversize-1009", 1009);
+        if !self.run.needs(&[ID, CODE.0]) {
+            return;
+        }
+        let mut socket = match self.open().await {
+            Ok(socket) => socket,
+            Err(why) => {
+                self.run.unknown(ID, why.as_str());
+                return self.run.unknown(CODE.0, why);
+            }
+        };
+        // Most libraries refuse the header alone; what is not sent cannot cause a reset either.
+        socket
+            .send_raw(&frame::header(true, TEXT, ANNOUNCED, true))
+            .await;
+        let mut ended = socket
+            .until(self.run.at_most(Duration::from_secs(1)), |_| false)
+            .await;
+        let mut sent = 0;
+        if matches!(ended, Waited::Silent) {
+            let pumped = socket.pump(&[b'x'; 64 * 1024], ACCEPTED, true).await;
+            sent = pumped.sent;
+            ended = match pumped.outcome {
+                Some(Waited::Silent) => {
+                    socket
+                        .until(self.run.at_most(Duration::from_secs(2)), |_| false)
+                        .await
+                }
+                Some(ended) => ended,
+                None => {
+                    let text = format!(
+                        "the service stopped reading after {} KiB and left the connection open",
+                        sent / 1024
+                    );
+                    self.run.unknown(ID, text.as_str());
+                    return self.run.unknown(CODE.0, text);
+                }
+            };
+        }
+        self.hear(&socket.heard);
+        if matches!(ended, Waited::Silent) && !self.run.left().is_zero() {
+            self.run.fail(
+                ID,
+                format!(
+                    "{} MiB of one message were taken, and 256 MiB were announced",
+                    sent >> 20
+                ),
+            );
+            return self.run.unknown(CODE.0, "it was not refused");
+        }
+        self.judge_end(ID, Some(CODE), &ended);
+    }
+}

@@ -1,0 +1,140 @@
+//! Small servers written byte by byte, each right in everything but one named fault.
+
+pub mod relay;
+pub mod sse;
+pub mod ws;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use stream_probe::{Kind, Options, Report, Target, Verdict};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// A request head.
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// Reads the next request of a connection; `None` at its end.
+    pub async fn read(socket: &mut TcpStream) -> Option<Self> {
+        let mut bytes = Vec::new();
+        let end = loop {
+            if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+                break end;
+            }
+            let mut byte = [0];
+            // Byte by byte: what follows the head belongs to whoever reads next.
+            socket.read_exact(&mut byte).await.ok()?;
+            bytes.push(byte[0]);
+        };
+        let mut lines = bytes[..end].split(|byte| *byte == b'\n');
+        let first = String::from_utf8_lossy(lines.next()?).into_owned();
+        let mut words = first.split_whitespace();
+        let mut request = Self {
+            method: words.next()?.to_owned(),
+            path: words.next()?.to_owned(),
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        for line in lines {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            let name = String::from_utf8_lossy(&line[..colon]).to_ascii_lowercase();
+            request
+                .headers
+                .push((name, line[colon + 1..].trim_ascii().to_vec()));
+        }
+        let length = request
+            .header("content-length")
+            .and_then(|v| v.parse().ok());
+        request.body = vec![0; length.unwrap_or(0)];
+        socket.read_exact(&mut request.body).await.ok()?;
+        Some(request)
+    }
+
+    pub fn raw(&self, name: &str) -> Option<&[u8]> {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_slice())
+    }
+
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.raw(name)
+            .map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+}
+
+/// One chunk of the chunked coding.
+pub fn chunk(bytes: &[u8]) -> Vec<u8> {
+    let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+    chunk.extend_from_slice(bytes);
+    chunk.extend_from_slice(b"\r\n");
+    chunk
+}
+
+/// Options for a server of the tests: the budget only turns a hang into a failure.
+pub fn options(addr: SocketAddr, path: &str) -> Options {
+    let mut options = Options::new(Target::parse(&format!("http://{addr}{path}")).unwrap());
+    options.budget = Duration::from_secs(60);
+    options
+}
+
+pub async fn probe(kind: Kind, options: &Options) -> Report {
+    stream_probe::run(kind, options, None).await.unwrap()
+}
+
+/// Everything that a failed assertion needs to say.
+pub fn show(report: &Report) -> String {
+    let lines: Vec<String> = report
+        .findings
+        .iter()
+        .map(stream_probe::Finding::line)
+        .collect();
+    lines.join("\n")
+}
+
+/// Exactly these checks failed.
+#[track_caller]
+pub fn assert_failed(report: &Report, ids: &[&str]) {
+    assert_eq!(report.ids(Verdict::Failed), ids, "\n{}", show(report));
+}
+
+/// This check passed.
+#[track_caller]
+pub fn assert_passed(report: &Report, id: &str) {
+    assert_eq!(
+        report.verdict(id),
+        Some(Verdict::Passed),
+        "{id}\n{}",
+        show(report)
+    );
+}
+
+/// Probes the service of every fault, a few at a time (they wait more than they work), and compares
+/// what failed with what had to.
+pub async fn assert_faults<F, R>(table: &'static [(F, &'static [&'static str])], run: fn(F) -> R)
+where
+    F: Copy + std::fmt::Debug + Send + Sync + 'static,
+    R: Future<Output = Report> + Send + 'static,
+{
+    use futures::StreamExt as _;
+    let wrong: Vec<String> = futures::stream::iter(table)
+        .map(|(fault, ids)| async move {
+            let report = tokio::spawn(run(*fault)).await.unwrap();
+            let failed = report.ids(Verdict::Failed);
+            (failed != *ids).then(|| {
+                format!(
+                    "{fault:?}: {failed:?} instead of {ids:?}\n{}",
+                    show(&report)
+                )
+            })
+        })
+        .buffer_unordered(6)
+        .filter_map(|wrong| async { wrong })
+        .collect()
+        .await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}

@@ -1,0 +1,489 @@
+//! An event-stream service with a log, resume, heartbeats and one fault.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use flate2::{Compression, write::GzEncoder};
+use stream_probe::{Kind, Options, Publish, Report};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::{Request, chunk, options, probe};
+
+/// What is wrong with the service; `None` is the right one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// Lines end with CRLF, as sse-starlette sends them: right.
+    CrLf,
+    Status500,
+    WrongType,
+    Latin1,
+    NoCacheControl,
+    NoTransformMissing,
+    NoAccelHeader,
+    ContentLength,
+    HeadWithFirstEvent,
+    /// Events wait for more of them, as in a buffer.
+    HeldBack,
+    GzipHeld,
+    GzipFlushed,
+    BadUtf8,
+    Bom,
+    LoneCr,
+    RawNewline,
+    EventWithoutData,
+    UnfinishedEnd,
+    ReservedName,
+    RetryText,
+    RetryConstant,
+    CutEnd,
+    RunsAgain,
+    Ends,
+    Ends204,
+    NoHeartbeat,
+    CommentHeartbeat,
+    HeadHangs,
+    NoIds,
+    SameId,
+    IdNotAscii,
+    Gap,
+    Duplicate,
+    CursorPanics,
+    PastSilent,
+    FutureSilent,
+    /// The log was wiped and the answer says `reset`: right.
+    ResetSignal,
+    OnlyOneReader,
+    Blocks,
+    Dies,
+    CorsStar,
+    CorsAny,
+    Leak,
+    /// Keeps the connections of readers that have gone.
+    Unnoticed,
+    /// Queues without a bound for a reader that does not read.
+    Hoards,
+    /// Does nothing on SIGTERM.
+    StaysOpen,
+    /// Ends streams on SIGTERM without their last chunk.
+    CutsOff,
+}
+
+pub struct Service {
+    pub addr: SocketAddr,
+    pub hub: Arc<Hub>,
+}
+
+pub struct Hub {
+    fault: Fault,
+    /// Only the number of each event: the log must not be what grows.
+    log: Mutex<Vec<usize>>,
+    changed: watch::Sender<usize>,
+    opened: AtomicUsize,
+    /// Held while an event is written, in the service that blocks.
+    turn: tokio::sync::Mutex<()>,
+    /// Bytes of one event.
+    pub size: AtomicUsize,
+    pub stop: watch::Sender<bool>,
+}
+
+impl Hub {
+    pub fn publish(&self, n: usize) {
+        let mut log = self.log.lock().unwrap();
+        log.push(n);
+        self.changed.send_replace(log.len());
+    }
+
+    fn text(&self, n: usize) -> String {
+        let filler = "x".repeat(self.size.load(Ordering::Relaxed));
+        format!("{{\"n\":{n},\"x\":\"{filler}\"}}")
+    }
+}
+
+impl Service {
+    pub async fn start(fault: Fault) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let hub = Arc::new(Hub {
+            fault,
+            log: Mutex::default(),
+            changed: watch::Sender::new(0),
+            opened: AtomicUsize::new(0),
+            turn: tokio::sync::Mutex::default(),
+            size: AtomicUsize::new(0),
+            stop: watch::Sender::new(false),
+        });
+        let shared = Arc::clone(&hub);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                if fault == Fault::Dies && shared.opened.load(Ordering::Relaxed) > 20 {
+                    // Accepts no more, as a process without descriptors does.
+                    std::future::pending::<()>().await;
+                }
+                let hub = Arc::clone(&shared);
+                tokio::spawn(async move { drop(serve(socket, hub).await) });
+            }
+        });
+        Self { addr, hub }
+    }
+
+    /// The options of a reader who knows the service.
+    pub fn options(&self) -> Options {
+        let mut options = options(self.addr, "/events");
+        let hub = Arc::clone(&self.hub);
+        options.publish = Publish::Call(Arc::new(move |n| hub.publish(n)));
+        options.heartbeat = Some(Duration::from_secs(4));
+        options
+    }
+
+    pub async fn report(&self) -> Report {
+        let mut options = self.options();
+        // It needs megabytes: a test of its own.
+        options.skip = vec!["sse-stalled-*".to_owned()];
+        probe(Kind::Sse, &options).await
+    }
+}
+
+async fn serve(mut socket: TcpStream, hub: Arc<Hub>) -> std::io::Result<()> {
+    socket.set_nodelay(true)?;
+    while let Some(request) = Request::read(&mut socket).await {
+        let path = request.path.split('?').next().unwrap_or_default();
+        let plain = |status: &str, body: &str| {
+            format!(
+                "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            )
+        };
+        if path == "/publish" {
+            hub.publish(0);
+            socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await?;
+            continue;
+        }
+        if path != "/events" {
+            let body = match hub.fault {
+                Fault::Leak => {
+                    "Error: no route\n    at Router.handle (/srv/app/node_modules/express/router.js:42:9)"
+                }
+                _ => "not found",
+            };
+            socket
+                .write_all(plain("404 Not Found", body).as_bytes())
+                .await?;
+            continue;
+        }
+        if hub.fault == Fault::Status500 {
+            socket
+                .write_all(plain("500 Internal Server Error", "sorry").as_bytes())
+                .await?;
+            continue;
+        }
+        match request.method.as_str() {
+            "GET" => return stream(socket, request, hub).await,
+            "HEAD" => {
+                socket
+                    .write_all(head(&hub, &request, false).as_bytes())
+                    .await?;
+                if hub.fault == Fault::HeadHangs {
+                    let mut rest = Vec::new();
+                    socket.read_to_end(&mut rest).await?;
+                }
+            }
+            _ => {
+                socket
+                    .write_all(plain("405 Method Not Allowed", "GET only").as_bytes())
+                    .await?
+            }
+        }
+    }
+    Ok(())
+}
+
+fn head(hub: &Hub, request: &Request, gzip: bool) -> String {
+    let fault = hub.fault;
+    let mut head = String::from("HTTP/1.1 200 OK\r\n");
+    let mut add = |line: &str| {
+        head.push_str(line);
+        head.push_str("\r\n");
+    };
+    add(match fault {
+        Fault::WrongType => "content-type: text/plain",
+        Fault::Latin1 => "content-type: text/event-stream; charset=ISO-8859-1",
+        _ => "content-type: text/event-stream; charset=utf-8",
+    });
+    match fault {
+        Fault::NoCacheControl => add("cache-control: no-transform"),
+        Fault::NoTransformMissing => add("cache-control: no-cache"),
+        _ => add("cache-control: no-cache, no-transform"),
+    }
+    if fault != Fault::NoAccelHeader {
+        add("x-accel-buffering: no");
+    }
+    if fault == Fault::ContentLength {
+        add("content-length: 100000000");
+    } else {
+        add("transfer-encoding: chunked");
+    }
+    if gzip {
+        add("content-encoding: gzip");
+    }
+    let origin = request.header("origin");
+    match (fault, origin) {
+        (Fault::CorsStar, Some(_)) => {
+            add("access-control-allow-origin: *\r\naccess-control-allow-credentials: true")
+        }
+        (Fault::CorsAny, Some(origin)) => add(&format!(
+            "access-control-allow-origin: {origin}\r\naccess-control-allow-credentials: true"
+        )),
+        _ => {}
+    }
+    head.push_str("\r\n");
+    head
+}
+
+/// How a stream is written: chunked or not, compressed or not.
+struct Out {
+    socket: TcpStream,
+    chunked: bool,
+    gzip: Option<GzEncoder<Vec<u8>>>,
+    flushes: bool,
+    crlf: bool,
+}
+
+impl Out {
+    async fn send(&mut self, text: &[u8]) -> std::io::Result<()> {
+        let mut bytes = text.to_vec();
+        if self.crlf {
+            bytes = String::from_utf8_lossy(text)
+                .replace('\n', "\r\n")
+                .into_bytes();
+        }
+        if let Some(gzip) = &mut self.gzip {
+            gzip.write_all(&bytes)?;
+            if self.flushes {
+                gzip.flush()?;
+            }
+            bytes = std::mem::take(gzip.get_mut());
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if self.chunked {
+            bytes = chunk(&bytes);
+        }
+        self.socket.write_all(&bytes).await
+    }
+}
+
+fn event(fault: Fault, n: usize, data: &str) -> Vec<u8> {
+    let id = match fault {
+        Fault::NoIds | Fault::Ends | Fault::RunsAgain | Fault::CutEnd | Fault::UnfinishedEnd => {
+            String::new()
+        }
+        Fault::SameId => "id: 7\n".to_owned(),
+        Fault::IdNotAscii => format!("id: é{n}\n"),
+        _ => format!("id: {n}\n"),
+    };
+    let name = if fault == Fault::ReservedName {
+        "event: error\n"
+    } else {
+        ""
+    };
+    let mut text = match fault {
+        Fault::RawNewline => format!("{name}{id}data: first\nsecond {data}\n\n"),
+        Fault::LoneCr => format!("{name}{id}data: a\rdata: {data}\n\n"),
+        Fault::EventWithoutData => format!("event: tick\n\n{name}{id}data: {data}\n\n"),
+        _ => format!("{name}{id}data: {data}\n\n"),
+    }
+    .into_bytes();
+    if fault == Fault::BadUtf8 {
+        text = [
+            format!("{id}data: ").as_bytes(),
+            b"\xff",
+            data.as_bytes(),
+            b"\n\n",
+        ]
+        .concat();
+    }
+    text
+}
+
+async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::io::Result<()> {
+    let fault = hub.fault;
+    let nth = hub.opened.fetch_add(1, Ordering::Relaxed);
+    let mut changed = hub.changed.subscribe();
+    let published = || hub.log.lock().unwrap().len();
+    // Before the head: an event that is published as soon as the client is answered is its own.
+    let tail = published();
+    let cursor = request.raw("last-event-id").map(|value| {
+        let text = String::from_utf8_lossy(value);
+        text.trim_start_matches('é').parse::<usize>().ok()
+    });
+    if fault == Fault::CursorPanics && cursor == Some(None) {
+        return socket
+            .write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n")
+            .await;
+    }
+    if fault == Fault::Ends204 && cursor == Some(Some(3)) {
+        return socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    }
+    let held = fault == Fault::HeadWithFirstEvent;
+    if held {
+        // Only here the right moment is the wrong one: nothing is sent before the first event.
+        while published() == 0 && changed.changed().await.is_ok() {}
+    }
+    let accepts = request.header("accept-encoding").unwrap_or_default();
+    let gzip = accepts.contains("gzip") && matches!(fault, Fault::GzipHeld | Fault::GzipFlushed);
+    socket
+        .write_all(head(&hub, &request, gzip).as_bytes())
+        .await?;
+    let mut out = Out {
+        socket,
+        chunked: fault != Fault::ContentLength,
+        gzip: gzip.then(|| GzEncoder::new(Vec::new(), Compression::default())),
+        flushes: fault == Fault::GzipFlushed,
+        crlf: fault == Fault::CrLf,
+    };
+    if fault == Fault::Bom {
+        out.send(b"\xef\xbb\xbf").await?;
+    }
+    let retry = match fault {
+        Fault::RetryText => format!("retry: {}ms\n\n", 3000 + nth),
+        Fault::RetryConstant => "retry: 3000\n\n".to_owned(),
+        _ => format!("retry: {}\n\n", 3000 + nth),
+    };
+    if !held {
+        out.send(retry.as_bytes()).await?;
+    }
+    if matches!(
+        fault,
+        Fault::Ends | Fault::Ends204 | Fault::RunsAgain | Fault::CutEnd | Fault::UnfinishedEnd
+    ) {
+        return ending(out, fault, cursor.flatten().unwrap_or(0)).await;
+    }
+    let mut next = match cursor.flatten() {
+        None if fault == Fault::Duplicate => 0,
+        None => tail,
+        Some(cursor) => match fault {
+            Fault::Gap => published(),
+            Fault::Duplicate => 0,
+            Fault::PastSilent if cursor == 0 => published(),
+            Fault::FutureSilent if cursor > published() => usize::MAX,
+            _ if cursor > published() => {
+                out.send(b"event: reset\ndata: {}\n\n").await?;
+                published()
+            }
+            Fault::ResetSignal => {
+                out.send(b"event: reset\ndata: {}\n\n").await?;
+                published()
+            }
+            _ => cursor,
+        },
+    };
+    let mut gone = [0];
+    let mut stop = hub.stop.subscribe();
+    if fault == Fault::Hoards {
+        return hoard(out, changed, hub).await;
+    }
+    loop {
+        let due: Vec<(usize, usize)> = {
+            let log = hub.log.lock().unwrap();
+            log.iter().copied().enumerate().skip(next).collect()
+        };
+        for (index, n) in due {
+            let skipped = fault == Fault::HeldBack || (fault == Fault::OnlyOneReader && nth == 1);
+            if !skipped {
+                let bytes = event(fault, index + 1, &hub.text(n));
+                if fault == Fault::Blocks {
+                    // One lock for all readers, held over the write.
+                    let _turn = hub.turn.lock().await;
+                    out.send(&bytes).await?;
+                } else {
+                    out.send(&bytes).await?;
+                }
+            }
+            next = index + 1;
+        }
+        let heartbeat = async {
+            match fault {
+                Fault::NoHeartbeat => std::future::pending().await,
+                _ => tokio::time::sleep(Duration::from_millis(1200)).await,
+            }
+        };
+        tokio::select! {
+            // Whoever resumes from beyond the end is never served by the faulty one.
+            _ = changed.changed() => {}
+            () = heartbeat => match fault {
+                Fault::CommentHeartbeat => out.send(b":\n\n").await?,
+                Fault::FutureSilent if next == usize::MAX => {}
+                _ => out.send(b"event: ping\ndata: {}\n\n").await?,
+            },
+            read = out.socket.read(&mut gone) => {
+                if !matches!(read, Ok(1..)) {
+                    if fault == Fault::Unnoticed {
+                        std::future::pending::<()>().await;
+                    }
+                    return Ok(());
+                }
+            }
+            _ = stop.changed() => match fault {
+                Fault::StaysOpen => {}
+                Fault::CutsOff => return Ok(()),
+                _ => {
+                    out.send(b"retry: 2000\n\n").await?;
+                    return out.socket.write_all(b"0\r\n\r\n").await;
+                }
+            },
+        }
+    }
+}
+
+/// Takes every event for every reader, whether it is read or not.
+async fn hoard(
+    mut out: Out,
+    mut changed: watch::Receiver<usize>,
+    hub: Arc<Hub>,
+) -> std::io::Result<()> {
+    let (queue, mut queued) = tokio::sync::mpsc::unbounded_channel();
+    let taking = tokio::spawn(async move {
+        let mut next = 0;
+        while changed.changed().await.is_ok() {
+            let log = hub.log.lock().unwrap().clone();
+            for (index, n) in log.iter().enumerate().skip(next) {
+                drop(queue.send(event(Fault::None, index + 1, &hub.text(*n))));
+            }
+            next = log.len();
+        }
+    });
+    let mut sent = Ok(());
+    while let Some(bytes) = queued.recv().await {
+        sent = out.send(&bytes).await;
+        if sent.is_err() {
+            break;
+        }
+    }
+    taking.abort();
+    sent
+}
+
+/// A stream that ends by itself.
+async fn ending(mut out: Out, fault: Fault, from: usize) -> std::io::Result<()> {
+    for n in from + 1..=3 {
+        out.send(&event(fault, n, &format!("step {n}"))).await?;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    match fault {
+        Fault::CutEnd => return out.socket.shutdown().await,
+        Fault::UnfinishedEnd => out.send(b"event: done\ndata: {}\n").await?,
+        Fault::Ends => out.send(b"event: done\ndata: {}\n\n").await?,
+        _ => {}
+    }
+    out.socket.write_all(b"0\r\n\r\n").await?;
+    let mut rest = Vec::new();
+    out.socket.read_to_end(&mut rest).await?;
+    Ok(())
+}

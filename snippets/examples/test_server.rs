@@ -1,0 +1,292 @@
+//! The server that the TypeScript tests talk to: the routers of the patterns themselves, and a
+//! route that sends given bytes in given chunks. It binds a free loopback port, prints the address
+//! and ends when its standard input closes, so that it never outlives the tests.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::IntoFuture;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, post};
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use snippets::llm::per_user::PerUser;
+use snippets::llm::relay::{self, Relay, UserId};
+use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
+use snippets::llm::ui_message_stream::{ui_parts, ui_response};
+use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::sse::message::Message;
+use snippets::sse::resume::Log;
+use snippets::sse::serve::{Config, Streams};
+use snippets::sse::{jobs, resume, wire};
+use snippets::websocket::limits::Limits;
+use snippets::websocket::outbox::Full;
+use snippets::websocket::protect::User;
+use snippets::websocket::rates::{Quotas, Rates};
+use snippets::websocket::rooms::{Hub, Rules};
+use snippets::websocket::rooms_endpoint;
+use snippets::websocket::serve::Sockets;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+/// `chunks`: hexadecimal, separated by commas; each is written apart from the others.
+#[derive(Deserialize)]
+struct Raw {
+    chunks: String,
+    #[serde(default = "ok")]
+    status: u16,
+    #[serde(default = "event_stream", rename = "type")]
+    content_type: String,
+}
+
+fn ok() -> u16 {
+    200
+}
+
+fn event_stream() -> String {
+    "text/event-stream".to_owned()
+}
+
+async fn raw(Query(raw): Query<Raw>) -> Response {
+    let mut chunks = Vec::new();
+    for chunk in raw.chunks.split(',').filter(|chunk| !chunk.is_empty()) {
+        match hex(chunk) {
+            Some(bytes) => chunks.push(bytes),
+            None => return (StatusCode::BAD_REQUEST, "chunks: hexadecimal").into_response(),
+        }
+    }
+    let Ok(status) = StatusCode::from_u16(raw.status) else {
+        return (StatusCode::BAD_REQUEST, "status: 100 to 999").into_response();
+    };
+    let body = async_stream::stream! {
+        for chunk in chunks {
+            yield Ok::<_, Infallible>(chunk);
+            // Pending once, so that hyper writes this chunk before it sees the next.
+            tokio::task::yield_now().await;
+        }
+    };
+    let headers = [(header::CONTENT_TYPE, raw.content_type)];
+    (status, headers, Body::from_stream(body)).into_response()
+}
+
+fn hex(text: &str) -> Option<Bytes> {
+    let digits = text.as_bytes();
+    let pairs = digits.chunks(2).map(|pair| {
+        let pair = std::str::from_utf8(pair).ok().filter(|p| p.len() == 2)?;
+        u8::from_str_radix(pair, 16).ok()
+    });
+    pairs.collect::<Option<Vec<u8>>>().map(Bytes::from)
+}
+
+async fn page() -> impl IntoResponse {
+    let headers = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
+    let body = "<!doctype html><link rel=\"icon\" href=\"data:,\"><title>test</title><body></body>";
+    (headers, body)
+}
+
+/// What the Rust parser makes of the body.
+async fn parse(body: Bytes) -> Response {
+    let mut parser = wire::Parser::default();
+    let mut found = Vec::new();
+    let mut events = parser.push(&body);
+    loop {
+        match events.next() {
+            Ok(Some(event)) => found.push(serde_json::json!({
+                "type": event.event_type,
+                "data": event.data,
+                "lastEventId": event.last_event_id,
+            })),
+            Ok(None) => return Json(found).into_response(),
+            Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+        }
+    }
+}
+
+/// The patterns with a state of their own, so that tests do not meet each other's events.
+type Scenes = Arc<Mutex<HashMap<String, Router>>>;
+
+/// Any path under `/scene/{name}/`: the scene is made when it is first asked for. The path is taken
+/// apart here, since the parameters of an outer route would be seen by the inner ones.
+async fn scene(State(scenes): State<Scenes>, mut request: Request) -> Response {
+    let uri = request.uri().to_string();
+    let inner = uri
+        .split_once("/scene/")
+        .and_then(|(_, rest)| rest.split_once('/'))
+        .and_then(|(name, path)| Some((name.to_owned(), format!("/{path}").parse::<Uri>().ok()?)));
+    let Some((name, inner)) = inner else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    *request.uri_mut() = inner;
+    let router = {
+        let mut scenes = lock(&scenes);
+        scenes.entry(name).or_insert_with(new_scene).clone()
+    };
+    router.oneshot(request).await.into_response()
+}
+
+fn new_scene() -> Router {
+    sse_scene().merge(rooms_scene())
+}
+
+/// `websocket/rooms` at `/rooms`; `POST /restart` closes its connections as a deploy does.
+fn rooms_scene() -> Router {
+    let shutdown = Arc::new(Mutex::new(CancellationToken::new()));
+    let hub = Hub::new(Rules {
+        history: 100,
+        history_bytes: 64 * 1024,
+        rooms: 10,
+        members: 100,
+        keep_empty: Duration::from_secs(60),
+        full: |_| Full::Disconnect,
+    });
+    let connect = {
+        let shutdown = shutdown.clone();
+        move |request: Request| {
+            let token = lock(&shutdown).clone();
+            let limits = Limits {
+                drain_spread: Duration::ZERO,
+                ..Limits::default()
+            };
+            let user = User {
+                name: "ada".into(),
+                admin: false,
+                expires: tokio::time::Instant::now() + Duration::from_secs(3600),
+            };
+            let sockets = Sockets::new(limits, token);
+            let rates = Rates::new(Quotas::default());
+            let router = rooms_endpoint::router(sockets, hub.clone(), rates);
+            router.layer(Extension(user)).oneshot(request)
+        }
+    };
+    let restart = move || async move {
+        std::mem::replace(&mut *lock(&shutdown), CancellationToken::new()).cancel();
+        StatusCode::NO_CONTENT
+    };
+    Router::new()
+        .route("/rooms", any(connect))
+        .route("/restart", post(restart))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `llm/relay` at `/llm/{script}/chat` and `llm/ui_message_stream` at `/ui/{script}/chat`, in front of the
+/// scripted model; `GET /exchanges` says how each exchange with the model ended.
+async fn llm() -> std::io::Result<Router> {
+    let model = ScriptedModel::new(Script::reply(Reply::text("Hello from the scripted model.")));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let origin = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(axum::serve(listener, model.router()).into_future());
+    let silence = Duration::from_secs(5);
+    let upstream = Upstream::new(Dialect::OpenAiChat, &origin, "key", "scripted", silence)
+        .map_err(std::io::Error::other)?;
+    let mut router = Router::new();
+    for script in Script::NAMES {
+        let upstream = upstream.with_model(&format!("scripted/{script}"));
+        let relay = Relay {
+            upstream: upstream.clone(),
+            streams: Streams::new(Config::default(), CancellationToken::new()),
+            places: PerUser::new(20),
+            config: relay::Config {
+                silence,
+                ..relay::Config::default()
+            },
+            shutdown: CancellationToken::new(),
+        };
+        // The AI SDK sends its own message format: the scripted model answers anything.
+        let ui = move || async move {
+            match upstream.open(&[]).await {
+                Ok(events) => ui_response(ui_parts("answer", events)),
+                Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+            }
+        };
+        router = router
+            .nest(&format!("/llm/{script}"), relay::app(Arc::new(relay)))
+            .route(&format!("/ui/{script}/chat"), post(ui));
+    }
+    let exchanges = move || async move {
+        let ends = model.exchanges().into_iter().map(|exchange| {
+            serde_json::json!({ "end": format!("{:?}", exchange.end), "tokens": exchange.tokens })
+        });
+        Json(ends.collect::<Vec<_>>())
+    };
+    Ok(router
+        .route("/exchanges", axum::routing::get(exchanges))
+        .layer(Extension(UserId("ada".to_owned()))))
+}
+
+/// `sse/resume` at `/events` and `sse/jobs` at `/jobs/1/events`, with their producers' ends.
+fn sse_scene() -> Router {
+    let config = Config {
+        heartbeat: Duration::from_millis(100),
+        retry_min: Duration::from_millis(20),
+        retry_spread: Duration::from_millis(20),
+        ..Config::default()
+    };
+    let shutdown = CancellationToken::new();
+    let streams = Streams::new(config, shutdown.clone());
+    let log = Arc::new(Log::new(rand::random(), 8, 1 << 20));
+    let known = jobs::Jobs::default();
+    let worker = Arc::new(known.insert(1));
+
+    let publish = {
+        let log = log.clone();
+        move |Path(name): Path<String>, body: String| async move {
+            let message = Message::new(&name, &body);
+            let message = message.map(|m| if name == "done" { m.last() } else { m });
+            match message.map_err(Into::into).and_then(|m| log.publish(m)) {
+                Ok(()) => StatusCode::NO_CONTENT.into_response(),
+                Err(error) => (StatusCode::CONFLICT, error.to_string()).into_response(),
+            }
+        }
+    };
+    let progress = move |Path(percent): Path<u8>| async move {
+        worker.send_replace(jobs::Progress { percent });
+        StatusCode::NO_CONTENT
+    };
+    let end_streams = move || async move {
+        shutdown.cancel();
+        StatusCode::NO_CONTENT
+    };
+    Router::new()
+        .merge(resume::app(log, streams.clone()))
+        .merge(jobs::app(known, streams))
+        .route("/publish/{name}", post(publish))
+        .route("/progress/{percent}", post(progress))
+        .route("/shutdown", post(end_streams))
+}
+
+fn app(llm: Router) -> Router {
+    Router::new()
+        .route("/", any(page))
+        .route("/raw", any(raw))
+        .route("/parse", post(parse))
+        .fallback(scene)
+        .with_state(Scenes::default())
+        .merge(llm)
+}
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    println!("http://{}", listener.local_addr()?);
+    let served = axum::serve(listener, app(llm().await?)).into_future();
+    tokio::select! {
+        served = served => served,
+        () = stdin_closed() => Ok(()),
+    }
+}
+
+async fn stdin_closed() {
+    let mut stdin = tokio::io::stdin();
+    let mut byte = [0_u8; 1];
+    while matches!(stdin.read(&mut byte).await, Ok(1)) {}
+}

@@ -1,0 +1,117 @@
+//! What the browser gets.
+//!
+//! `text`, `reasoning` and `refusal` carry `{"text"}` to append; then exactly one of `done` and `failed`. None is called `error`:
+//! `EventSource` fires its own `error` listeners for an event of that name, so a page could not tell it from a lost connection.
+//!
+//! Siblings: `public_error`, `providers`. Other topics: `sse/message`, `streams/pace`.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{
+    providers::{FinishReason, ToolCall, Usage},
+    public_error::PublicError,
+};
+use crate::{
+    sse::message::{InvalidMessage, Message},
+    streams::pace::Merge,
+};
+
+/// Largest text of one event, in bytes, when tokens are merged.
+const MAX_TEXT: usize = 4096;
+
+/// One event of the answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChatEvent {
+    /// Append to the answer (`text`), the reasoning or the refusal.
+    Delta(Kind, String),
+    /// The answer is whole: the last event.
+    Done(Arc<Done>),
+    /// The answer is not whole: the last event.
+    Failed(PublicError),
+}
+
+/// What a delta belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The answer.
+    Text,
+    /// The model's reasoning.
+    Reasoning,
+    /// What the model says in place of an answer.
+    Refusal,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Done {
+    /// Why the model stopped.
+    pub reason: FinishReason,
+    /// Complete calls, to be executed by the service: the browser gets their names only.
+    pub tool_calls: Vec<ToolCall>,
+    /// Token counts.
+    pub usage: Usage,
+}
+
+impl ChatEvent {
+    /// The event as it goes over the wire.
+    ///
+    /// # Errors
+    /// None in practice: names are constants.
+    pub fn message(&self) -> Result<Message, InvalidMessage> {
+        match self {
+            Self::Delta(kind, text) => {
+                let name = match kind {
+                    Kind::Text => "text",
+                    Kind::Reasoning => "reasoning",
+                    Kind::Refusal => "refusal",
+                };
+                Message::new(name, &json!({ "text": text }))
+            }
+            Self::Done(done) => {
+                let reason = match &done.reason {
+                    FinishReason::Stop => "stop",
+                    FinishReason::ToolCalls => "tool_calls",
+                    FinishReason::MaxTokens => "max_tokens",
+                    FinishReason::ContentFilter => "content_filter",
+                    FinishReason::Refusal => "refusal",
+                    FinishReason::Paused => "paused",
+                    FinishReason::Other(_) => "other",
+                };
+                let tools: Vec<&str> = done
+                    .tool_calls
+                    .iter()
+                    .map(|call| call.name.as_str())
+                    .collect();
+                let (input, output) = (done.usage.input, done.usage.output);
+                let data = json!({ "reason": reason, "tools": tools, "usage": { "input": input, "output": output } });
+                Message::new("done", &data).map(Message::last)
+            }
+            Self::Failed(error) => Message::new("failed", error).map(Message::last),
+        }
+    }
+
+    /// Whether nothing follows.
+    pub fn is_last(&self) -> bool {
+        !matches!(self, Self::Delta(..))
+    }
+}
+
+impl Merge for ChatEvent {
+    fn merge(&mut self, next: Self) -> Result<(), Self> {
+        match (self, next) {
+            (Self::Delta(kind, text), Self::Delta(same, more))
+                if *kind == same && text.len() + more.len() <= MAX_TEXT =>
+            {
+                text.push_str(&more);
+                Ok(())
+            }
+            (_, next) => Err(next),
+        }
+    }
+
+    fn urgent(&self) -> bool {
+        self.is_last()
+    }
+}

@@ -1,0 +1,128 @@
+//! Errors that tell a client what to do, and nothing else.
+//!
+//! Promise: no text of the provider, no key and no internal name is in it; the code is stable.
+//!
+//! Sibling: `providers`.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use super::providers::{Failure, ModelError};
+
+/// What a client may know of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PublicError {
+    /// Stable; clients choose their words by it.
+    pub code: &'static str,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// Seconds to wait before that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+    /// The status, where the answer has not begun.
+    #[serde(skip)]
+    pub status: StatusCode,
+}
+
+impl PublicError {
+    const fn new(code: &'static str, status: StatusCode, retryable: bool) -> Self {
+        Self {
+            code,
+            retryable,
+            retry_after: None,
+            status,
+        }
+    }
+
+    /// The user has as many answers open as are allowed.
+    pub const BUSY: Self = Self {
+        retry_after: Some(5),
+        ..Self::new("too_many_chats", StatusCode::TOO_MANY_REQUESTS, true)
+    };
+    /// The model was silent for too long.
+    pub const SILENT: Self = Self::new("model_silent", StatusCode::GATEWAY_TIMEOUT, true);
+    /// The answer reached a limit of this service.
+    pub const TOO_LONG: Self = Self::new("too_long", StatusCode::BAD_GATEWAY, false);
+    /// Nobody was reading any more.
+    pub const ABANDONED: Self = Self::new("abandoned", StatusCode::BAD_GATEWAY, true);
+    /// The service has as many generations as it can hold.
+    pub const FULL: Self = Self {
+        retry_after: Some(10),
+        ..Self::new("full", StatusCode::SERVICE_UNAVAILABLE, true)
+    };
+    /// The user pressed Stop.
+    pub const STOPPED: Self = Self::new("stopped", StatusCode::BAD_GATEWAY, false);
+    /// The service is going down.
+    pub const RESTART: Self = Self::new("restart", StatusCode::SERVICE_UNAVAILABLE, true);
+    const RATE_LIMITED: Self = Self {
+        retry_after: Some(10),
+        ..Self::new("rate_limited", StatusCode::TOO_MANY_REQUESTS, true)
+    };
+    const OVERLOADED: Self = Self {
+        retry_after: Some(10),
+        ..Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, true)
+    };
+    /// The model or the way to it broke.
+    pub const BROKEN: Self = Self::new("model_failed", StatusCode::BAD_GATEWAY, true);
+    const REJECTED: Self = Self::new("rejected", StatusCode::UNPROCESSABLE_ENTITY, false);
+    /// Never 401 or 403: it is our key that was refused, and a client would log its user out.
+    const MISCONFIGURED: Self = Self::new("misconfigured", StatusCode::BAD_GATEWAY, false);
+
+    fn after(self, wait: Option<Duration>) -> Self {
+        Self {
+            retry_after: wait
+                .map(|wait| wait.as_secs().min(3600))
+                .or(self.retry_after),
+            ..self
+        }
+    }
+}
+
+impl From<&ModelError> for PublicError {
+    fn from(error: &ModelError) -> Self {
+        match error {
+            ModelError::Status {
+                status,
+                retry_after,
+                ..
+            } => match status {
+                429 => Self::RATE_LIMITED.after(*retry_after),
+                503 | 529 => Self::OVERLOADED.after(*retry_after),
+                401..=404 => Self::MISCONFIGURED,
+                400 | 413 | 422 => Self::REJECTED,
+                _ => Self::BROKEN,
+            },
+            ModelError::Provider { failure, .. } => match failure {
+                Failure::RateLimited => Self::RATE_LIMITED,
+                Failure::Overloaded => Self::OVERLOADED,
+                Failure::Internal => Self::BROKEN,
+                Failure::Rejected => Self::REJECTED,
+            },
+            ModelError::Truncated => Self {
+                code: "truncated",
+                ..Self::BROKEN
+            },
+            ModelError::Malformed(_) | ModelError::TooLarge { .. } | ModelError::Transport(_) => {
+                Self::BROKEN
+            }
+        }
+    }
+}
+
+impl IntoResponse for PublicError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self)).into_response();
+        if let Some(seconds) = self.retry_after {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}

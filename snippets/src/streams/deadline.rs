@@ -1,0 +1,53 @@
+//! Deadlines on a source: how long it may be silent, how long it may last. A stream has no useful total timeout.
+//!
+//! Use [`client`] for every upstream that streams and [`until_silent`] around every source that can hang without closing.
+//! Promise: silence ends the stream with exactly one [`Silent`] error; a healthy stream is never cut, however long it lasts.
+//!
+//! Sibling: `slow_consumer` has the deadline for the other side, a reader that does not read.
+
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream};
+use reqwest::{Client, ClientBuilder};
+
+/// A client for upstreams that stream. `connect` bounds the TCP (and TLS) handshake, `silence` bounds each wait: for the response
+/// head, and between two reads of the body; `more` adds what else the client needs. `ClientBuilder::timeout` is left out on purpose: it
+/// spans the whole body and cuts a healthy stream.
+///
+/// # Errors
+/// The TLS backend cannot be initialised.
+pub fn client(
+    connect: Duration,
+    silence: Duration,
+    more: impl FnOnce(ClientBuilder) -> ClientBuilder,
+) -> reqwest::Result<Client> {
+    let builder = Client::builder()
+        .connect_timeout(connect)
+        .read_timeout(silence);
+    more(builder).build()
+}
+
+/// The source was silent for the given time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no item for {0:?}")]
+pub struct Silent(pub Duration);
+
+/// Passes items on, and ends with one `Err(Silent)` when the next item takes longer than `limit`. The source is dropped then, which
+/// closes the connection behind it.
+///
+/// `tokio_stream::StreamExt::timeout` yields `Err(Elapsed)` and goes on: a loop that logs the error and continues never ends.
+pub fn until_silent<S: Stream + Unpin>(
+    source: S,
+    limit: Duration,
+) -> impl Stream<Item = Result<S::Item, Silent>> {
+    stream::unfold(Some(source), move |source| async move {
+        let mut source = source?;
+        // The clock runs only while somebody waits for an item: a slow reader is not the source's silence.
+        match tokio::time::timeout(limit, source.next()).await {
+            Ok(Some(item)) => Some((Ok(item), Some(source))),
+            Ok(None) => None,
+            Err(_) => Some((Err(Silent(limit)), None)),
+        }
+    })
+    .fuse()
+}

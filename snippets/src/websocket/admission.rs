@@ -1,0 +1,108 @@
+//! Authentication by the first message, and the end of a session on an open socket.
+//!
+//! For clients that can send neither cookie, ticket nor subprotocol. Goes with [`super::protect`] and [`super::serve`].
+
+// ANCHOR: admission
+use std::time::Duration;
+
+use axum::extract::ws::Message;
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::outbox::Outbox;
+use super::protect::User;
+use super::serve::Handler;
+
+/// How long a connection may stay unknown.
+pub const AUTH_DEADLINE: Duration = Duration::from_secs(5);
+/// The first message is a token and nothing else, in bytes. Also set `Limits::message` low on such an endpoint: the library
+/// reads up to four times that before anybody is known.
+pub const AUTH_MESSAGE: usize = 4096;
+
+/// `{"type":"auth","token":"…"}`
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+enum First {
+    Auth { token: String },
+}
+
+/// Lets exactly one message through to `verify`; what it admits gets the handler that `start` makes.
+pub struct FirstMessage<H, V, S> {
+    verify: V,
+    start: Option<S>,
+    admitted: Option<(H, AbortOnDropHandle<()>)>,
+    _deadline: Option<AbortOnDropHandle<()>>,
+}
+
+impl<H, V, S> FirstMessage<H, V, S>
+where
+    H: Handler,
+    V: Fn(&str) -> Option<User> + Send + 'static,
+    S: FnOnce(User, &Outbox) -> H + Send + 'static,
+{
+    /// Call it in the `start` of [`super::serve::Sockets::accept`]: the deadline begins now.
+    pub fn new(outbox: &Outbox, verify: V, start: S) -> Self {
+        let late = outbox.clone();
+        let deadline = AbortOnDropHandle::new(tokio::spawn(async move {
+            sleep(AUTH_DEADLINE).await;
+            late.close(4401, "authenticate first");
+        }));
+        Self {
+            verify,
+            start: Some(start),
+            admitted: None,
+            _deadline: Some(deadline),
+        }
+    }
+
+    fn user(&self, message: &Message) -> Option<User> {
+        let Message::Text(text) = message else {
+            return None;
+        };
+        let First::Auth { token } = serde_json::from_str(text).ok()?;
+        (self.verify)(&token).filter(|user| user.expires > Instant::now())
+    }
+}
+
+impl<H, V, S> Handler for FirstMessage<H, V, S>
+where
+    H: Handler,
+    V: Fn(&str) -> Option<User> + Send + 'static,
+    S: FnOnce(User, &Outbox) -> H + Send + 'static,
+{
+    fn on_message(&mut self, message: Message, outbox: &Outbox) {
+        if let Some((handler, _)) = &mut self.admitted {
+            return handler.on_message(message, outbox);
+        }
+        if matches!(&message, Message::Text(text) if text.len() > AUTH_MESSAGE) {
+            return outbox.close(1009, "message too big");
+        }
+        match (self.user(&message), self.start.take()) {
+            (Some(user), Some(start)) => {
+                self._deadline = None;
+                outbox.send(Message::Text(r#"{"type":"ready"}"#.into()));
+                let expiry = expire(outbox, user.expires);
+                self.admitted = Some((start(user, outbox), expiry));
+            }
+            _ => outbox.close(4401, "not authenticated"),
+        }
+    }
+
+    fn on_control(&mut self, outbox: &Outbox) {
+        if let Some((handler, _)) = &mut self.admitted {
+            handler.on_control(outbox);
+        }
+    }
+}
+
+/// Closes the socket when the session ends: a socket outlives the token it was opened with. Keep the handle as long as the
+/// connection; to extend a session, replace it. For a logout, close the outboxes of that user.
+pub fn expire(outbox: &Outbox, at: Instant) -> AbortOnDropHandle<()> {
+    let outbox = outbox.clone();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        sleep_until(at).await;
+        outbox.close(4401, "session expired");
+    }))
+}
+// ANCHOR_END: admission

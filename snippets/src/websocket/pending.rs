@@ -1,0 +1,103 @@
+//! Messages of a client that are not acknowledged yet. A sent message is not a delivered one: it is kept until the server
+//! has acknowledged its id, sent again after a reconnect, and given up when it is too old to still be meant.
+
+// ANCHOR: pending
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// A message to a room.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename = "publish")]
+pub struct Publish {
+    /// Names the message in the acknowledgement; the server publishes an id once, however often it is sent.
+    pub id: String,
+    /// Where to.
+    pub room: String,
+    /// What.
+    pub data: Value,
+}
+
+struct Kept {
+    message: Publish,
+    until: Instant,
+    sent: bool,
+}
+
+/// The queue: bounded, with an expiry. Messages are sent in order; one that the server refused for now is overtaken by those
+/// behind it in the window (a window of 1 keeps the order).
+pub struct Pending {
+    kept: VecDeque<Kept>,
+    max: usize,
+    window: usize,
+    keep_for: Duration,
+    names: u64,
+    counter: u64,
+}
+
+impl Pending {
+    /// At most `max` messages; at most `window` of them sent and not acknowledged; each kept for `keep_for`, which has to be
+    /// shorter than the server remembers ids.
+    pub fn new(max: usize, window: usize, keep_for: Duration) -> Self {
+        Self {
+            kept: VecDeque::new(),
+            max,
+            window,
+            keep_for,
+            names: rand::random(),
+            counter: 0,
+        }
+    }
+
+    /// Keeps a message and returns its id; None when the queue is full: the caller must see that, not lose it silently.
+    pub fn push(&mut self, room: String, data: Value) -> Option<String> {
+        if self.kept.len() >= self.max {
+            return None;
+        }
+        self.counter += 1;
+        let id = format!("{:x}-{}", self.names, self.counter);
+        let message = Publish {
+            id: id.clone(),
+            room,
+            data,
+        };
+        self.kept.push_back(Kept {
+            message,
+            until: Instant::now() + self.keep_for,
+            sent: false,
+        });
+        Some(id)
+    }
+
+    /// The next message to send, in order, while fewer than `window` are under way.
+    pub fn next_unsent(&mut self) -> Option<Publish> {
+        if self.kept.iter().filter(|kept| kept.sent).count() >= self.window {
+            return None;
+        }
+        let kept = self.kept.iter_mut().find(|kept| !kept.sent)?;
+        kept.sent = true;
+        Some(kept.message.clone())
+    }
+
+    /// After a reconnect, or a refusal that was only for now: what was sent may not have arrived.
+    pub fn send_again(&mut self) {
+        self.kept.iter_mut().for_each(|kept| kept.sent = false);
+    }
+
+    /// The server has answered this id, with an acknowledgement or a refusal. False for an id that is not kept.
+    pub fn settle(&mut self, id: &str) -> bool {
+        let before = self.kept.len();
+        self.kept.retain(|kept| kept.message.id != id);
+        self.kept.len() < before
+    }
+
+    /// The id of a message that has expired; settle it. A stale command must not be carried out when the network is back.
+    pub fn expired(&self) -> Option<String> {
+        let oldest = self.kept.front()?;
+        (oldest.until <= Instant::now()).then(|| oldest.message.id.clone())
+    }
+}
+// ANCHOR_END: pending

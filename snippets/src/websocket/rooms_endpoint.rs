@@ -1,0 +1,191 @@
+//! The protocol of the rooms: `join` (with `resume`), `leave`, `publish` with an id that is acknowledged.
+//!
+//! Goes with [`super::rooms`], [`super::serve`] and [`super::protect`].
+
+// ANCHOR: rooms_endpoint
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::response::Response;
+use axum::routing::any;
+use axum::{Extension, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::messages::BAD_MESSAGES;
+use super::outbox::Outbox;
+use super::protect::User;
+use super::rates::Rates;
+use super::rooms::{Cursor, Hub, Membership};
+use super::serve::{Handler, Sockets};
+
+/// Rooms that one connection may be in.
+pub const MAX_ROOMS: usize = 16;
+/// Longest name of a room, and longest id of a message, in bytes.
+pub const MAX_NAME: usize = 64;
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[allow(missing_docs)]
+pub enum Request {
+    Join {
+        room: String,
+        resume: Option<Cursor>,
+    },
+    Leave {
+        room: String,
+    },
+    Publish {
+        id: String,
+        room: String,
+        data: Value,
+    },
+}
+
+/// What the server answers; `joined`, `reset`, `gap` and the events come from [`super::rooms`].
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Reply<'a> {
+    Left {
+        room: &'a str,
+    },
+    Ack {
+        id: &'a str,
+        room: &'a str,
+        seq: u64,
+    },
+    Error {
+        code: &'a str,
+        id: Option<&'a str>,
+        room: Option<&'a str>,
+    },
+}
+
+/// `/rooms`. The user comes from [`super::protect`] in front of it; without one nobody gets in.
+pub fn router(sockets: Sockets, hub: Hub, rates: Rates) -> Router {
+    Router::new()
+        .route("/rooms", any(upgrade))
+        .with_state((sockets, hub, rates))
+}
+
+async fn upgrade(
+    State((sockets, hub, rates)): State<(Sockets, Hub, Rates)>,
+    Extension(user): Extension<User>,
+    ws: WebSocketUpgrade,
+) -> Response {
+    sockets.accept(ws.protocols(["rooms.v1"]), move |outbox| {
+        let member = Member::new(hub, user.clone());
+        rates.limit(&user, outbox, member)
+    })
+}
+
+/// One connection and the rooms it is in; dropped with the connection, it leaves them.
+pub struct Member {
+    hub: Hub,
+    user: User,
+    rooms: HashMap<String, Membership>,
+    bad: u32,
+}
+
+impl Member {
+    /// A connection that is in no room yet.
+    pub fn new(hub: Hub, user: User) -> Self {
+        Self {
+            hub,
+            user,
+            rooms: HashMap::new(),
+            bad: 0,
+        }
+    }
+
+    /// The user's own rooms are `private/<name>`; all others are open.
+    fn may_join(&self, room: &str) -> bool {
+        room.strip_prefix("private/")
+            .is_none_or(|owner| owner == &*self.user.name)
+    }
+
+    fn carry_out(&mut self, request: Request, outbox: &Outbox) -> Result<(), &'static str> {
+        match request {
+            Request::Join { room, resume } => {
+                if room.is_empty() || room.len() > MAX_NAME {
+                    return Err("invalid_value");
+                }
+                if !self.may_join(&room) {
+                    return Err("forbidden");
+                }
+                if self.rooms.len() >= MAX_ROOMS && !self.rooms.contains_key(&room) {
+                    return Err("too_many_rooms");
+                }
+                self.rooms.remove(&room); // joining again is how a client resumes after a gap
+                let user: Arc<str> = self.user.name.clone();
+                let membership = self.hub.join(&room, &user, outbox, resume.as_ref())?;
+                self.rooms.insert(room, membership);
+            }
+            Request::Leave { room } => {
+                self.rooms.remove(&room).ok_or("not_joined")?;
+                send(outbox, &Reply::Left { room: &room });
+            }
+            Request::Publish { id, room, data } => {
+                if id.is_empty() || id.len() > MAX_NAME {
+                    return Err("invalid_value");
+                }
+                let seq = self
+                    .rooms
+                    .get(&room)
+                    .ok_or("not_joined")?
+                    .publish(id.clone(), &data);
+                let reply = Reply::Ack {
+                    id: &id,
+                    room: &room,
+                    seq,
+                };
+                send(outbox, &reply);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Handler for Member {
+    fn on_message(&mut self, message: Message, outbox: &Outbox) {
+        let Message::Text(text) = message else {
+            return outbox.close(1003, "text only");
+        };
+        let done = serde_json::from_str(&text)
+            .map_err(|error| {
+                if error.is_data() {
+                    "invalid_message"
+                } else {
+                    "invalid_json"
+                }
+            })
+            .and_then(|request| self.carry_out(request, outbox));
+        let Err(code) = done else { return };
+        // Echoed, so that the client can tell which of its messages this is about.
+        let sent = serde_json::from_str::<Value>(&text).unwrap_or_default();
+        let short = |key: &str| {
+            sent.get(key)
+                .and_then(Value::as_str)
+                .filter(|value| value.len() <= MAX_NAME)
+        };
+        let reply = Reply::Error {
+            code,
+            id: short("id"),
+            room: short("room"),
+        };
+        send(outbox, &reply);
+        self.bad += u32::from(code != "full");
+        if self.bad >= BAD_MESSAGES {
+            outbox.close(1008, "too many bad messages");
+        }
+    }
+}
+
+fn send(outbox: &Outbox, reply: &Reply<'_>) {
+    // Cannot fail: all keys are strings.
+    let text = serde_json::to_string(reply).unwrap_or_default();
+    outbox.send(Message::Text(text.into()));
+}
+// ANCHOR_END: rooms_endpoint

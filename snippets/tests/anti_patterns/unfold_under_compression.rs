@@ -1,0 +1,49 @@
+//! Wrong: `Body::from_stream(stream::unfold(…))` below `CompressionLayer`
+//! Harm: the layer polls once more after the end and `unfold` panics: every client that takes gzip gets a body without its end
+//! Instead: streams/body
+
+use std::convert::Infallible;
+
+use axum::{Router, body::Body, routing::get};
+use futures::{Stream, StreamExt, stream};
+use tower_http::compression::CompressionLayer;
+
+use crate::support::raw::End;
+use crate::support::{RawClient, Server};
+
+fn rows() -> impl Stream<Item = Result<String, Infallible>> {
+    stream::unfold(0, |n| async move {
+        (n < 3).then(|| (Ok(format!("row {n}\n")), n + 1))
+    })
+}
+
+async fn end_of(body: impl Fn() -> Body + Clone + Send + Sync + 'static, headers: &[&str]) -> End {
+    let app = Router::new()
+        .route("/", get(async move || body()))
+        .layer(CompressionLayer::new());
+    let server = Server::start(app).await;
+    RawClient::get(server.addr, "/", headers)
+        .await
+        .read_to_end()
+        .await
+}
+
+#[tokio::test]
+async fn gzip_clients_get_a_cut_body() {
+    let wrong = || Body::from_stream(rows());
+    assert_eq!(
+        end_of(wrong, &[]).await,
+        End::Complete,
+        "curl without --compressed sees nothing of it"
+    );
+    assert_eq!(end_of(wrong, &["accept-encoding: gzip"]).await, End::Fin);
+}
+
+#[tokio::test]
+async fn fused_it_ends() {
+    let right = || Body::from_stream(rows().fuse());
+    assert_eq!(
+        end_of(right, &["accept-encoding: gzip"]).await,
+        End::Complete
+    );
+}

@@ -1,0 +1,62 @@
+//! Wrong: `Arc<Mutex<WebSocket>>`, shared by the task that receives and the one that sends.
+//! Harm: the lock is held while nothing comes in, so what the server has to say waits until the client speaks.
+//! Instead: websocket/serve
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use axum::routing::any;
+use snippets::websocket::limits::Limits;
+use snippets::websocket::outbox::Outbox;
+use snippets::websocket::serve::{Handler, Sockets};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{FrameClient, Server};
+
+async fn shared(socket: WebSocket) {
+    let socket = Arc::new(Mutex::new(socket));
+    let receiving = {
+        let socket = socket.clone();
+        tokio::spawn(async move { while let Some(Ok(_)) = { socket.lock().await.recv().await } {} })
+    };
+    tokio::task::yield_now().await;
+    let _ = socket.lock().await.send("news".into()).await;
+    let _ = receiving.await;
+}
+
+#[tokio::test]
+async fn a_push_waits_until_the_client_speaks() {
+    let app = Router::new().route(
+        "/ws",
+        any(|ws: WebSocketUpgrade| async { ws.on_upgrade(shared) }),
+    );
+    let server = Server::start(app).await;
+    let mut client = FrameClient::connect(server.addr, "/ws").await;
+    let silence = tokio::time::timeout(Duration::from_millis(300), client.next()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    client.send_text("hello?").await;
+    assert_eq!(client.next_text().await, "news");
+}
+
+struct Ignore;
+
+impl Handler for Ignore {
+    fn on_message(&mut self, _: Message, _: &Outbox) {}
+}
+
+#[tokio::test]
+async fn the_pattern_pushes_at_once() {
+    async fn push(ws: WebSocketUpgrade) -> Response {
+        Sockets::new(Limits::default(), CancellationToken::new()).accept(ws, |outbox| {
+            outbox.send("news".into());
+            Ignore
+        })
+    }
+    let server = Server::start(Router::new().route("/ws", any(push))).await;
+    let mut client = FrameClient::connect(server.addr, "/ws").await;
+    assert_eq!(client.next_text().await, "news");
+}

@@ -1,0 +1,89 @@
+//! Wrong: a WebSocket that is authenticated by its cookie and does not check Origin.
+//! Harm: CORS does not apply to WebSockets: a foreign page opens the socket with the victim's cookie, and reads and writes.
+//! Instead: websocket/protect
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::http::StatusCode;
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use axum_extra::extract::CookieJar;
+use snippets::websocket::limits::Limits;
+use snippets::websocket::messages;
+use snippets::websocket::protect::{self, Accounts, Guard, Tickets, User};
+use snippets::websocket::serve::Sockets;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{FrameClient, Server};
+
+/// What a browser sends for a script of https://evil.example: the victim's cookie, and the page's own origin.
+const FOREIGN_PAGE: [&str; 2] = ["origin: https://evil.example", "cookie: sid=victim"];
+
+#[tokio::test]
+async fn a_foreign_page_acts_as_the_victim() {
+    async fn upgrade(jar: CookieJar, ws: WebSocketUpgrade) -> Response {
+        match jar.get("sid").map(|cookie| cookie.value().to_owned()) {
+            Some(name) => ws.on_upgrade(|mut socket: WebSocket| async move {
+                let _ = socket
+                    .send(format!("private messages of {name}").into())
+                    .await;
+            }),
+            None => StatusCode::UNAUTHORIZED.into_response(),
+        }
+    }
+    let server = Server::start(Router::new().route("/ws", any(upgrade))).await;
+    let mut client = FrameClient::handshake(server.addr, "/ws", &FOREIGN_PAGE).await;
+    assert_eq!(client.status(), 101);
+    assert_eq!(client.next_text().await, "private messages of victim");
+}
+
+struct Cookies;
+
+impl Accounts for Cookies {
+    fn by_session(&self, cookie: &str) -> Option<User> {
+        Some(User {
+            name: cookie.into(),
+            admin: false,
+            expires: Instant::now() + Duration::from_secs(60),
+        })
+    }
+
+    fn by_token(&self, _: &str) -> Option<User> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn the_pattern_refuses_the_foreign_page_at_the_handshake() {
+    let sockets = Sockets::new(Limits::default(), CancellationToken::new());
+    let guard = Guard {
+        origins: Arc::new(["https://app.example".to_owned()]),
+        cookie: "sid",
+        subprotocols: &[],
+        accounts: Arc::new(Cookies),
+        tickets: Tickets::default(),
+        sockets: sockets.clone(),
+        allowed: |_| true,
+    };
+    let app = messages::router(sockets)
+        .layer(middleware::from_fn_with_state(guard, protect::authenticate));
+    let server = Server::start(app).await;
+    assert_eq!(
+        FrameClient::handshake(server.addr, "/ws", &FOREIGN_PAGE)
+            .await
+            .status(),
+        403
+    );
+    let own_page = ["origin: https://app.example", "cookie: sid=victim"];
+    assert_eq!(
+        FrameClient::handshake(server.addr, "/ws", &own_page)
+            .await
+            .status(),
+        101
+    );
+}

@@ -1,0 +1,58 @@
+//! Wrong: an unbounded channel per connection between the fan-out and the task that writes.
+//! Harm: a peer that does not read is no error: everything that is published is kept for it until memory runs out.
+//! Instead: websocket/rooms
+
+use axum::extract::ws::{Message, Utf8Bytes};
+use futures::{SinkExt, StreamExt};
+use snippets::websocket::outbox::{Event, Full, Outbox};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+const PUBLISHED: usize = 100_000;
+
+#[tokio::test]
+async fn an_unbounded_queue_keeps_everything_for_a_peer_that_does_not_read() {
+    let (_stalled, server) = tokio::io::duplex(1024);
+    let (mut sink, _stream) = WebSocketStream::from_raw_socket(server, Role::Server, None)
+        .await
+        .split();
+    let (queue, mut rx) = mpsc::unbounded_channel::<String>();
+    let (waiting, mut depth) = tokio::sync::watch::channel(0);
+    tokio::spawn(async move {
+        while let Some(text) = rx.recv().await {
+            let _ = waiting.send(rx.len());
+            let _ = sink.send(text.into()).await;
+        }
+    });
+    for n in 0..PUBLISHED {
+        queue
+            .send(format!("event {n}"))
+            .expect("an unbounded channel accepts whatever comes");
+    }
+    depth.changed().await.unwrap();
+    assert!(*depth.borrow() > PUBLISHED / 2, "{} wait", *depth.borrow());
+}
+
+#[tokio::test]
+async fn the_pattern_holds_a_bounded_number_and_disconnects() {
+    let outbox = Outbox::new(64, 1 << 20);
+    let accepted = (0..PUBLISHED as u64)
+        .take_while(|&seq| {
+            let text = Utf8Bytes::from(format!("event {seq}"));
+            outbox.offer(
+                Event {
+                    room: "talk".into(),
+                    seq,
+                    text,
+                },
+                Full::Disconnect,
+            )
+        })
+        .count();
+    assert_eq!(accepted, 64);
+    match outbox.pop() {
+        Some(Message::Close(Some(frame))) => assert_eq!(frame.code, 1013),
+        other => panic!("{other:?}"),
+    }
+}

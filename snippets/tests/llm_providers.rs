@@ -1,0 +1,597 @@
+//! Decoders: whatever the provider and wherever the bytes are cut, one answer; a cut is an error.
+
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use snippets::llm::providers::anthropic::Anthropic;
+use snippets::llm::providers::decode::{MAX_RECORD_BYTES, Records};
+use snippets::llm::providers::event::ToolCall;
+use snippets::llm::providers::gemini::Gemini;
+use snippets::llm::providers::ollama::Ollama;
+use snippets::llm::providers::openai_chat::OpenAiChat;
+use snippets::llm::providers::openai_responses::OpenAiResponses;
+use snippets::llm::providers::tool_calls::{MAX_ARGUMENT_BYTES, MAX_CALLS};
+use snippets::llm::providers::{
+    Decoder, Failure, FinishReason, ModelError, ModelEvent, Usage, http, model_events,
+};
+use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel, Stop};
+
+use crate::support::{Server, within};
+
+type Decoded = (Vec<ModelEvent>, Option<ModelError>);
+
+pub struct Provider {
+    pub name: &'static str,
+    pub path: &'static str,
+    pub decode: fn(&[u8], usize) -> Decoded,
+}
+
+pub const PROVIDERS: [Provider; 5] = [
+    Provider {
+        name: "openai chat",
+        path: "/v1/chat/completions",
+        decode: decode::<OpenAiChat>,
+    },
+    Provider {
+        name: "openai responses",
+        path: "/v1/responses",
+        decode: decode::<OpenAiResponses>,
+    },
+    Provider {
+        name: "anthropic",
+        path: "/v1/messages",
+        decode: decode::<Anthropic>,
+    },
+    Provider {
+        name: "gemini",
+        path: "/v1beta/models/scripted:streamGenerateContent?alt=sse",
+        decode: decode::<Gemini>,
+    },
+    Provider {
+        name: "ollama",
+        path: "/api/chat",
+        decode: decode::<Ollama>,
+    },
+];
+
+/// Decodes `bytes` in chunks of `size`; heartbeats, which depend on the cut, are left out.
+fn decode<D: Decoder + Default>(bytes: &[u8], size: usize) -> Decoded {
+    let mut records = Records::new(D::default());
+    let mut events = Vec::new();
+    let mut error = None;
+    for chunk in bytes.chunks(size.max(1)) {
+        error = records.push(chunk, &mut events).err();
+        if error.is_some() {
+            break;
+        }
+    }
+    if error.is_none() {
+        error = records.end(&mut events).err();
+    }
+    events.retain(|event| *event != ModelEvent::Heartbeat);
+    (events, error)
+}
+
+fn reply() -> Reply {
+    let mut reply = Reply::text("Grüße aus 東京 👩🏽‍🚀 und \"so\"\nweiter")
+        .with_call("get_weather", r#"{"city":"Zürich","days":3}"#, 5)
+        .with_call("get_time", "", 1);
+    reply.reasoning = vec!["Think ".into(), "twice — ✓.".into()];
+    reply
+}
+
+/// The bytes with which the scripted model answers `script` on `path`.
+async fn bytes_of(path: &str, script: Script) -> Vec<u8> {
+    let model = ScriptedModel::new(script);
+    let server = Server::start(model.router()).await;
+    let request = reqwest::Client::new()
+        .post(server.url(path))
+        .json(&json!({}))
+        .send();
+    let response = within("the response", request).await.unwrap();
+    within("the body", response.bytes()).await.unwrap().to_vec()
+}
+
+fn text(events: &[ModelEvent]) -> String {
+    let text = events.iter().filter_map(|event| match event {
+        ModelEvent::Text(text) => Some(text.as_str()),
+        _ => None,
+    });
+    text.collect()
+}
+
+fn finish(events: &[ModelEvent]) -> (FinishReason, Vec<ToolCall>) {
+    match events.last() {
+        Some(ModelEvent::Finish { reason, tool_calls }) => (reason.clone(), tool_calls.clone()),
+        other => panic!("ends with {other:?}"),
+    }
+}
+
+fn usage(events: &[ModelEvent]) -> Usage {
+    let last = events.iter().rev().find_map(|event| match event {
+        ModelEvent::Usage(usage) => Some(*usage),
+        _ => None,
+    });
+    last.expect("no usage")
+}
+
+#[tokio::test]
+async fn one_answer_from_every_provider_wherever_the_bytes_are_cut() {
+    for provider in PROVIDERS {
+        let bytes = bytes_of(provider.path, Script::reply(reply())).await;
+        let (whole, error) = (provider.decode)(&bytes, usize::MAX);
+        assert_eq!(error, None, "{}", provider.name);
+        assert_eq!(
+            text(&whole),
+            "Grüße aus 東京 👩🏽‍🚀 und \"so\"\nweiter",
+            "{}",
+            provider.name
+        );
+        let reasoning: String = whole
+            .iter()
+            .filter_map(|event| match event {
+                ModelEvent::Reasoning(text) => Some(text.as_str()),
+                _ => None,
+            })
+            .collect();
+        let expected = if provider.name == "openai chat" {
+            ""
+        } else {
+            "Think twice — ✓."
+        };
+        assert_eq!(reasoning, expected, "{}", provider.name);
+
+        let (reason, calls) = finish(&whole);
+        assert_eq!(reason, FinishReason::ToolCalls, "{}", provider.name);
+        let names: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
+        assert_eq!(names, ["get_weather", "get_time"], "{}", provider.name);
+        let arguments: Value = calls[0].parse().unwrap();
+        assert_eq!(
+            arguments,
+            json!({"city": "Zürich", "days": 3}),
+            "{}",
+            provider.name
+        );
+        // The model wrote nothing at all: not JSON, but the empty object.
+        assert_eq!(
+            calls[1].parse::<Value>().unwrap(),
+            json!({}),
+            "{}",
+            provider.name
+        );
+
+        for size in [1, 2, 3, 5, 7, 64, 1000] {
+            let cut = (provider.decode)(&bytes, size);
+            assert_eq!(
+                cut,
+                (whole.clone(), None),
+                "{} in chunks of {size}",
+                provider.name
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_cut_is_truncated_at_every_byte() {
+    for provider in PROVIDERS {
+        let bytes = bytes_of(provider.path, Script::reply(reply())).await;
+        // Up to the last byte that is not a line ending: the terminal record is not complete before.
+        let end = bytes.trim_ascii_end().len();
+        for cut in 0..=end {
+            let (events, error) = (provider.decode)(&bytes[..cut], usize::MAX);
+            assert_eq!(
+                error,
+                Some(ModelError::Truncated),
+                "{} cut at {cut}",
+                provider.name
+            );
+            let released = events
+                .iter()
+                .any(|e| matches!(e, ModelEvent::Finish { .. }));
+            assert!(
+                !released,
+                "{} cut at {cut} released {events:?}",
+                provider.name
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_model_keeps_its_reason_and_releases_no_tool_call() {
+    for provider in PROVIDERS {
+        let mut reply = reply();
+        reply.stop = Stop::Length;
+        let bytes = bytes_of(provider.path, Script::reply(reply)).await;
+        let (events, error) = (provider.decode)(&bytes, usize::MAX);
+        assert_eq!(error, None, "{}", provider.name);
+        let expected = (FinishReason::MaxTokens, Vec::new());
+        assert_eq!(finish(&events), expected, "{}", provider.name);
+    }
+}
+
+#[test]
+fn finish_reasons_are_kept() {
+    use FinishReason as F;
+    let other = |reason: &str| F::Other(reason.to_owned());
+    for (raw, expected) in [
+        ("stop", F::Stop),
+        ("length", F::MaxTokens),
+        ("content_filter", F::ContentFilter),
+        ("function_call", other("function_call")),
+        ("new_reason", other("new_reason")),
+    ] {
+        let chunk = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": raw}]});
+        let bytes = format!("data: {chunk}\n\ndata: [DONE]\n\n");
+        let (events, error) = decode::<OpenAiChat>(bytes.as_bytes(), 9);
+        assert_eq!((finish(&events).0, error), (expected, None));
+    }
+    for (raw, expected) in [
+        ("end_turn", F::Stop),
+        ("stop_sequence", F::Stop),
+        ("max_tokens", F::MaxTokens),
+        ("model_context_window_exceeded", F::MaxTokens),
+        ("refusal", F::Refusal),
+        ("pause_turn", F::Paused),
+        ("new_reason", other("new_reason")),
+    ] {
+        let delta = json!({"type": "message_delta", "delta": {"stop_reason": raw}});
+        let bytes = format!("data: {delta}\n\ndata: {{\"type\":\"message_stop\"}}\n\n");
+        let (events, error) = decode::<Anthropic>(bytes.as_bytes(), 9);
+        assert_eq!((finish(&events).0, error), (expected, None));
+    }
+    for (raw, expected) in [
+        ("STOP", F::Stop),
+        ("SAFETY", F::ContentFilter),
+        ("SPII", F::ContentFilter),
+        ("MALFORMED_FUNCTION_CALL", other("MALFORMED_FUNCTION_CALL")),
+    ] {
+        let bytes = format!(
+            "data: {}\n\n",
+            json!({"candidates": [{"finishReason": raw}]})
+        );
+        let (events, error) = decode::<Gemini>(bytes.as_bytes(), 9);
+        assert_eq!((finish(&events).0, error), (expected, None));
+    }
+    let blocked = json!({"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}});
+    let (events, error) = decode::<Gemini>(format!("data: {blocked}\n\n").as_bytes(), 9);
+    assert_eq!((finish(&events).0, error), (F::ContentFilter, None));
+    let details = json!({"type": "response.incomplete", "response":
+        {"incomplete_details": {"reason": "content_filter"}}});
+    let (events, error) = decode::<OpenAiResponses>(format!("data: {details}\n\n").as_bytes(), 9);
+    assert_eq!((finish(&events).0, error), (F::ContentFilter, None));
+}
+
+#[test]
+fn a_terminal_event_without_a_reason_is_truncated() {
+    let chunk = json!({"choices": [{"index": 0, "delta": {"content": "half"}}]});
+    let (_, error) =
+        decode::<OpenAiChat>(format!("data: {chunk}\n\ndata: [DONE]\n\n").as_bytes(), 9);
+    assert_eq!(error, Some(ModelError::Truncated));
+    let (_, error) = decode::<Anthropic>(b"data: {\"type\":\"message_stop\"}\n\n", 9);
+    assert_eq!(error, Some(ModelError::Truncated));
+    let (_, error) = decode::<Ollama>(b"{\"done\":true}\n", 9);
+    assert_eq!(error, Some(ModelError::Truncated));
+}
+
+#[tokio::test]
+async fn usage_is_a_total_and_means_the_same_everywhere() {
+    for provider in PROVIDERS {
+        let reply = reply();
+        let bytes = bytes_of(provider.path, Script::reply(reply.clone())).await;
+        let (events, _) = (provider.decode)(&bytes, usize::MAX);
+        let usage = usage(&events);
+        assert_eq!(usage.input, Some(12), "{}", provider.name);
+        let cached = (provider.name != "ollama").then_some(4);
+        assert_eq!(usage.cached_input, cached, "{}", provider.name);
+        let tokens = match provider.name {
+            "openai chat" => reply.tokens() - reply.reasoning.len(),
+            // Function calls come whole: one part each.
+            "gemini" => reply.reasoning.len() + reply.text.len() + reply.tool_calls.len(),
+            _ => reply.tokens(),
+        };
+        assert_eq!(usage.output, Some(tokens as u64), "{}", provider.name);
+    }
+}
+
+#[test]
+fn a_null_in_later_usage_does_not_erase_what_was_said() {
+    let start = json!({"type": "message_start", "message": {"usage": {"input_tokens": 10,
+        "cache_read_input_tokens": 5, "cache_creation_input_tokens": 3, "output_tokens": 1}}});
+    let one = json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"},
+        "usage": {"input_tokens": null, "cache_read_input_tokens": null, "output_tokens": 40}});
+    let two = json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"},
+        "usage": {"output_tokens": 70}});
+    let stop = json!({"type": "message_stop"});
+    let bytes = format!("data: {start}\n\ndata: {one}\n\ndata: {two}\n\ndata: {stop}\n\n");
+    let (events, error) = decode::<Anthropic>(bytes.as_bytes(), 30);
+    assert_eq!(error, None);
+    let expected = Usage {
+        input: Some(18),
+        cached_input: Some(5),
+        output: Some(70),
+        reasoning: None,
+    };
+    assert_eq!(usage(&events), expected);
+}
+
+#[tokio::test]
+async fn unknown_events_and_fields_change_nothing() {
+    for provider in PROVIDERS {
+        let bytes = bytes_of(provider.path, Script::reply(reply())).await;
+        let expected = (provider.decode)(&bytes, usize::MAX);
+        let wire = String::from_utf8(bytes).unwrap();
+        let (sse, separator) = match provider.name {
+            "gemini" => (true, "\r\n\r\n"),
+            "ollama" => (false, "\n"),
+            _ => (true, "\n\n"),
+        };
+        let mut drifted = String::new();
+        for record in wire.split_inclusive(separator) {
+            // A field that did not exist, in every object at the top, and a record that did not.
+            if record.contains('{') {
+                let field = r#"{"future_field":{"nested":[1,null]},"obfuscation":"aQ","#;
+                drifted.push_str(&record.replacen('{', field, 1));
+            } else {
+                drifted.push_str(record);
+            }
+            if !record.contains("[DONE]") && sse {
+                drifted.push_str(": a comment\n\nevent: future.event\nid: 7\n");
+                drifted.push_str("data: {\"type\":\"future.event\",\"payload\":{}}\n\ndata:\n\n");
+            } else if !sse && !record.contains("\"done\":true") {
+                drifted.push_str("{\"future\":1}\n\n");
+            }
+        }
+        let found = (provider.decode)(drifted.as_bytes(), 50);
+        assert_eq!(found, expected, "{}", provider.name);
+    }
+}
+
+#[tokio::test]
+async fn an_error_inside_the_stream_ends_it_with_its_kind() {
+    for provider in PROVIDERS {
+        let script = Script::reply(reply()).with_fault(Fault::Error { after: 3 });
+        let bytes = bytes_of(provider.path, script).await;
+        let (events, error) = (provider.decode)(&bytes, 11);
+        assert!(!events.is_empty(), "{}", provider.name);
+        let finished = events
+            .iter()
+            .any(|e| matches!(e, ModelEvent::Finish { .. }));
+        assert!(!finished, "{}", provider.name);
+        let Some(ModelError::Provider {
+            failure, message, ..
+        }) = error
+        else {
+            panic!("{}: {error:?}", provider.name)
+        };
+        let expected = match provider.name {
+            "anthropic" | "gemini" => Failure::Overloaded,
+            _ => Failure::Internal,
+        };
+        assert_eq!(failure, expected, "{}", provider.name);
+        assert!(
+            message.contains("key"),
+            "the log needs the provider's text: {message}"
+        );
+    }
+    let failed = json!({"type": "response.failed", "response": {"error":
+        {"code": "rate_limit_exceeded", "message": "slow down"}}});
+    let (_, error) = decode::<OpenAiResponses>(format!("data: {failed}\n\n").as_bytes(), 9);
+    let failure = Failure::RateLimited;
+    let (code, message) = ("rate_limit_exceeded".to_owned(), "slow down".to_owned());
+    assert_eq!(
+        error,
+        Some(ModelError::Provider {
+            failure,
+            code,
+            message
+        })
+    );
+}
+
+#[test]
+fn provider_side_tools_are_not_released() {
+    let events = [
+        json!({"type": "content_block_start", "index": 0, "content_block":
+            {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}}}),
+        json!({"type": "content_block_delta", "index": 0, "delta":
+            {"type": "input_json_delta", "partial_json": "{\"query\":\"x\"}"}}),
+        json!({"type": "content_block_stop", "index": 0}),
+        json!({"type": "content_block_start", "index": 1, "content_block":
+            {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}}),
+        json!({"type": "content_block_start", "index": 2, "content_block":
+            {"type": "redacted_thinking", "data": "c2VjcmV0"}}),
+        json!({"type": "content_block_delta", "index": 3, "delta":
+            {"type": "citations_delta", "citation": {"type": "char_location"}}}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}),
+        json!({"type": "message_stop"}),
+    ];
+    let bytes: String = events
+        .iter()
+        .map(|event| format!("data: {event}\n\n"))
+        .collect();
+    let finish = ModelEvent::Finish {
+        reason: FinishReason::Stop,
+        tool_calls: Vec::new(),
+    };
+    assert_eq!(
+        decode::<Anthropic>(bytes.as_bytes(), 17),
+        (vec![finish], None)
+    );
+}
+
+#[test]
+fn calls_that_cannot_be_whole_are_errors() {
+    let chunk = |delta: Value| {
+        format!(
+            "data: {}\n\n",
+            json!({"choices": [{"index": 0, "delta": delta}]})
+        )
+    };
+    // Arguments for a call that never began: its id and name are lost.
+    let lost = chunk(json!({"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]}));
+    assert!(matches!(
+        decode::<OpenAiChat>(lost.as_bytes(), 9).1,
+        Some(ModelError::Malformed(_))
+    ));
+    // The reason promises calls, but they are of a kind that this decoder does not read.
+    let custom = chunk(
+        json!({"tool_calls": [{"index": 0, "type": "custom", "id": "c", "custom": {"name": "n"}}]}),
+    );
+    let reason = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]});
+    let bytes = format!("{custom}data: {reason}\n\ndata: [DONE]\n\n");
+    assert!(matches!(
+        decode::<OpenAiChat>(bytes.as_bytes(), 9).1,
+        Some(ModelError::Malformed(_))
+    ));
+    // Pieces and whole differ.
+    let item = |arguments: &str| json!({"type": "function_call", "call_id": "c", "name": "n", "arguments": arguments});
+    let bytes: String = [
+        json!({"type": "response.output_item.added", "output_index": 0, "item": item("")}),
+        json!({"type": "response.function_call_arguments.delta", "output_index": 0, "delta": "{\"a\":"}),
+        json!({"type": "response.output_item.done", "output_index": 0, "item": item("{\"a\":1}")}),
+    ]
+    .iter()
+    .map(|event| format!("data: {event}\n\n"))
+    .collect();
+    assert!(matches!(
+        decode::<OpenAiResponses>(bytes.as_bytes(), 9).1,
+        Some(ModelError::Malformed(_))
+    ));
+    // Vertex streams arguments only when asked to.
+    let part = json!({"functionCall": {"name": "n", "partialArgs": [], "willContinue": true}});
+    let bytes = format!(
+        "data: {}\n\n",
+        json!({"candidates": [{"content": {"parts": [part]}}]})
+    );
+    assert!(matches!(
+        decode::<Gemini>(bytes.as_bytes(), 9).1,
+        Some(ModelError::Malformed(_))
+    ));
+}
+
+#[test]
+fn memory_is_bounded() {
+    let start = |index: usize| {
+        let call = json!({"index": index, "id": "c", "function": {"name": "n", "arguments": ""}});
+        let chunk = json!({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]});
+        format!("data: {chunk}\n\n")
+    };
+    let many: String = (0..=MAX_CALLS).map(start).collect();
+    let (events, error) = decode::<OpenAiChat>(many.as_bytes(), 4096);
+    assert_eq!(events.len(), MAX_CALLS);
+    assert!(
+        matches!(
+            error,
+            Some(ModelError::TooLarge {
+                limit: MAX_CALLS,
+                ..
+            })
+        ),
+        "{error:?}"
+    );
+
+    let piece = "x".repeat(MAX_ARGUMENT_BYTES / 2 + 1);
+    let call = json!({"index": 0, "function": {"arguments": piece}});
+    let chunk = json!({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]});
+    let bytes = format!("{}data: {chunk}\n\ndata: {chunk}\n\n", start(0));
+    let (_, error) = decode::<OpenAiChat>(bytes.as_bytes(), 4096);
+    assert!(matches!(
+        error,
+        Some(ModelError::TooLarge {
+            limit: MAX_ARGUMENT_BYTES,
+            ..
+        })
+    ));
+
+    // A record without an end.
+    let endless = vec![b'x'; MAX_RECORD_BYTES + 100];
+    for decode in [decode::<Ollama>, decode::<OpenAiChat>] {
+        let (_, error) = decode(&endless, 65_536);
+        assert!(matches!(
+            error,
+            Some(ModelError::TooLarge {
+                limit: MAX_RECORD_BYTES,
+                ..
+            })
+        ));
+    }
+}
+
+#[test]
+fn nothing_follows_the_finish() {
+    let reason = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+    let more = json!({"choices": [{"index": 0, "delta": {"content": "after"}}]});
+    let bytes = format!("data: {reason}\n\ndata: [DONE]\n\ndata: {more}\n\ndata: [DONE]\n\n");
+    for size in [1, 1000] {
+        let (events, error) = decode::<OpenAiChat>(bytes.as_bytes(), size);
+        assert_eq!((events.len(), error), (1, None));
+    }
+}
+
+#[tokio::test]
+async fn the_stream_is_lazy_ends_once_and_its_drop_closes_the_provider() {
+    let model = ScriptedModel::new(Script::reply(Reply::text("one two three four")));
+    let server = Server::start(model.router()).await;
+    let request = json!({"model": "scripted/stall"});
+    let url = server.url("/v1/messages");
+    let response = reqwest::Client::new()
+        .post(url)
+        .json(&request)
+        .send()
+        .await
+        .unwrap();
+    let body = http::open(response, "text/event-stream").await.unwrap();
+    let mut events = Box::pin(model_events(body, Anthropic::default()));
+    let mut heard = String::new();
+    while heard != "one two " {
+        match within("a token", events.next()).await {
+            Some(Ok(ModelEvent::Text(delta))) => heard.push_str(&delta),
+            Some(Ok(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    // The provider is silent now: nothing but the drop can tell it that nobody listens.
+    drop(events);
+    let gone = within("the close", model.wait_for(|e| e.end.is_some())).await;
+    assert_eq!((gone.end, gone.tokens), (Some(ExchangeEnd::ReaderGone), 2));
+
+    // A stream that is polled after its end says that it has ended.
+    let chunk = Ok::<_, std::io::Error>(bytes::Bytes::from_static(b"data: [DONE]\n\n"));
+    let mut events = Box::pin(model_events(stream::iter([chunk]), OpenAiChat::default()));
+    assert_eq!(events.next().await, Some(Err(ModelError::Truncated)));
+    assert_eq!(events.next().await, None);
+    assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn another_status_or_type_is_not_a_stream() {
+    let page = || async { axum::response::Html("<h1>Log in</h1>") };
+    let huge = || async { (axum::http::StatusCode::BAD_GATEWAY, "x".repeat(1_000_000)) };
+    let app = axum::Router::new()
+        .route("/login", axum::routing::get(page))
+        .route("/huge", axum::routing::get(huge));
+    let server = Server::start(app).await;
+    let get = |path: &str| reqwest::get(server.url(path));
+    let error = http::open(get("/login").await.unwrap(), "text/event-stream")
+        .await
+        .map(|_| ());
+    assert_eq!(
+        error,
+        Err(ModelError::Malformed(
+            r#"content type "text/html; charset=utf-8""#.into()
+        ))
+    );
+    let error = http::open(get("/huge").await.unwrap(), "text/event-stream")
+        .await
+        .map(|_| ());
+    let Err(ModelError::Status {
+        status: 502,
+        retry_after: None,
+        body,
+    }) = error
+    else {
+        panic!("{error:?}")
+    };
+    assert_eq!(body.len(), 4096);
+}

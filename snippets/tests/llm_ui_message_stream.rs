@@ -1,0 +1,284 @@
+//! The UI message stream: its bytes, and what the real AI SDK makes of them.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router, routing::post};
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use snippets::llm::providers::openai_chat::OpenAiChat;
+use snippets::llm::providers::{
+    FinishReason, ModelError, ModelEvent, ToolCall, Usage, http, model_events,
+};
+use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
+use snippets::llm::ui_message_stream::{UiPart, UiWriter, ui_parts, ui_response};
+
+use crate::llm_vendor_sdks::{node, run};
+use crate::support::{RawClient, Server, Transcript};
+
+/// A chat service: `{"script"}` chooses what the model does.
+async fn chat(State(model_url): State<String>, Json(request): Json<Value>) -> Response {
+    let script = request["script"].as_str().unwrap_or("plain").to_owned();
+    match script.as_str() {
+        "weather" => return ui_response(stream::iter(with_tools())),
+        "stopped" => return ui_response(stream::iter(stopped())),
+        "no finish" => {
+            let parts = stream::iter(with_tools()).filter(|part| {
+                let end = matches!(part, UiPart::Finish { .. } | UiPart::FinishStep);
+                std::future::ready(!end)
+            });
+            return ui_response(parts);
+        }
+        "delta first" => {
+            let (id, delta) = ("1".into(), "lost".into());
+            return ui_response(stream::iter([UiPart::TextDelta { id, delta }]));
+        }
+        _ => {}
+    }
+    let request = json!({"model": format!("scripted/{script}")});
+    let response = reqwest::Client::new()
+        .post(model_url)
+        .json(&request)
+        .send()
+        .await
+        .unwrap();
+    match http::open(response, "text/event-stream").await {
+        Ok(body) => ui_response(ui_parts("msg-1", model_events(body, OpenAiChat::default()))),
+        Err(_) => (axum::http::StatusCode::TOO_MANY_REQUESTS, "busy").into_response(),
+    }
+}
+
+/// Two model calls with a tool between.
+fn with_tools() -> Vec<UiPart> {
+    let mut out = Vec::new();
+    let mut writer = UiWriter::start("msg-2", &mut out);
+    let usage = Usage {
+        input: Some(10),
+        output: Some(5),
+        ..Usage::default()
+    };
+    let call = |index: u32, id: &str, arguments: &str| ToolCall {
+        id: id.to_owned(),
+        name: format!("tool_{index}"),
+        arguments: arguments.to_owned(),
+    };
+    let calls = vec![
+        call(0, "a", r#"{"city":"Zürich"}"#),
+        call(1, "", "{}"),
+        call(2, "c", "{oops"),
+    ];
+    let mut ended = None;
+    let mut events = vec![
+        ModelEvent::Reasoning("Look it up.".into()),
+        ModelEvent::Text("One ".into()),
+        ModelEvent::Heartbeat,
+        ModelEvent::Text("moment.".into()),
+    ];
+    for (index, call) in calls.iter().enumerate() {
+        let (index, id, name) = (index as u32, call.id.clone(), call.name.clone());
+        events.push(ModelEvent::ToolCallStart { index, id, name });
+        let fragment = call.arguments.clone();
+        events.push(ModelEvent::ToolCallDelta { index, fragment });
+    }
+    events.push(ModelEvent::Usage(usage));
+    let reason = FinishReason::ToolCalls;
+    events.push(ModelEvent::Finish {
+        reason,
+        tool_calls: calls,
+    });
+    for event in events {
+        assert_eq!(ended, None);
+        ended = writer.event(event, &mut out);
+    }
+    let (_, runnable) = ended.unwrap();
+    // The provider had no id for the second, and the arguments of the third are no JSON.
+    let ids: Vec<&str> = runnable.iter().map(|call| call.id.as_str()).collect();
+    assert_eq!(ids, ["a", "call-2"]);
+    UiWriter::tool_result("a", Ok(json!({"degrees": 21})), &mut out);
+    UiWriter::tool_result("call-2", Err("the clock is broken".to_owned()), &mut out);
+    writer.next_step(&mut out);
+    assert_eq!(
+        writer.event(ModelEvent::Text("21 degrees.".into()), &mut out),
+        None
+    );
+    writer.event(ModelEvent::Usage(usage), &mut out);
+    let (reason, tool_calls) = (FinishReason::Stop, Vec::new());
+    let end = writer.event(ModelEvent::Finish { reason, tool_calls }, &mut out);
+    writer.finish(&end.unwrap().0, &mut out);
+    out
+}
+
+/// Stop arrived over another request: the client of this one still reads.
+fn stopped() -> Vec<UiPart> {
+    let mut out = Vec::new();
+    let mut writer = UiWriter::start("msg-3", &mut out);
+    writer.event(ModelEvent::Text("Half an ans".into()), &mut out);
+    writer.stop("stopped by the user", &mut out);
+    out
+}
+
+async fn start() -> (Server, Server) {
+    let mut reply = Reply::text("Grüße 👩🏽‍🚀 und so weiter");
+    reply.reasoning = Vec::new();
+    let model = Server::start(ScriptedModel::new(Script::reply(reply)).router()).await;
+    let app = Router::new()
+        .route("/chat", post(chat))
+        .with_state(model.url("/v1/chat/completions"));
+    (model, Server::start(app).await)
+}
+
+#[tokio::test]
+#[ignore = "needs Node: run ./check"]
+async fn the_ai_sdk_reads_text_tools_failures_and_aborts() {
+    let (_model, server) = start().await;
+    let base = server.url("");
+    let scripts = [
+        "plain",
+        "weather",
+        "length",
+        "error",
+        "cut",
+        "rate-limit",
+        "stopped",
+        "no finish",
+        "delta first",
+    ];
+    let arguments: Vec<&str> = [base.as_str()].into_iter().chain(scripts).collect();
+    let lines = run(&node(), "ui.mjs", &arguments).await;
+    let of = |script: &str| lines.iter().find(|line| line["script"] == script).unwrap();
+    let finish = |reason: Value, abort: bool, error: bool| json!({"isAbort": abort, "isDisconnect": false, "isError": error, "finishReason": reason});
+
+    let plain = of("plain");
+    assert_eq!(plain["status"], "ready", "{plain}");
+    assert_eq!(plain["finish"], finish(json!("stop"), false, false));
+    assert_eq!(plain["message"]["id"], "msg-1");
+    let usage = json!({"inputTokens": 12, "outputTokens": 5});
+    assert_eq!(plain["message"]["metadata"], json!({"usage": usage}));
+    let text = json!({"type": "text", "text": "Grüße 👩🏽‍🚀 und so weiter", "state": "done"});
+    assert_eq!(
+        plain["message"]["parts"],
+        json!([{"type": "step-start"}, text])
+    );
+    assert_eq!(of("readUIMessageStream")["message"], plain["message"]);
+
+    let weather = of("weather");
+    assert_eq!(
+        weather["finish"],
+        finish(json!("stop"), false, false),
+        "{weather}"
+    );
+    let usage = json!({"inputTokens": 20, "outputTokens": 10});
+    assert_eq!(weather["message"]["metadata"], json!({"usage": usage}));
+    let parts = weather["message"]["parts"].as_array().unwrap();
+    let kinds: Vec<_> = parts
+        .iter()
+        .map(|part| (part["type"].as_str().unwrap(), part["state"].as_str()))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            ("step-start", None),
+            ("reasoning", Some("done")),
+            ("text", Some("done")),
+            ("tool-tool_0", Some("output-available")),
+            ("tool-tool_1", Some("output-error")),
+            ("tool-tool_2", Some("output-error")),
+            ("step-start", None),
+            ("text", Some("done")),
+        ]
+    );
+    assert_eq!(parts[3]["input"], json!({"city": "Zürich"}));
+    assert_eq!(parts[3]["output"], json!({"degrees": 21}));
+    assert_eq!(parts[4]["errorText"], "the clock is broken");
+
+    assert_eq!(
+        of("length")["finish"],
+        finish(json!("length"), false, false)
+    );
+    // Failures: an error for the user, without the provider's words; never a finished message.
+    for (script, text) in [
+        ("error", "Error: The answer failed."),
+        ("cut", "Error: The answer was cut off. Try again."),
+    ] {
+        let line = of(script);
+        assert_eq!(line["status"], "error", "{line}");
+        assert_eq!(line["finish"], finish(Value::Null, false, true), "{line}");
+        assert_eq!(line["error"], text);
+        assert_eq!(line["message"]["parts"][1]["text"], "Grüße 👩🏽‍🚀 ");
+    }
+    assert_eq!(of("rate-limit")["status"], "error");
+    // The client takes only its own abort for one: the reason tells that the server stopped.
+    let stopped = of("stopped");
+    let reason = json!("interrupted");
+    assert_eq!(stopped["finish"], finish(reason, false, false), "{stopped}");
+    // [DONE] without `finish` is ready, without error: only the missing reason tells.
+    let unfinished = of("no finish");
+    assert_eq!(unfinished["status"], "ready", "{unfinished}");
+    assert_eq!(unfinished["finish"], finish(Value::Null, false, false));
+    // A delta without its start fails the whole message.
+    assert!(
+        of("delta first")["error"]
+            .as_str()
+            .unwrap()
+            .contains("text-start"),
+        "{}",
+        of("delta first")
+    );
+}
+
+#[tokio::test]
+async fn the_bytes_of_a_message() {
+    let (_model, server) = start().await;
+    let mut transcript = Transcript::new();
+    for script in ["weather", "error"] {
+        let body = json!({"script": script}).to_string();
+        let mut client = RawClient::connect(server.addr).await;
+        let length = format!("content-length: {}", body.len());
+        let headers = ["content-type: application/json", length.as_str()];
+        client.send_request("POST", "/chat", &headers).await;
+        tokio::io::AsyncWriteExt::write_all(&mut client.socket, body.as_bytes())
+            .await
+            .unwrap();
+        client.read_to_end().await;
+        transcript.request(&format!("POST /chat\n{}\n\n{body}", headers[0]));
+        transcript.response(&client);
+    }
+    insta::assert_snapshot!(transcript.finish());
+}
+
+#[test]
+fn an_interrupted_call_ends_in_an_error_and_is_not_run() {
+    let mut out = Vec::new();
+    let mut writer = UiWriter::start("m", &mut out);
+    let (id, name) = ("a".to_owned(), "pay".to_owned());
+    writer.event(ModelEvent::ToolCallStart { index: 0, id, name }, &mut out);
+    let fragment = r#"{"amount": 100"#.to_owned();
+    writer.event(ModelEvent::ToolCallDelta { index: 0, fragment }, &mut out);
+    let (reason, tool_calls) = (FinishReason::MaxTokens, Vec::new());
+    let (_, runnable) = writer
+        .event(ModelEvent::Finish { reason, tool_calls }, &mut out)
+        .unwrap();
+    assert_eq!(runnable, []);
+    assert!(
+        matches!(out.last(), Some(UiPart::ToolInputError { .. })),
+        "{out:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_without_a_finish_fails() {
+    let events = stream::iter([Ok(ModelEvent::Text("half".into()))]);
+    let parts: Vec<UiPart> = ui_parts("m", events).collect().await;
+    assert!(
+        matches!(parts.last(), Some(UiPart::Error { .. })),
+        "{parts:?}"
+    );
+    let events = stream::iter([
+        Err(ModelError::Truncated),
+        Ok(ModelEvent::Text("after".into())),
+    ]);
+    let parts: Vec<UiPart> = ui_parts("m", events).collect().await;
+    assert!(
+        matches!(parts.last(), Some(UiPart::Error { .. })),
+        "{parts:?}"
+    );
+}

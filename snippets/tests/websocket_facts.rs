@@ -1,0 +1,146 @@
+//! Facts about tungstenite 0.29 and axum 0.8 that the WebSocket chapters rest on. An update that changes one turns red here.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ws::{Message as AxumMessage, WebSocket, WebSocketUpgrade};
+use axum::routing::any;
+use futures::{FutureExt, SinkExt, StreamExt};
+use tokio::io::DuplexStream;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::support::frames::{PING, PONG, Seen};
+use crate::support::{Frame, FrameClient, Server};
+
+/// A client and a server in this process, with `buffer` bytes each way between them: nothing depends on the kernel.
+async fn pair(buffer: usize) -> (WebSocketStream<DuplexStream>, WebSocketStream<DuplexStream>) {
+    let (client, server) = tokio::io::duplex(buffer);
+    (
+        WebSocketStream::from_raw_socket(client, Role::Client, None).await,
+        WebSocketStream::from_raw_socket(server, Role::Server, None).await,
+    )
+}
+
+fn big() -> Message {
+    Message::binary(vec![7; 1 << 20])
+}
+
+// C8: nothing but a deadline of your own ends a send to a peer that does not read.
+#[tokio::test(start_paused = true)]
+async fn a_send_to_a_stalled_peer_never_ends_not_even_that_of_close() {
+    let (_client, mut server) = pair(1024).await;
+    let hour = Duration::from_secs(3600);
+    assert!(timeout(hour, server.send(big())).await.is_err());
+    assert!(
+        timeout(hour, server.send(Message::Close(None)))
+            .await
+            .is_err()
+    );
+}
+
+// C9.
+#[tokio::test(start_paused = true)]
+async fn feed_alone_leaves_the_message_in_the_buffer() {
+    let (mut client, mut server) = pair(1024).await;
+    server.feed(Message::text("fed")).await.unwrap();
+    assert!(
+        timeout(Duration::from_secs(3600), client.next())
+            .await
+            .is_err()
+    );
+    server.flush().await.unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap(), Message::text("fed"));
+}
+
+// C11.
+#[tokio::test]
+async fn dropping_the_socket_sends_no_close() {
+    let app = Router::new().route(
+        "/ws",
+        any(|ws: WebSocketUpgrade| async { ws.on_upgrade(|socket| async { drop(socket) }) }),
+    );
+    let server = Server::start(app).await;
+    let mut client = FrameClient::connect(server.addr, "/ws").await;
+    assert!(matches!(client.next().await, Seen::Cut(_)));
+}
+
+// C6: found out at the first upgrade, not at the start: the client sees 101 and then nothing.
+#[tokio::test]
+async fn a_write_buffer_as_large_as_its_maximum_panics_at_the_upgrade() {
+    let app = Router::new().route(
+        "/ws",
+        any(|ws: WebSocketUpgrade| async {
+            ws.write_buffer_size(4096)
+                .max_write_buffer_size(4096)
+                .on_upgrade(|mut socket: WebSocket| async move {
+                    let _ = socket.send("never".into()).await;
+                })
+        }),
+    );
+    let server = Server::start(app).await;
+    let mut client = FrameClient::connect(server.addr, "/ws").await;
+    assert!(matches!(client.next().await, Seen::Cut(_)));
+}
+
+// C28: a cancelled send is not an unsent message; who repeats it sends it twice.
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_send_has_queued_the_message_already() {
+    let (mut client, mut server) = pair(1024).await;
+    assert!(
+        timeout(Duration::from_secs(1), server.send(big()))
+            .await
+            .is_err()
+    );
+    let ((), received) = tokio::join!(async { server.flush().await.unwrap() }, client.next());
+    assert_eq!(received.unwrap().unwrap(), big());
+}
+
+// C29: two peers that write before they read wait for each other; read and write at the same time and both arrive.
+#[tokio::test(start_paused = true)]
+async fn two_peers_that_only_write_stall_each_other() {
+    let (mut client, mut server) = pair(1024).await;
+    let both = async { tokio::join!(client.send(big()), server.send(big())) };
+    assert!(timeout(Duration::from_secs(3600), both).await.is_err());
+
+    let (client, server) = pair(1024).await;
+    let (mut client_sink, mut client_stream) = client.split();
+    let (mut server_sink, mut server_stream) = server.split();
+    let (_, _, at_client, at_server) = tokio::join!(
+        client_sink.send(big()),
+        server_sink.send(big()),
+        client_stream.next(),
+        server_stream.next()
+    );
+    assert_eq!(at_client.unwrap().unwrap(), big());
+    assert_eq!(at_server.unwrap().unwrap(), big());
+}
+
+// C31: the library's own pong, with the ping's payload, is what the peer waits for.
+#[tokio::test]
+async fn a_pong_sent_by_hand_replaces_the_automatic_one() {
+    async fn by_hand(mut socket: WebSocket) {
+        while let Some(Ok(message)) = socket.recv().await {
+            if let AxumMessage::Ping(_) = message {
+                let _ = socket.send(AxumMessage::Pong("mine".into())).await;
+            }
+        }
+    }
+    let app = Router::new().route(
+        "/ws",
+        any(|ws: WebSocketUpgrade| async { ws.on_upgrade(by_hand) }),
+    );
+    let server = Server::start(app).await;
+    let mut client = FrameClient::connect(server.addr, "/ws").await;
+    client.send(Frame::new(PING, "1")).await;
+    client.send(Frame::new(PING, "2")).await;
+    for _ in 0..2 {
+        assert_eq!(
+            client.next().await.frame(),
+            Frame::new(PONG, "mine").unmasked()
+        );
+    }
+    assert!(client.next().now_or_never().is_none());
+}

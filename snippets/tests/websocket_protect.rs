@@ -1,0 +1,375 @@
+//! `websocket/protect`: who gets a socket, what each way of refusing looks like, and when a session ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::response::Response;
+use axum::routing::any;
+use axum::{Router, middleware};
+use snippets::websocket::admission::{self, FirstMessage};
+use snippets::websocket::limits::Limits;
+use snippets::websocket::messages;
+use snippets::websocket::outbox::Outbox;
+use snippets::websocket::protect::{self, Accounts, Guard, Tickets, User};
+use snippets::websocket::serve::{Handler, Sockets};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::frames::{BINARY, Seen, handshake_request};
+use crate::support::{Frame, FrameClient, RawClient, Server};
+
+fn user(name: &str) -> User {
+    User {
+        name: name.into(),
+        admin: false,
+        expires: Instant::now() + Duration::from_secs(3600),
+    }
+}
+
+/// The session `s-<name>` and the token `t-<name>` belong to <name>.
+struct TestAccounts;
+
+impl Accounts for TestAccounts {
+    fn by_session(&self, cookie: &str) -> Option<User> {
+        cookie.strip_prefix("s-").map(user)
+    }
+
+    fn by_token(&self, token: &str) -> Option<User> {
+        token.strip_prefix("t-").map(user)
+    }
+}
+
+async fn start() -> (Server, Tickets) {
+    let sockets = Sockets::new(Limits::default(), CancellationToken::new());
+    let guard = Guard {
+        origins: Arc::new(["https://app.example".to_owned()]),
+        cookie: "sid",
+        subprotocols: &["demo.v1"],
+        accounts: Arc::new(TestAccounts),
+        tickets: Tickets::default(),
+        sockets: sockets.clone(),
+        allowed: |user| &*user.name != "banned",
+    };
+    let tickets = guard.tickets.clone();
+    let app = messages::router(sockets)
+        .layer(middleware::from_fn_with_state(guard, protect::authenticate));
+    (Server::start(app).await, tickets)
+}
+
+/// What a client learns: the status of the handshake, and the code of the Close that follows at once, if one does.
+async fn attempt(server: &Server, path: &str, headers: &[&str]) -> (u16, Option<u16>) {
+    let mut client = FrameClient::handshake(server.addr, path, headers).await;
+    if client.status() != 101 {
+        return (client.status(), None);
+    }
+    client
+        .send_text(r#"{"type":"echo","id":1,"text":"in"}"#)
+        .await;
+    match client.next().await {
+        Seen::Frame(frame) => (101, frame.close_code()),
+        Seen::Cut(cut) => panic!("{cut:?}"),
+    }
+}
+
+const IN: (u16, Option<u16>) = (101, None);
+const UNAUTHENTICATED: (u16, Option<u16>) = (101, Some(4401));
+const FORBIDDEN: (u16, Option<u16>) = (101, Some(4403));
+const FOREIGN: (u16, Option<u16>) = (403, None);
+
+#[tokio::test]
+async fn transcript() {
+    let (server, tickets) = start().await;
+    let mut text = String::new();
+    let mut client = FrameClient::handshake(
+        server.addr,
+        "/ws",
+        &[
+            "origin: https://app.example",
+            "sec-websocket-protocol: demo.v1, bearer.t-ada",
+        ],
+    )
+    .await;
+    client.note("the token is not sent back");
+    text.push_str(&client.transcript());
+    let mut client = FrameClient::handshake(
+        server.addr,
+        "/ws",
+        &["origin: https://evil.example", "cookie: sid=s-ada"],
+    )
+    .await;
+    client.note("a foreign page learns nothing; its script sees 1006");
+    text.push_str("\n\n");
+    text.push_str(&client.transcript());
+    let used = "/ws?ticket=used-before";
+    tickets.redeem("used-before");
+    let mut client =
+        FrameClient::handshake(server.addr, used, &["origin: https://app.example"]).await;
+    client.next().await;
+    client.send(Frame::close(4401, "")).await;
+    client.next().await;
+    text.push_str("\n\n");
+    text.push_str(&client.transcript());
+    insta::assert_snapshot!(text);
+}
+
+// C1.
+#[tokio::test]
+async fn a_cookie_counts_only_with_an_allowed_origin() {
+    let (server, _) = start().await;
+    let cookie = "cookie: other=1; sid=s-ada";
+    assert_eq!(
+        attempt(&server, "/ws", &["origin: https://app.example", cookie]).await,
+        IN
+    );
+    assert_eq!(attempt(&server, "/ws", &[cookie]).await, UNAUTHENTICATED);
+    for foreign in [
+        "https://evil.example",
+        "http://app.example",
+        "https://app.example:8443",
+        "https://app.example.evil.example",
+        "https://evil.app.example",
+        "https://app.exampl",
+        "null",
+        "",
+    ] {
+        let origin = format!("origin: {foreign}");
+        assert_eq!(
+            attempt(&server, "/ws", &[&origin, cookie]).await,
+            FOREIGN,
+            "{foreign}"
+        );
+        // Whatever else it brings.
+        assert_eq!(
+            attempt(&server, "/ws", &[&origin, "authorization: Bearer t-ada"]).await,
+            FOREIGN,
+            "{foreign}"
+        );
+    }
+    assert_eq!(
+        attempt(
+            &server,
+            "/ws",
+            &["origin: https://app.example", "cookie: sid=forged"]
+        )
+        .await,
+        UNAUTHENTICATED
+    );
+    assert_eq!(
+        attempt(&server, "/ws", &["origin: https://app.example"]).await,
+        UNAUTHENTICATED
+    );
+}
+
+// C2.
+#[tokio::test]
+async fn a_token_in_the_subprotocol_is_used_and_not_echoed() {
+    let (server, _) = start().await;
+    let origin = "origin: https://app.example";
+    for offer in [
+        "demo.v1, bearer.t-ada",
+        "bearer.t-ada, demo.v1",
+        "bearer.t-ada,demo.v1",
+    ] {
+        let offer = format!("sec-websocket-protocol: {offer}");
+        let client = FrameClient::handshake(server.addr, "/ws", &[origin, &offer]).await;
+        assert_eq!(client.status(), 101);
+        assert!(
+            client.head.contains("sec-websocket-protocol: demo.v1\r\n"),
+            "{}",
+            client.head
+        );
+        assert!(!client.head.contains("t-ada"), "{}", client.head);
+    }
+    // Refused, the subprotocol is selected all the same: without one the browser would not show the close code.
+    let mut client = FrameClient::handshake(
+        server.addr,
+        "/ws",
+        &[origin, "sec-websocket-protocol: demo.v1, bearer.wrong"],
+    )
+    .await;
+    assert!(
+        client.head.contains("sec-websocket-protocol: demo.v1\r\n"),
+        "{}",
+        client.head
+    );
+    assert_eq!(client.next_close().await, Some(4401));
+}
+
+#[tokio::test]
+async fn a_ticket_is_good_for_one_connection() {
+    let (server, tickets) = start().await;
+    let path = format!("/ws?ticket={}", tickets.issue(user("ada")).unwrap());
+    let origin = "origin: https://app.example";
+    assert_eq!(
+        attempt(&server, &path, &["origin: https://evil.example"]).await,
+        FOREIGN
+    );
+    assert_eq!(
+        attempt(&server, &path, &[origin]).await,
+        IN,
+        "a foreign page does not use it up"
+    );
+    assert_eq!(attempt(&server, &path, &[origin]).await, UNAUTHENTICATED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tickets_expire_and_are_bounded() {
+    let tickets = Tickets::default();
+    let late = tickets.issue(user("ada")).unwrap();
+    tokio::time::sleep(Tickets::TTL).await;
+    assert!(tickets.redeem(&late).is_none());
+    for _ in 0..Tickets::MAX {
+        tickets.issue(user("ada")).unwrap();
+    }
+    assert!(tickets.issue(user("ada")).is_none());
+    tokio::time::sleep(Tickets::TTL).await;
+    assert!(tickets.issue(user("ada")).is_some());
+}
+
+#[tokio::test]
+async fn other_clients_send_the_token_in_the_header() {
+    let (server, _) = start().await;
+    assert_eq!(
+        attempt(&server, "/ws", &["authorization: Bearer t-ada"]).await,
+        IN
+    );
+    assert_eq!(
+        attempt(&server, "/ws", &["authorization: Bearer t-banned"]).await,
+        FORBIDDEN
+    );
+    // No handshake at all: an ordinary status.
+    for (header, status) in [("x: y", 401), ("authorization: Bearer t-banned", 403)] {
+        let mut client = RawClient::get(server.addr, "/ws", &[header]).await;
+        client.read_head().await;
+        assert_eq!(client.status(), status);
+    }
+}
+
+/// Nothing of the credentials, and nothing of the server's inside, is in a refusal.
+#[tokio::test]
+async fn refusals_tell_nothing() {
+    let (server, _) = start().await;
+    for headers in [
+        &["origin: https://evil.example", "cookie: sid=s-secret"][..],
+        &["authorization: Bearer wrong-secret"],
+        &["sec-websocket-protocol: demo.v1, bearer.wrong-secret"],
+    ] {
+        let mut client = RawClient::connect(server.addr).await;
+        use tokio::io::AsyncWriteExt;
+        client
+            .socket
+            .write_all(handshake_request("/ws", headers).as_bytes())
+            .await
+            .unwrap();
+        client.read_head().await;
+        while !client.received.ends_with(b"log in")
+            && !client.received.ends_with(b"origin not allowed")
+        {
+            assert!(client.read_some().await);
+        }
+        let all = String::from_utf8_lossy(&client.received).into_owned();
+        assert!(!all.contains("secret"), "{all}");
+    }
+}
+
+fn close_of(outbox: &Outbox) -> (u16, String) {
+    match outbox.pop() {
+        Some(Message::Close(Some(frame))) => (frame.code, frame.reason.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+struct Echo;
+
+impl Handler for Echo {
+    fn on_message(&mut self, message: Message, outbox: &Outbox) {
+        outbox.send(message);
+    }
+}
+
+fn first_message(outbox: &Outbox) -> impl Handler + use<> {
+    FirstMessage::new(
+        outbox,
+        |token: &str| TestAccounts.by_token(token),
+        |_, _: &Outbox| Echo,
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_stays_unknown_is_closed() {
+    let outbox = Outbox::new(8, 1 << 20);
+    let _handler = first_message(&outbox);
+    tokio::time::sleep(admission::AUTH_DEADLINE - Duration::from_millis(1)).await;
+    assert!(!outbox.is_closed());
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    assert_eq!(close_of(&outbox), (4401, "authenticate first".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_on_an_open_socket() {
+    let outbox = Outbox::new(8, 1 << 20);
+    let mut handler = first_message(&outbox);
+    handler.on_message(r#"{"type":"auth","token":"t-ada"}"#.into(), &outbox);
+    assert_eq!(outbox.pop(), Some(r#"{"type":"ready"}"#.into()));
+    tokio::time::sleep(Duration::from_secs(3599)).await;
+    handler.on_message("still in".into(), &outbox);
+    assert_eq!(outbox.pop(), Some("still in".into()));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(close_of(&outbox), (4401, "session expired".into()));
+}
+
+#[tokio::test]
+async fn the_first_message_is_a_token_and_nothing_else() {
+    let too_big = format!(
+        r#"{{"type":"auth","token":"t-{}"}}"#,
+        "x".repeat(admission::AUTH_MESSAGE)
+    );
+    let cases: [(Message, u16); 6] = [
+        (r#"{"type":"auth","token":"forged"}"#.into(), 4401),
+        (r#"{"type":"echo","token":"t-ada"}"#.into(), 4401),
+        (r#"{"type":"auth","token":"t-ada","more":1}"#.into(), 4401),
+        ("not json".into(), 4401),
+        (Message::Binary("x".into()), 4401),
+        (too_big.into(), 1009),
+    ];
+    for (message, code) in cases {
+        let outbox = Outbox::new(8, 1 << 20);
+        let mut handler = first_message(&outbox);
+        handler.on_message(message, &outbox);
+        // There is no second attempt on this connection.
+        handler.on_message(r#"{"type":"auth","token":"t-ada"}"#.into(), &outbox);
+        assert_eq!(close_of(&outbox).0, code);
+        assert!(outbox.pop().is_none());
+    }
+}
+
+#[tokio::test]
+async fn first_message_over_a_socket() {
+    async fn upgrade(State(sockets): State<Sockets>, ws: WebSocketUpgrade) -> Response {
+        sockets.accept(ws, first_message)
+    }
+    let limits = Limits {
+        message: admission::AUTH_MESSAGE,
+        ..Limits::default()
+    };
+    let sockets = Sockets::new(limits, CancellationToken::new());
+    let server = Server::start(
+        Router::new()
+            .route("/first", any(upgrade))
+            .with_state(sockets),
+    )
+    .await;
+    let mut client = FrameClient::connect(server.addr, "/first").await;
+    client.send_text(r#"{"type":"auth","token":"t-ada"}"#).await;
+    client.send_text("hello").await;
+    assert_eq!(client.next_text().await, r#"{"type":"ready"}"#);
+    assert_eq!(client.next_text().await, "hello");
+    // Before anybody is known the library reads at most four times the small limit.
+    let mut client = FrameClient::connect(server.addr, "/first").await;
+    client
+        .send(Frame::new(BINARY, vec![0; 5 * admission::AUTH_MESSAGE]))
+        .await;
+    assert_eq!(client.next_close().await, Some(1009));
+}

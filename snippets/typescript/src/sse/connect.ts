@@ -1,0 +1,161 @@
+// sse/connect: an event stream over fetch that reconnects, as an async generator.
+//
+// Use it instead of EventSource for POST, headers, visible statuses, and to be read as slowly as
+// the consumer works. Goes with `sse/event-stream.ts`.
+// Promise: one event at a time, in order; the next is read when the loop asks for it (backpressure), and
+// only then does its id count as handled. `break` and `signal` close the connection at once.
+
+// ANCHOR: options
+import { EventStreamParser, type ServerSentEvent } from "./event-stream.ts";
+
+/** The server has answered in a way that asking again cannot mend, or must not. */
+export class EventStreamError extends Error {
+  override readonly name = "EventStreamError";
+  /** The HTTP status, or 0 when there was none. */
+  readonly status: number;
+  constructor(message: string, status = 0, options?: ErrorOptions) {
+    super(message, options);
+    this.status = status;
+  }
+}
+
+export interface ConnectOptions {
+  /** Ends everything: request, read, wait. The generator then throws `signal.reason`. */
+  signal: AbortSignal;
+  /** Asked before each attempt: method, body and headers with a token that is still valid. */
+  request?: () => RequestInit | Promise<RequestInit>;
+  /**
+   * Sent with each attempt. Without it a request other than GET is not sent again once it may
+   * have had an effect: the server must know that the second one is the first one resumed.
+   */
+  idempotencyKey?: string;
+  lastEventId?: string;
+  /** Silence in ms after which the connection counts as dead: three heartbeats of the server. */
+  idleTimeout?: number;
+  /** Bounds of the delay between attempts in ms; a `retry` of the server is clamped to them. */
+  minDelay?: number;
+  maxDelay?: number;
+  /** How long in ms a connection must live before the delay starts again from `minDelay`. */
+  stableAfter?: number;
+  /** See `ParserOptions`. */
+  maxEventSize?: number;
+}
+
+// 4xx but these, and 5xx but these, answer the same next time.
+const RETRIED = new Set([408, 425, 429, 500, 502, 503, 504]);
+// ANCHOR_END: options
+
+// ANCHOR: connect
+/**
+ * Yields events until the consumer breaks off, which it does at the terminal event of its protocol:
+ * the end of a response means nothing (a proxy ends a cut one just as properly), so it reconnects.
+ * Returns on 204. Throws `EventStreamError`, `EventTooLargeError`, or `signal.reason`.
+ */
+export async function* connect(url: string | URL, options: ConnectOptions): AsyncGenerator<ServerSentEvent, void, void> {
+  const { signal, idempotencyKey, idleTimeout = 45_000, minDelay = 1_000, maxDelay = 30_000, stableAfter = 10_000 } = options;
+  let lastEventId = options.lastEventId ?? "";
+  let base = minDelay;
+  let failures = 0;
+  for (;;) {
+    const attempt = new AbortController();
+    let openedAt = Infinity;
+    let retryAfter = 0;
+    let cause: unknown;
+    signal.throwIfAborted();
+    const init = (await options.request?.()) ?? {};
+    signal.throwIfAborted();
+    const headers = new Headers(init.headers);
+    headers.set("accept", "text/event-stream");
+    if (lastEventId !== "") headers.set("last-event-id", utf8Header(lastEventId));
+    if (idempotencyKey !== undefined) headers.set("idempotency-key", idempotencyKey);
+    // Made outside of `try`: a wrong URL or header is a mistake, not a network that comes back.
+    const either = AbortSignal.any([signal, attempt.signal]);
+    const request = new Request(url, { cache: "no-store", ...init, headers, signal: either });
+    let safeToRepeat = request.method === "GET" || idempotencyKey !== undefined;
+    try {
+      const response = await watched(idleTimeout, attempt, fetch(request));
+      if (response.status === 204) return;
+      if (!response.ok) {
+        if (!RETRIED.has(response.status)) throw new EventStreamError(`HTTP ${response.status}`, response.status);
+        safeToRepeat ||= response.status === 429 || response.status === 503; // refused before any work
+        retryAfter = retryAfterMs(response.headers.get("retry-after"));
+        throw new RetryLater(`HTTP ${response.status}`);
+      }
+      // The error page of a proxy is no stream: parsed as one, it would be a stream without events.
+      const type = response.headers.get("content-type") ?? "";
+      if (!/^text\/event-stream\s*(;|$)/i.test(type) || response.body === null) {
+        throw new EventStreamError(`content-type ${JSON.stringify(type)}`, response.status);
+      }
+      openedAt = performance.now();
+      const parser = new EventStreamParser({ ...options, lastEventId });
+      const decoder = new TextDecoder();
+      const reader = response.body.getReader();
+      for (;;) {
+        // The clock runs while the server is awaited, not while the consumer works.
+        const { done, value } = await watched(idleTimeout, attempt, reader.read());
+        if (done) throw new RetryLater("the response ended without the terminal event");
+        for (const event of parser.push(decoder.decode(value, { stream: true }))) {
+          yield event;
+          lastEventId = event.lastEventId; // handled: the consumer has asked for the next one
+        }
+        lastEventId = parser.lastEventId; // a block with an id alone moves the cursor too
+        if (parser.retry !== undefined) base = Math.min(Math.max(parser.retry, minDelay), maxDelay);
+      }
+    } catch (error) {
+      if (signal.aborted) throw signal.reason;
+      // A TypeError of fetch is the network, an aborted attempt is silence; the rest is a fault.
+      const transient = error instanceof RetryLater || error instanceof TypeError || attempt.signal.aborted;
+      if (!transient) throw error;
+      cause = error;
+    } finally {
+      attempt.abort(); // also when the consumer breaks off at `yield`
+    }
+    if (!safeToRepeat) throw new EventStreamError("interrupted, and the request must not be repeated", 0, { cause });
+    if (performance.now() - openedAt >= stableAfter) failures = 0;
+    // Full jitter, so that the clients of a server that restarts do not return together.
+    await sleep(retryAfter + Math.random() * Math.min(maxDelay, base * 2 ** failures), signal);
+    failures += 1;
+  }
+}
+// ANCHOR_END: connect
+
+// ANCHOR: helpers
+class RetryLater extends Error {}
+
+/** Awaits `operation`; after `ms` of silence it aborts `attempt`, which makes the operation reject. */
+async function watched<T>(ms: number, attempt: AbortController, operation: Promise<T>): Promise<T> {
+  const timer = setTimeout(() => attempt.abort(new RetryLater(`silence of ${ms} ms`)), ms);
+  try {
+    return await operation;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** `Retry-After` in ms: seconds or a date (RFC 9110, section 10.2.3), at most an hour. */
+export function retryAfterMs(value: string | null, now = Date.now()): number {
+  if (value === null) return 0;
+  const ms = /^\d+$/.test(value.trim()) ? Number(value) * 1_000 : Date.parse(value) - now;
+  return Number.isNaN(ms) ? 0 : Math.min(Math.max(ms, 0), 3_600_000);
+}
+
+/** Header values are bytes: an id beyond Latin-1 would throw, one within it would be sent as Latin-1. */
+function utf8Header(value: string): string {
+  return String.fromCharCode(...new TextEncoder().encode(value));
+}
+
+function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
+    const abort = (): void => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", abort);
+      resolve();
+    }, ms);
+    signal.addEventListener("abort", abort, { once: true });
+  });
+}
+// ANCHOR_END: helpers

@@ -1,0 +1,41 @@
+// sse/encode: events as bytes, for servers in TypeScript.
+//
+// Promise: what goes in comes out of `sse/event-stream.ts` as one event, or it is refused: a line break in data
+// cannot begin a field, one in a name or id cannot be written at all.
+
+// ANCHOR: encode
+export interface OutgoingEvent {
+  /** Anything but `error` and `open`, which are EventSource's own. */
+  type?: string;
+  /** Goes back as a header: keep to letters, digits and `-._~`. */
+  id?: string;
+  /** Milliseconds; browsers obey 0. */
+  retry?: number;
+  /** Written as JSON, which has no line breaks and is never empty. Without data nothing fires. */
+  data: unknown;
+}
+
+const encoder = new TextEncoder();
+
+export function encodeEvent({ type, id, retry, data }: OutgoingEvent): Uint8Array<ArrayBuffer> {
+  const json = JSON.stringify(data);
+  if (json === undefined) throw new TypeError("data has no JSON form");
+  if (type === "error" || type === "open") throw new TypeError("error and open are EventSource's own event names");
+  for (const value of [type, id]) if (value !== undefined && /[\r\n\0]/.test(value)) throw new TypeError("a line break in a field");
+  let text = "";
+  if (type !== undefined) text += `event: ${type}\n`;
+  if (id !== undefined) text += `id: ${id}\n`;
+  if (retry !== undefined) text += `retry: ${Math.max(0, Math.trunc(retry))}\n`;
+  return encoder.encode(`${text}data: ${json}\n\n`);
+}
+
+/** Sent first and in silence: proxies release the response with it, and no client sees an event. */
+export const COMMENT: Uint8Array<ArrayBuffer> = encoder.encode(":\n\n");
+
+/** `no-transform` against compressors, `no-store` since a browser reads ahead what it may store. */
+export const STREAM_HEADERS = {
+  "content-type": "text/event-stream",
+  "cache-control": "no-store, no-transform",
+  "x-accel-buffering": "no",
+} as const;
+// ANCHOR_END: encode

@@ -1,0 +1,174 @@
+// streams/readable: ReadableStreams that stop when nobody reads, and when nobody wants them any more.
+//
+// Use it for the body of a Response (Next.js, Deno, workers, Node) and for pipes in the browser.
+// Promise: nothing is produced that was not asked for; a consumer that leaves aborts the producer at once; no
+// enqueue after the end, no timer without an owner, no queue without a bound.
+
+// ANCHOR: pull
+/**
+ * A stream of what `produce` yields, started by the first read and paced by the reader. `produce` gets the signal
+ * that its own awaits must obey: leaving an async generator waits for the `await` that is under way.
+ */
+export function pullFrom<T>(produce: (signal: AbortSignal) => AsyncIterable<T>): ReadableStream<T> {
+  const abort = new AbortController();
+  let iterator: AsyncIterator<T> | undefined;
+  return new ReadableStream<T>(
+    {
+      // Called when there is room, and not again before its promise settles: this is the backpressure.
+      // A loop in start() would enqueue whatever the reader does.
+      async pull(controller) {
+        try {
+          iterator ??= produce(abort.signal)[Symbol.asyncIterator]();
+          const { done, value } = await iterator.next();
+          if (abort.signal.aborted) return; // after cancel() the controller throws
+          if (done) controller.close();
+          else controller.enqueue(value);
+        } catch (error) {
+          // Discards what is queued. Last words are a chunk of their own, followed by the end.
+          if (!abort.signal.aborted) controller.error(error);
+        }
+      },
+      // The only word of it that the producer gets.
+      cancel(reason) {
+        abort.abort(reason);
+        iterator?.return?.()?.catch(() => undefined);
+      },
+    },
+    // The default of 1 would begin the work before anybody reads, 16384 would be that many chunks:
+    // bytes are counted by `new ByteLengthQueuingStrategy({ highWaterMark: 16384 })` only.
+    { highWaterMark: 0 },
+  );
+}
+// ANCHOR_END: pull
+
+// ANCHOR: heartbeat
+/**
+ * Passes whole chunks on, and `beat` after each `everyMs` of silence, beginning with one at once: some servers hold
+ * back the head of the response until the first byte. The time is taken while the reader waits, so there is no
+ * timer after the end, and for a reader that does not read there are no beats that pile up.
+ */
+export function withHeartbeat<T>(source: ReadableStream<T>, beat: T, everyMs = 15_000): ReadableStream<T> {
+  const reader = source.getReader();
+  let next: Promise<ReadableStreamReadResult<T>> | undefined;
+  let first = true;
+  return new ReadableStream<T>(
+    {
+      async pull(controller) {
+        if (first) {
+          first = false;
+          return controller.enqueue(beat);
+        }
+        let timer: ReturnType<typeof setTimeout> | undefined;
+        const silence = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), everyMs)));
+        next ??= reader.read(); // kept over beats: a read that was given up would lose its chunk
+        const result = await Promise.race([next, silence]).finally(() => clearTimeout(timer));
+        if (result === undefined) return controller.enqueue(beat);
+        next = undefined;
+        if (result.done) controller.close();
+        else controller.enqueue(result.value);
+      },
+      cancel: (reason) => reader.cancel(reason),
+    },
+    { highWaterMark: 0 },
+  );
+}
+// ANCHOR_END: heartbeat
+
+// ANCHOR: tee
+/** The copy was read too slowly. */
+export class CopyLagError extends Error {
+  override readonly name = "CopyLagError";
+}
+
+/**
+ * The stream, and a copy of it that may be at most `maxChunks` behind: then the copy fails, and the stream goes on.
+ * `tee()` keeps what one branch has read and the other has not without any bound, and lets the source run until
+ * both are cancelled. Here the stream leads: when it is cancelled, so is the source, and the copy fails.
+ */
+export function copyOf<T>(source: ReadableStream<T>, maxChunks: number): [stream: ReadableStream<T>, copy: ReadableStream<T>] {
+  const reader = source.getReader();
+  let copy: ReadableStreamDefaultController<T> | undefined;
+  const copied = new ReadableStream<T>(
+    { start: (controller) => void (copy = controller), cancel: () => void (copy = undefined) },
+    { highWaterMark: maxChunks },
+  );
+  const stream = new ReadableStream<T>(
+    {
+      async pull(controller) {
+        try {
+          const { done, value } = await reader.read();
+          if (done) {
+            copy?.close();
+            return controller.close();
+          }
+          controller.enqueue(value);
+          if (copy !== undefined && copy.desiredSize! <= 0) {
+            copy.error(new CopyLagError(`${maxChunks} chunks behind`));
+            copy = undefined;
+          }
+          copy?.enqueue(value);
+        } catch (error) {
+          copy?.error(error);
+          controller.error(error);
+        }
+      },
+      cancel(reason) {
+        copy?.error(new DOMException("the stream was cancelled", "AbortError")); // not close(): it is incomplete
+        return reader.cancel(reason);
+      },
+    },
+    { highWaterMark: 0 },
+  );
+  return [stream, copied];
+}
+// ANCHOR_END: tee
+
+// ANCHOR: outcome
+/**
+ * Tells once how a stream ended. Not a TransformStream: its `flush` runs at a complete end only, and Chromium 156
+ * calls nothing at all on it when the reader leaves or the source fails.
+ */
+export function onOutcome<T>(
+  source: ReadableStream<T>,
+  report: (outcome: "complete" | "cancelled" | "failed", reason?: unknown) => void,
+): ReadableStream<T> {
+  const reader = source.getReader();
+  return new ReadableStream<T>(
+    {
+      async pull(controller) {
+        try {
+          const { done, value } = await reader.read();
+          if (!done) return controller.enqueue(value);
+          controller.close();
+          report("complete");
+        } catch (error) {
+          controller.error(error);
+          report("failed", error);
+        }
+      },
+      cancel(reason) {
+        report("cancelled", reason);
+        return reader.cancel(reason);
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+// ANCHOR_END: outcome
+
+// ANCHOR: iterate
+/** `for await` over a stream where Safari before 27 has no iterator for it; leaving the loop cancels the stream. */
+export async function* iterate<T>(stream: ReadableStream<T>): AsyncGenerator<T, void, void> {
+  const reader = stream.getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    // releaseLock() alone would leave the connection open and filling.
+    await reader.cancel();
+  }
+}
+// ANCHOR_END: iterate

@@ -1,0 +1,56 @@
+// Wrong: no catch in the stream of a route: an error of the provider in the middle rejects the stream
+// Harm: the 200 is sent, so the client gets a cut body, loses what was queued, and learns nothing of the reason
+// Instead: streams/readable
+import { createServer } from "node:http";
+import { once } from "node:events";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import type { AddressInfo } from "node:net";
+import { expect, onTestFinished, test } from "vitest";
+import { encodeEvent } from "../../src/sse/encode.ts";
+import { eventStream } from "../../src/sse/event-stream.ts";
+import { pullFrom } from "../../src/streams/readable.ts";
+
+async function* provider(): AsyncGenerator<string> {
+  yield "token";
+  throw new Error("upstream 529: key sk-secret is over its limit");
+}
+
+const wrong = (): ReadableStream<Uint8Array> =>
+  pullFrom(async function* () {
+    for await (const text of provider()) yield encodeEvent({ type: "text", data: { text } });
+  });
+
+const right = (): ReadableStream<Uint8Array> =>
+  pullFrom(async function* () {
+    try {
+      for await (const text of provider()) yield encodeEvent({ type: "text", data: { text } });
+      yield encodeEvent({ type: "done", data: {} });
+    } catch {
+      yield encodeEvent({ type: "failed", data: { code: "model_failed", retryable: true } });
+    }
+  });
+
+test("an error after the 200 is an event, with a code and no text of the provider", async () => {
+  const server = createServer((request, response) => {
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    const body = request.url === "/wrong" ? wrong() : right();
+    pipeline(Readable.fromWeb(body as import("node:stream/web").ReadableStream), response).catch(() => undefined);
+  }).listen(0, "127.0.0.1");
+  onTestFinished(() => void server.close());
+  await once(server, "listening");
+  const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const read = async (path: string): Promise<string[]> => {
+    const seen: string[] = [];
+    try {
+      const response = await fetch(origin + path);
+      for await (const { type, data } of response.body!.pipeThrough(eventStream())) seen.push(`${type} ${data}`);
+      seen.push("end");
+    } catch (error) {
+      seen.push((error as Error).name);
+    }
+    return seen;
+  };
+  expect((await read("/wrong")).at(-1)).toBe("TypeError");
+  expect(await read("/right")).toEqual(['text {"text":"token"}', 'failed {"code":"model_failed","retryable":true}', "end"]);
+});

@@ -1,0 +1,262 @@
+import { describe, expect, inject, test } from "vitest";
+import type { Page } from "playwright-core";
+import type { SubscribeOptions } from "../src/sse/event-source.ts";
+import { load, newContext, openPage } from "./support/browser.ts";
+import { eventually, gone, serve, sse, type TestServer } from "./support/server.ts";
+
+declare const pattern: typeof import("../src/sse/event-source.ts") & typeof import("../src/sse/tabs.ts");
+
+interface Log {
+  events: string[];
+  ended: string[];
+}
+declare const log: Log;
+
+/** Subscribes in the page; what arrives is in `log`. */
+async function subscribeIn(page: Page, url: string, options: Partial<SubscribeOptions> = {}): Promise<void> {
+  await load(page, "sse/event-source.ts");
+  await page.evaluate(
+    ([url, options]) => {
+      const log: Log = { events: [], ended: [] };
+      const subscription = pattern.subscribe(url, {
+        types: ["note", "message", "reset"],
+        lastTypes: ["done"],
+        minDelay: 1,
+        maxDelay: 10,
+        ...options,
+        onEvent: (event) => log.events.push(`${event.type} ${event.data}`),
+        onEnd: (reason, status) => log.ended.push(`${reason} ${status}`),
+      });
+      Object.assign(window, { log, subscription });
+    },
+    [url, options] as const,
+  );
+}
+
+const logOf = (page: Page): Promise<Log> => page.evaluate(() => log);
+const cursors = (server: TestServer): string[] =>
+  server.requests
+    .filter(({ url }) => url?.startsWith("/events"))
+    .map(({ url, headers }) => `${headers["last-event-id"] ?? "-"} ${new URL(url!, "http://x").searchParams.get("lastEventId") ?? "-"}`);
+
+describe("subscribe", () => {
+  test("ends at the terminal event", async () => {
+    const server = await serve({
+      "/events": (_, response) => void sse(response, "retry: 1\nid: 1\ndata: a\n\nevent: done\ndata: {}\n\n").end(),
+      "/clock": (_, response) => void sse(response, "retry: 1\n\n").end(),
+    });
+    const page = await openPage(server.origin);
+    await subscribeIn(page, "/events");
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    expect(await logOf(page)).toEqual({ events: ["message a", "done {}"], ended: ["done 200"] });
+    await page.evaluate(() => void new EventSource("/clock"));
+    await eventually(() => (server.hits.get("/clock") ?? 0) >= 10);
+    expect(server.hits.get("/events")).toBe(1);
+  });
+
+  test("comes back after a 503 with its cursor in the query", async () => {
+    const server = await serve({
+      "/events": (_, response, nth) => {
+        if (nth === 1) sse(response, "retry: 1\nid: 7\ndata: a\n\n").end();
+        else if (nth < 5) response.writeHead(503).end();
+        else sse(response, "event: done\ndata: {}\n\n");
+      },
+    });
+    const page = await openPage(server.origin);
+    await subscribeIn(page, "/events");
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    const seen = cursors(server);
+    expect(seen[0]).toBe("- -");
+    // The same object sends the header, a new one and the request for the status the query.
+    expect(seen[1]).toBe("7 -");
+    expect(new Set(seen.slice(2))).toEqual(new Set(["- 7"]));
+  });
+
+  test("tells a refusal from a failure, and ends at the first", async () => {
+    const server = await serve({ "/events": (_, response) => void response.writeHead(401).end() });
+    const page = await openPage(server.origin);
+    await subscribeIn(page, "/events");
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    expect((await logOf(page)).ended).toEqual(["refused 401"]);
+    expect(server.hits.get("/events")).toBe(2);
+  });
+
+  test("a 204 ends it", async () => {
+    const server = await serve({ "/events": (_, response) => void response.writeHead(204).end() });
+    const page = await openPage(server.origin);
+    await subscribeIn(page, "/events");
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    expect((await logOf(page)).ended).toEqual(["done 204"]);
+  });
+
+  test("silence makes a new connection with the cursor, a ping event is not silence", async () => {
+    const server = await serve({
+      "/events": (_, response, nth) => {
+        if (nth > 1) return void sse(response, "event: done\ndata: {}\n\n");
+        sse(response, "id: 3\ndata: a\n\n");
+        // Comments, which the page cannot see.
+        const timer = setInterval(() => response.write(":\n\n"), 20);
+        void gone(response).then(() => clearInterval(timer));
+      },
+    });
+    const page = await openPage(server.origin);
+    await subscribeIn(page, "/events", { idleTimeout: 500 });
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    expect(cursors(server)).toEqual(["- -", "- 3"]);
+
+    // sse/resume sends a ping event each 100 ms: two seconds without an event of ours, no new connection.
+    const scene = `${inject("rust")}/scene/${crypto.randomUUID()}`;
+    const other = await openPage(inject("rust"));
+    await subscribeIn(other, `${scene}/events`, { idleTimeout: 1_500 });
+    await other.evaluate(() => {
+      const native = EventSource;
+      Object.assign(window, { made: 0 });
+      window.EventSource = class extends native {
+        constructor(...args: ConstructorParameters<typeof native>) {
+          super(...args);
+          (window as unknown as { made: number }).made += 1;
+        }
+      };
+    });
+    // Another reader of the same stream is the clock.
+    await other.evaluate(
+      (url) =>
+        new Promise<void>((resolve) => {
+          const clock = new EventSource(url);
+          let pings = 0;
+          clock.addEventListener("ping", () => ++pings === 20 && resolve(clock.close()));
+        }),
+      `${scene}/events`,
+    );
+    expect(await other.evaluate(() => (window as unknown as { made: number }).made)).toBe(1);
+    await fetch(`${scene}/publish/done`, { method: "POST", body: "x" });
+    await eventually(async () => (await logOf(other)).ended.length === 1);
+  });
+
+  test("close stops everything, also during the delay", async () => {
+    const server = await serve({
+      "/events": (_, response) => void response.writeHead(503).end(),
+      "/clock": (_, response) => void sse(response, "retry: 1\n\n").end(),
+    });
+    const page = await openPage(server.origin);
+    await subscribeIn(page, "/events", { minDelay: 20, maxDelay: 20 });
+    await eventually(() => server.hits.get("/events") === 2);
+    await page.evaluate(() => (window as unknown as { subscription: { close(): void } }).subscription.close());
+    const before = server.hits.get("/events")!;
+    await page.evaluate(() => void new EventSource("/clock"));
+    await eventually(() => (server.hits.get("/clock") ?? 0) >= 30);
+    // At most the request that was on its way when close() was called.
+    expect(server.hits.get("/events")! - before).toBeLessThanOrEqual(1);
+  });
+
+  test("refuses the names that collide with EventSource's own events", async () => {
+    const server = await serve({});
+    const page = await openPage(server.origin);
+    await load(page, "sse/event-source.ts");
+    const message = await page.evaluate(() => {
+      try {
+        pattern.subscribe("/events", { types: ["error"], lastTypes: ["done"], onEvent: () => undefined });
+        return "";
+      } catch (error) {
+        return String(error);
+      }
+    });
+    expect(message).toContain("EventSource's own");
+  });
+
+  test("leaves for the back/forward cache and comes back from it with the cursor", async () => {
+    const closed: number[] = [];
+    const server = await serve({
+      "/events": (_, response, nth) => {
+        sse(response, `id: ${nth}\ndata: ${nth}\n\n`);
+        void gone(response).then(() => closed.push(nth));
+      },
+      "/other": (_, response) => void response.setHeader("content-type", "text/html").end('<link rel="icon" href="data:,">other'),
+    });
+    const page = await openPage(server.origin);
+    await subscribeIn(page, "/events");
+    await page.evaluate(() => addEventListener("pageshow", (event) => Object.assign(window, { persisted: event.persisted })));
+    await eventually(async () => (await logOf(page)).events.length === 1);
+    await page.goto(`${server.origin}/other`);
+    await eventually(() => closed.includes(1));
+    await page.goBack({ waitUntil: "commit" });
+    await eventually(() => page.evaluate(() => "log" in window && log.events.length === 2).catch(() => false));
+    expect(await page.evaluate(() => (window as unknown as { persisted: boolean }).persisted)).toBe(true);
+    expect(cursors(server)).toEqual(["- -", "- 1"]);
+  });
+
+  test("reads sse/resume over a shutdown of the streams", async () => {
+    const scene = `${inject("rust")}/scene/${crypto.randomUUID()}`;
+    const post = async (path: string, body = ""): Promise<void> => void (await fetch(`${scene}/${path}`, { method: "POST", body }));
+    const page = await openPage(inject("rust"));
+    await subscribeIn(page, `${scene}/events`);
+    await post("publish/note", "one");
+    await eventually(async () => (await logOf(page)).events.length === 1);
+    await post("publish/note", "two");
+    await post("publish/done", "three");
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    expect(await logOf(page)).toEqual({ events: ['note "one"', 'note "two"', 'done "three"'], ended: ["done 200"] });
+  });
+
+  test("reads sse/jobs to its terminal event, and gets 204 with that cursor", async () => {
+    const scene = `${inject("rust")}/scene/${crypto.randomUUID()}`;
+    const page = await openPage(inject("rust"));
+    await subscribeIn(page, `${scene}/jobs/1/events`, { types: ["progress"], lastTypes: ["done", "failed"] });
+    await eventually(async () => (await logOf(page)).events.length === 1);
+    await fetch(`${scene}/progress/100`, { method: "POST" });
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    expect((await logOf(page)).events.at(-1)).toBe('done {"percent":100}');
+    await subscribeIn(page, `${scene}/jobs/1/events`, { types: ["progress"], lastTypes: ["done"], lastEventId: "100" });
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    expect((await logOf(page)).ended).toEqual(["done 204"]);
+  });
+});
+
+describe("shareAcrossTabs", () => {
+  test("many tabs hold one connection, and the next leader goes on from its own cursor", async () => {
+    let open = 0;
+    let next = 1;
+    const responses: import("node:http").ServerResponse[] = [];
+    const server = await serve({
+      "/events": (request, response) => {
+        open += 1;
+          responses.push(response);
+        sse(response, `: ${request.url}\n\n`);
+        void gone(response).then(() => (open -= 1));
+      },
+    });
+    const publish = (): void => {
+      for (const response of responses) if (!response.destroyed) response.write(`id: ${next}\ndata: ${next}\n\n`);
+      next += 1;
+    };
+    const context = await newContext();
+    const tabs: Page[] = [];
+    for (let at = 0; at < 3; at++) {
+      const page = await openPage(server.origin, context);
+      await load(page, "sse/tabs.ts");
+      await page.evaluate(() => {
+        const seen: string[] = [];
+        const open = (lastEventId: string, give: (event: { type: string; data: string; lastEventId: string }) => void): (() => void) => {
+          const source = new EventSource(`/events?lastEventId=${lastEventId}`);
+          source.onmessage = give;
+          return () => source.close();
+        };
+        pattern.shareAcrossTabs("test", open, (event) => seen.push(event.data));
+        Object.assign(window, { seen });
+      });
+      tabs.push(page);
+    }
+    const seen = (page: Page): Promise<string[]> => page.evaluate(() => (window as unknown as { seen: string[] }).seen);
+    await eventually(() => open === 1);
+    publish();
+    publish();
+    for (const tab of tabs) await eventually(async () => (await seen(tab)).length === 2);
+    await tabs[0]!.close();
+    await eventually(() => responses.length === 2 && open === 1);
+    expect(server.requests.at(-1)!.url).toBe("/events?lastEventId=2");
+    publish();
+    for (const tab of tabs.slice(1)) await eventually(async () => (await seen(tab)).length === 3);
+    expect(await seen(tabs[2]!)).toEqual(["1", "2", "3"]);
+    expect(server.hits.get("/events")).toBe(2);
+  });
+});

@@ -1,0 +1,319 @@
+import { describe, expect, test } from "vitest";
+import { encodeEvent } from "../src/sse/encode.ts";
+import { EventStreamParser } from "../src/sse/event-stream.ts";
+import { CopyLagError, copyOf, iterate, onOutcome, pullFrom, withHeartbeat } from "../src/streams/readable.ts";
+import { load, openPage } from "./support/browser.ts";
+import { eventually, gone, serve, signal } from "./support/server.ts";
+import * as facts from "./support/stream-facts.ts";
+
+declare const pattern: typeof facts;
+const tick = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
+
+describe("ReadableStream in Node and Chromium", () => {
+  const both = async <T>(fact: (its: typeof facts) => T | Promise<T>): Promise<T> => {
+    const server = await serve({});
+    const page = await openPage(server.origin);
+    await load(page, "test/support/stream-facts.ts");
+    const inNode = await fact(facts);
+    const inChromium = await page.evaluate(`(${fact.toString()})(window.pattern)`);
+    expect(inChromium).toEqual(inNode);
+    return inNode;
+  };
+
+  test("enqueue ignores the reader, and pull waits for it", async () => {
+    expect(await both((its) => its.enqueueInStartIgnoresTheReader())).toBe(-99);
+    // The mark counts chunks: it is the number of pulls that nobody has asked for.
+    expect(await both((its) => its.pullsWithoutReader(1))).toBe(1);
+    expect(await both((its) => its.pullsWithoutReader(0))).toBe(0);
+    expect(await both((its) => its.pullsWithoutReader(16_384))).toBe(16_384);
+  });
+
+  test("after cancel enqueue and close throw", async () => {
+    expect(await both((its) => its.afterCancel())).toEqual(["enqueue TypeError", "close TypeError", "error ok"]);
+  });
+
+  test("error discards what is queued and close keeps it", async () => {
+    expect(await both((its) => its.errorDiscardsTheQueue())).toEqual(["error lost", "close last words"]);
+  });
+
+  test("tee buffers without bound, and cancelling one branch stops nothing", async () => {
+    expect(await both((its) => its.teeBuffersForTheSlowBranch())).toEqual({ pulled: 1_000, cancelled: 0, after: 0 });
+  });
+
+  test("flush of a transform runs at a complete end only, and Chromium knows no cancel for it", async () => {
+    expect(await facts.transformEnds()).toEqual(["complete flush", "cancelled cancel", "failed cancel"]);
+    const page = await openPage((await serve({})).origin);
+    await load(page, "test/support/stream-facts.ts");
+    expect(await page.evaluate(() => pattern.transformEnds())).toEqual(["complete flush"]);
+    expect(await both((its) => its.transformErrorCancelsTheSource())).toBe("broken");
+  });
+
+  test("a decoder without stream: true breaks characters, and its last call tells of a cut", async () => {
+    expect(await both((its) => its.decoding())).toEqual(["\ufffd\ufffd\ufffd", "😀", "", "\ufffd"]);
+  });
+
+  test("half a surrogate pair cannot be encoded alone, and a slice can cut a family", async () => {
+    expect(await both((its) => its.surrogates())).toEqual(["\ufffd\ufffd", "😀", "👨", "1"]);
+  });
+
+  test("a second reader is refused, and releasing rejects the pending read", async () => {
+    expect(await both((its) => its.locking())).toEqual(["TypeError", "TypeError"]);
+  });
+
+  test("break cancels, and return waits for the await that is under way", async () => {
+    expect(await both((its) => its.breakCancels())).toBe(1);
+    expect(await both((its) => its.generatorFinallyIsLate())).toEqual(["asked to return", "finally"]);
+  });
+
+  test("Chromium has no ReadableStream.from and no async generator as a body", async () => {
+    const page = await openPage((await serve({})).origin);
+    await load(page, "test/support/stream-facts.ts");
+    expect(facts.support()).toEqual({ asyncIterator: true, from: true, webSocketStream: false });
+    expect(await page.evaluate(() => pattern.support())).toEqual({ asyncIterator: true, from: false, webSocketStream: true });
+    expect(await facts.generatorAsBody()).toBe("streamed");
+    expect(await page.evaluate(() => pattern.generatorAsBody())).toBe("[object AsyncGenerator]");
+  });
+
+  test("an upload stream needs duplex: half, and HTTP/2", async () => {
+    const server = await serve({ "/upload": (_, response) => void response.end() });
+    const page = await openPage(server.origin);
+    const outcomes = await page.evaluate(async () => {
+      const body = (): ReadableStream => new ReadableStream({ start: (controller) => controller.close() });
+      const upload = (init: object): Promise<string> =>
+        fetch("/upload", { method: "POST", body: body(), ...init }).then(() => "ok", (error: Error) => error.message);
+      return [await upload({}).catch(String), await upload({ duplex: "half" })];
+    });
+    expect(outcomes[0]).toContain("duplex");
+    expect(outcomes[1]).toBe("Failed to fetch");
+    expect(server.hits.get("/upload")).toBeUndefined();
+  });
+
+  test("releaseLock leaves the connection open and cancel closes it", async () => {
+    const closed: string[] = [];
+    const server = await serve(
+      Object.fromEntries(
+        ["/release", "/cancel"].map((path) => [
+          path,
+          (_, response) => {
+            response.writeHead(200).write("x");
+            void gone(response).then(() => closed.push(path));
+          },
+        ]),
+      ),
+    );
+    const page = await openPage(server.origin);
+    await page.evaluate(async () => {
+      for (const path of ["/release", "/cancel"]) {
+        const response = await fetch(path);
+        const reader = response.body!.getReader();
+        await reader.read();
+        if (path === "/cancel") await reader.cancel();
+        else reader.releaseLock();
+        Object.assign(window, { [path]: response });
+      }
+    });
+    await eventually(() => closed.length > 0);
+    expect(closed).toEqual(["/cancel"]);
+  });
+});
+
+describe("pullFrom", () => {
+  test("starts with the first read and produces one chunk for each", async () => {
+    const produced: number[] = [];
+    const stream = pullFrom(async function* () {
+      for (let at = 0; ; at++) {
+        produced.push(at);
+        yield at;
+      }
+    });
+    await tick();
+    expect(produced).toEqual([]);
+    const reader = stream.getReader();
+    await reader.read();
+    await reader.read();
+    await tick();
+    expect(produced).toEqual([0, 1]);
+  });
+
+  test("cancel aborts the await that is under way, and the generator cleans up", async () => {
+    const cleaned = signal();
+    const stream = pullFrom<number>(async function* (signal) {
+      try {
+        await new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+        yield 1;
+      } finally {
+        cleaned.resolve();
+      }
+    });
+    const reader = stream.getReader();
+    const pending = reader.read();
+    await tick(); // the generator waits now
+    await reader.cancel("left");
+    await cleaned.promise;
+    expect((await pending).done).toBe(true);
+  });
+
+  test("passes an error on and ends with the iterator", async () => {
+    const failing = pullFrom<number>(async function* () {
+      yield 1;
+      throw new Error("upstream");
+    });
+    const reader = failing.getReader();
+    expect((await reader.read()).value).toBe(1);
+    await expect(reader.read()).rejects.toThrow("upstream");
+    const two = pullFrom(async function* () {
+      yield* [1, 2];
+    });
+    const seen = [];
+    for await (const value of iterate(two)) seen.push(value);
+    expect(seen).toEqual([1, 2]);
+  });
+
+  test("as the body of a response it stops for a client that does not read, and when it leaves", async () => {
+    let produced = 0;
+    const stopped = signal();
+    const server = await serve({
+      "/flood": async (_, response) => {
+        const body = pullFrom(async function* () {
+          try {
+            for (;;) {
+              produced += 1;
+              yield new Uint8Array(64 * 1024);
+            }
+          } finally {
+            stopped.resolve();
+          }
+        });
+        const { Readable } = await import("node:stream");
+        const { pipeline } = await import("node:stream/promises");
+        await pipeline(Readable.fromWeb(body as import("node:stream/web").ReadableStream), response).catch(() => undefined);
+      },
+    });
+    const { connect } = await import("node:net");
+    const socket = connect(Number(new URL(server.origin).port), "127.0.0.1").pause();
+    socket.write("GET /flood HTTP/1.1\r\nhost: x\r\n\r\n");
+    // Standing still is seen when many turns of the loop pass without a chunk.
+    let still = 0;
+    for (let last = -1; still < 50; last = produced) {
+      still = produced === last && produced > 0 ? still + 1 : 0;
+      await tick();
+    }
+    expect(produced).toBeLessThan(500); // 32 MB: the buffers of the kernel
+    socket.destroy();
+    await stopped.promise;
+  });
+});
+
+describe("withHeartbeat", () => {
+  test("beats at once and in silence, loses nothing, and has no timer after the end", async () => {
+    const source = Promise.withResolvers<string>();
+    const stream = withHeartbeat(
+      pullFrom(async function* () {
+        yield await source.promise;
+      }),
+      ":",
+      5,
+    );
+    const reader = stream.getReader();
+    const seen = [];
+    for (let at = 0; at < 3; at++) seen.push((await reader.read()).value);
+    source.resolve("data");
+    let part = await reader.read();
+    while (part.value === ":") part = await reader.read();
+    seen.push(part.value, (await reader.read()).done);
+    expect(seen).toEqual([":", ":", ":", "data", true]);
+  });
+
+  test("cancel reaches the source", async () => {
+    const cancelled = signal<unknown>();
+    const stream = withHeartbeat(new ReadableStream({ cancel: cancelled.resolve }), ":", 5);
+    await stream.cancel("left");
+    expect(await cancelled.promise).toBe("left");
+  });
+});
+
+describe("copyOf", () => {
+  const numbers = (count: number, onCancel = (): void => undefined): ReadableStream<number> => {
+    let at = 0;
+    return new ReadableStream<number>(
+      { pull: (controller) => (at < count ? controller.enqueue(at++) : controller.close()), cancel: onCancel },
+      { highWaterMark: 0 },
+    );
+  };
+
+  test("both get everything while the copy keeps up", async () => {
+    const [stream, copy] = copyOf(numbers(20), 4);
+    const read = async (from: ReadableStream<number>): Promise<number[]> => {
+      const seen = [];
+      for await (const value of iterate(from)) seen.push(value);
+      return seen;
+    };
+    const all = Array.from({ length: 20 }, (_, at) => at);
+    expect(await Promise.all([read(stream), read(copy)])).toEqual([all, all]);
+  });
+
+  test("a slow copy fails at its bound and the stream goes on", async () => {
+    const [stream, copy] = copyOf(numbers(20), 4);
+    let last = -1;
+    for await (const value of iterate(stream)) last = value;
+    expect(last).toBe(19);
+    await expect(copy.getReader().read()).rejects.toThrow(CopyLagError);
+  });
+
+  test("cancelling the stream cancels the source and fails the copy", async () => {
+    const cancelled = signal();
+    const [stream, copy] = copyOf(numbers(20, cancelled.resolve), 4);
+    const reader = stream.getReader();
+    await reader.read();
+    await reader.cancel();
+    await cancelled.promise;
+    const copied = copy.getReader();
+    await expect(copied.read()).rejects.toThrow("cancelled");
+  });
+
+  test("a cancelled copy does not disturb the stream", async () => {
+    const [stream, copy] = copyOf(numbers(3), 4);
+    await copy.cancel();
+    let count = 0;
+    for await (const _ of iterate(stream)) count += 1;
+    expect(count).toBe(3);
+  });
+});
+
+describe("onOutcome", () => {
+  test("tells a complete stream from one that was left and one that has failed", async () => {
+    const outcomes: string[] = [];
+    const watched = (produce: () => AsyncIterable<number>): ReadableStream<number> =>
+      onOutcome(pullFrom(produce), (outcome) => outcomes.push(outcome));
+    const endless = async function* (): AsyncGenerator<number> {
+      for (;;) yield 1;
+    };
+    const one = async function* (): AsyncGenerator<number> {
+      yield 1;
+    };
+    const failing = async function* (): AsyncGenerator<number> {
+      yield 1;
+      throw new Error("upstream");
+    };
+    for await (const _ of iterate(watched(one)));
+    for await (const _ of iterate(watched(endless))) break;
+    const reader = watched(failing).getReader();
+    await reader.read();
+    await expect(reader.read()).rejects.toThrow("upstream");
+    expect(outcomes).toEqual(["complete", "cancelled", "failed"]);
+  });
+});
+
+describe("encodeEvent", () => {
+  test("what goes in comes out as one event, or is refused", () => {
+    const data = 'a"}\n\nevent: x\r\ndata: 2\r\u2028\0';
+    const text = new TextDecoder().decode(encodeEvent({ type: "note", id: "e-1", retry: 1_500.7, data }));
+    const parser = new EventStreamParser();
+    expect(parser.push(text)).toEqual([{ type: "note", data: JSON.stringify(data), lastEventId: "e-1" }]);
+    expect(parser.retry).toBe(1_500);
+    for (const wrong of [{ type: "a\nb" }, { id: "1\r" }, { id: "\0" }, { type: "error" }, { type: "open" }]) {
+      expect(() => encodeEvent({ ...wrong, data: 1 })).toThrow(TypeError);
+    }
+    expect(() => encodeEvent({ data: undefined })).toThrow(TypeError);
+  });
+});

@@ -1,0 +1,348 @@
+import PartySocket from "partysocket/ws";
+import ReconnectingWebSocketModule from "reconnecting-websocket";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
+import { WebSocketClient, type ClientOptions, type Data } from "../src/websocket/client.ts";
+import { CreditError, creditedMessages, type CreditMessage } from "../src/websocket/flow.ts";
+import { CommandExpiredError, Outbox, OutboxFullError } from "../src/websocket/outbox.ts";
+import { load, openPage } from "./support/browser.ts";
+import { eventually, signal } from "./support/server.ts";
+import { serveSockets } from "./support/websocket.ts";
+
+type Patterns = typeof import("../src/websocket/client.ts") & typeof import("../src/websocket/flow.ts");
+declare const pattern: Patterns;
+
+/** A client that is closed with the test, and what it saw. */
+function open(url: string, options: Partial<ClientOptions> = {}): { client: WebSocketClient; states: string[]; messages: Data[] } {
+  const states: string[] = [];
+  const messages: Data[] = [];
+  const client = new WebSocketClient({
+    url: () => url,
+    onOpen: () => undefined,
+    onMessage: (data) => void messages.push(data),
+    onState: (state, code) => states.push(code === undefined ? state : `${state} ${code}`),
+    minDelay: 1,
+    maxDelay: 5,
+    ...options,
+  });
+  onTestFinished(() => client.close());
+  return { client, states, messages };
+}
+
+/** The upper end of every random delay. */
+function slowest(): void {
+  const spy = vi.spyOn(Math, "random").mockReturnValue(1);
+  onTestFinished(() => spy.mockRestore());
+}
+
+describe("WebSocketClient", () => {
+  test("comes back and asks for the url again", async () => {
+    const tickets: string[] = [];
+    const server = await serveSockets((socket, nth, request) => {
+      tickets.push(request.url!);
+      if (nth < 3) socket.close(1012);
+    });
+    let ticket = 0;
+    const { states } = open("", { url: () => `${server.ws}/?ticket=${++ticket}` });
+    await eventually(() => tickets.length === 3);
+    expect(tickets).toEqual(["/?ticket=1", "/?ticket=2", "/?ticket=3"]);
+    expect(states.slice(0, 4)).toEqual(["connecting", "open", "waiting", "connecting"]);
+  });
+
+  test("stops on the codes that say it is pointless", async () => {
+    for (const code of [1008, 4401, 4403]) {
+      const server = await serveSockets((socket) => socket.close(code));
+      const { states } = open(server.ws);
+      await eventually(() => states.at(-1)!.startsWith("stopped"));
+      expect(states.at(-1)).toBe(`stopped ${code}`);
+      expect(server.sockets.length).toBe(1);
+    }
+  });
+
+  test("the delay grows, and an open connection alone does not reset it", async () => {
+    slowest();
+    const times: number[] = [];
+    const server = await serveSockets((socket) => {
+      times.push(performance.now());
+      socket.close(1012);
+    });
+    open(server.ws, { minDelay: 10, maxDelay: 10_000 });
+    await eventually(() => times.length === 6);
+    const gaps = times.slice(1).map((time, at) => time - times[at]!);
+    for (const [at, gap] of gaps.entries()) expect(gap).toBeGreaterThanOrEqual(10 * 2 ** at - 2);
+  });
+
+  test("a stable connection resets the delay", async () => {
+    slowest();
+    const server = await serveSockets((socket, nth) => void (nth < 12 && socket.close(1012)));
+    // Doubled eleven times from 20 ms, the delays would add up to 40 s.
+    open(server.ws, { minDelay: 20, maxDelay: 60_000, stableAfter: 0 });
+    await eventually(() => server.sockets.length === 12);
+  });
+
+  test("close ends it at every moment", async () => {
+    const server = await serveSockets((socket, nth) => void (nth < 4 && socket.close(1012)));
+    slowest();
+    const waiting = open(server.ws, { minDelay: 30 });
+    await eventually(() => waiting.states.at(-1) === "waiting");
+    waiting.client.close();
+    const asking = open("", { url: () => new Promise((resolve) => setImmediate(() => resolve(server.ws))) });
+    asking.client.close();
+    // The reconnects of a third client are the clock: 30 ms and then 60 ms.
+    open(server.ws, { minDelay: 30, maxDelay: 100 });
+    await eventually(() => server.sockets.length === 4);
+    expect(waiting.states.at(-1)).toBe("stopped 1000");
+    expect(asking.states).toEqual(["connecting", "stopped 1000"]);
+  });
+
+  test("gives up a connection without a message for two heartbeats", async () => {
+    const server = await serveSockets((socket, nth) => {
+      socket.on("message", (data) => void (nth > 1 && socket.send(data.toString())));
+    });
+    const { states } = open(server.ws, { heartbeat: () => "ping", heartbeatEvery: 100 });
+    await eventually(() => server.sockets.length === 2);
+    expect(states).toContain("waiting");
+  });
+
+  test("messages are handled one after the other, and as array buffers", async () => {
+    const server = await serveSockets((socket) => {
+      for (let at = 0; at < 6; at++) socket.send(Buffer.from([at]));
+      socket.send("end");
+    });
+    const handled: (number | string)[] = [];
+    open(server.ws, {
+      onMessage: async (data) => {
+        // The earlier the message, the longer its work.
+        const value = typeof data === "string" ? data : new Uint8Array(data)[0]!;
+        await new Promise((resolve) => setTimeout(resolve, typeof value === "number" ? 12 - 2 * value : 0));
+        handled.push(value);
+      },
+    });
+    await eventually(() => handled.length === 7);
+    expect(handled).toEqual([0, 1, 2, 3, 4, 5, "end"]);
+  });
+
+  test("too many unhandled messages end the connection, and it resumes", async () => {
+    const closed: number[] = [];
+    const server = await serveSockets((socket, nth) => {
+      socket.on("close", (code) => closed.push(code));
+      for (let at = 0; at < 20 && nth === 1; at++) socket.send("x");
+    });
+    const { promise, resolve } = signal();
+    open(server.ws, { maxPending: 10, onMessage: () => promise });
+    await eventually(() => server.sockets.length === 2);
+    resolve();
+    expect(closed).toEqual([4008]);
+  });
+
+  test("an error of the handler stops it with that error", async () => {
+    const server = await serveSockets((socket) => socket.send("x"));
+    const stopped = signal<unknown>();
+    open(server.ws, {
+      onMessage: () => Promise.reject(new Error("disk full")),
+      onState: (state, _, error) => void (state === "stopped" && stopped.resolve(error)),
+    });
+    expect(await stopped.promise).toEqual(new Error("disk full"));
+    expect(server.sockets.length).toBe(1);
+  });
+
+  test("a ticket that cannot be had is asked for again, a wrong url is not", async () => {
+    const server = await serveSockets(() => undefined);
+    let asked = 0;
+    open("", { url: () => (++asked < 3 ? Promise.reject(new Error("503")) : server.ws) });
+    await eventually(() => server.sockets.length === 1);
+    const { states } = open("ws://");
+    await eventually(() => states.at(-1) === "stopped 1000");
+    expect(states).toEqual(["connecting", "stopped 1000"]);
+  });
+
+  test("send says false when nothing is open and when too much waits", async () => {
+    const server = await serveSockets((socket) => socket.pause());
+    const { client, states } = open(server.ws, { maxBuffered: 100_000 });
+    expect(client.send("early")).toBe(false);
+    await eventually(() => states.at(-1) === "open");
+    let sent = 0;
+    while (client.send("x".repeat(64 * 1024))) sent += 1;
+    expect(sent).toBeGreaterThan(0);
+    client.close();
+    expect(client.send("late")).toBe(false);
+  });
+});
+
+describe("in Chromium", () => {
+  test("online and a visible page end the wait at once", async () => {
+    for (const event of ["online", "visibilitychange"]) {
+      const server = await serveSockets((socket, nth) => void (nth === 1 && socket.close(1012)));
+      const page = await openPage(server.origin);
+      await load(page, "websocket/client.ts");
+      await page.evaluate(async (url) => {
+        Math.random = () => 1;
+        await new Promise<void>((resolve) => {
+          new pattern.WebSocketClient({
+            url: () => url,
+            onOpen: () => undefined,
+            onMessage: () => undefined,
+            onState: (state) => state === "waiting" && resolve(),
+            minDelay: 600_000,
+            maxDelay: 600_000,
+          });
+        });
+      }, server.ws);
+      await page.evaluate((event) => (event === "online" ? window : document).dispatchEvent(new Event(event)), event);
+      await eventually(() => server.sockets.length === 2);
+    }
+  });
+
+  test("resumes by sequence number without gap or duplicate over cut connections", async () => {
+    const server = await serveSockets((socket, nth) => {
+      socket.on("message", (data) => {
+        const { resume } = JSON.parse(data.toString()) as { resume: number };
+        // One more each time, then the connection is cut without a closing handshake.
+        for (let seq = resume + 1; seq <= Math.min(nth * 3, 9); seq++) socket.send(JSON.stringify({ seq }));
+        if (nth < 3) socket.send("flush", () => socket.terminate());
+      });
+    });
+    const page = await openPage(server.origin);
+    await load(page, "websocket/client.ts");
+    const seen = await page.evaluate(
+      (url) =>
+        new Promise<number[]>((resolve) => {
+          const seen: number[] = [];
+          let last = 0;
+          const client = new pattern.WebSocketClient({
+            url: () => url,
+            minDelay: 1,
+            maxDelay: 5,
+            onOpen: (client) => void client.send(JSON.stringify({ resume: last })),
+            onMessage: (data) => {
+              if (data === "flush") return;
+              const { seq } = JSON.parse(data as string) as { seq: number };
+              if (seq <= last) return;
+              seen.push((last = seq));
+              if (seq === 9) resolve((client.close(), seen));
+            },
+          });
+        }),
+      server.ws,
+    );
+    expect(seen).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  });
+
+  test("credits hold the server to the window", async () => {
+    const ahead = { most: 0 };
+    const server = await serveSockets((socket) => {
+      let credit = 0;
+      let sent = 0;
+      let granted = 0;
+      socket.on("message", (data) => {
+        const { count } = JSON.parse(data.toString()) as CreditMessage;
+        credit += count;
+        granted += count;
+        while (credit > 0 && sent < 200) {
+          credit -= 1;
+          socket.send(String(sent++));
+        }
+        ahead.most = Math.max(ahead.most, sent - (granted - 8));
+        if (sent === 200) socket.close(1000);
+      });
+    });
+    const page = await openPage(server.origin);
+    await load(page, "websocket/flow.ts");
+    const numbers = await page.evaluate(async (url) => {
+      const socket = new WebSocket(url);
+      await new Promise((resolve) => (socket.onopen = resolve));
+      const numbers = [];
+      for await (const data of pattern.creditedMessages(socket, 8)) {
+        await new Promise((resolve) => setTimeout(resolve, 0));
+        numbers.push(Number(data));
+      }
+      return numbers;
+    }, server.ws);
+    expect(numbers).toEqual(Array.from({ length: 200 }, (_, at) => at));
+    expect(ahead.most).toBeLessThanOrEqual(8);
+  });
+});
+
+describe("creditedMessages", () => {
+  test("a server that sends without credit is an error", async () => {
+    const server = await serveSockets((socket) => {
+      for (let at = 0; at < 10; at++) socket.send("x");
+    });
+    const socket = new WebSocket(server.ws);
+    await expect(
+      (async () => {
+        for await (const _ of creditedMessages(socket, 4)) await new Promise((resolve) => setTimeout(resolve, 1));
+      })(),
+    ).rejects.toThrow(CreditError);
+  });
+});
+
+describe("Outbox", () => {
+  test("commands survive a reconnect in order and take effect once", async () => {
+    const applied: string[] = [];
+    const known = new Set<string>();
+    const server = await serveSockets((socket, nth) => {
+      socket.on("message", (data) => {
+        const { id, body } = JSON.parse(data.toString()) as { id: string; body: string };
+        if (!known.has(id)) applied.push(body);
+        known.add(id);
+        // The first connection is cut after the effect and before the answer.
+        if (nth === 1) socket.terminate();
+        else socket.send(id);
+      });
+    });
+    const outbox = new Outbox<string>((command) => client.send(JSON.stringify(command)));
+    const { client } = open(server.ws, {
+      onOpen: () => outbox.resend(),
+      onMessage: (id) => outbox.acknowledge(id as string, undefined),
+    });
+    await Promise.all(["a", "b", "c"].map((body) => outbox.send(body)));
+    expect(applied).toEqual(["a", "b", "c"]);
+    expect(outbox.size).toBe(0);
+    expect(server.sockets.length).toBe(2);
+  });
+
+  test("is bounded, and what expires is reported and not sent", async () => {
+    const sent: string[] = [];
+    let online = false;
+    const outbox = new Outbox<string>(({ body }) => online && sent.push(body) > 0, { maxCommands: 1, timeToLive: 20 });
+    const first = outbox.send("old");
+    await expect(outbox.send("second")).rejects.toThrow(OutboxFullError);
+    await expect(first).rejects.toThrow(CommandExpiredError);
+    online = true;
+    const next = outbox.send("new");
+    outbox.resend();
+    await expect(next).rejects.toThrow(CommandExpiredError);
+    expect(new Set(sent)).toEqual(new Set(["new"]));
+  });
+});
+
+describe("npm packages", () => {
+  test("reconnecting-websocket and partysocket come back after 4401 too: the page has to close them", async () => {
+    const packages = [ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default, PartySocket];
+    for (const Package of packages) {
+      const server = await serveSockets((socket, nth) => void (nth === 1 && socket.close(4401)));
+      const socket = new Package(server.ws, [], { WebSocket, minReconnectionDelay: 1, maxReconnectionDelay: 5 });
+      onTestFinished(() => socket.close());
+      await eventually(() => server.sockets.length === 2);
+    }
+  });
+
+  test("what they queue while offline is sent once and lost with a connection that takes it", async () => {
+    const packages = [ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default, PartySocket];
+    for (const Package of packages) {
+      const received: string[] = [];
+      const server = await serveSockets((socket, nth) => {
+        if (nth === 1) return socket.terminate(); // taken over by the kernel, never read
+        socket.on("message", (data) => received.push(data.toString()));
+      });
+      const socket = new Package(server.ws, [], { WebSocket, minReconnectionDelay: 1, maxReconnectionDelay: 5 });
+      onTestFinished(() => socket.close());
+      socket.send("order");
+      await eventually(() => server.sockets.length === 2);
+      await eventually(() => socket.readyState === 1);
+      socket.send("later");
+      await eventually(() => received.includes("later"));
+      expect(received).toEqual(["later"]);
+    }
+  });
+});
