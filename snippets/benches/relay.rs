@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Requests for the latency, one after the other.
-const REQUESTS: usize = 2000;
+const REQUESTS: usize = 500;
 /// Tokens of one answer, and the time between two of them.
 const TOKENS: usize = 100;
 const PACE: Duration = Duration::from_millis(50);
