@@ -6,10 +6,10 @@
 
 pub mod broker;
 pub mod chat;
+pub mod frames;
 pub mod gated;
 pub mod gauge;
 pub mod proxy;
-pub mod frames;
 pub mod raw;
 pub mod server;
 pub mod sse_reference;

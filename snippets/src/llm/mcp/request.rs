@@ -1,5 +1,6 @@
 //! What an MCP request must be before anything is done for it.
 
+// ANCHOR: request
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -7,7 +8,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-// ANCHOR: request
 /// The revision that this server speaks, and the only one.
 pub const PROTOCOL_VERSION: &str = "2026-07-28";
 
@@ -111,8 +111,6 @@ fn decode(value: &[u8], encodable: bool) -> Option<String> {
         None => Some(text).filter(|text| text.is_ascii()).map(str::to_owned),
     }
 }
-// ANCHOR_END: request
-
 impl Rejection {
     fn new(id: Value, code: i32, message: &str) -> Self {
         let (message, data) = (message.to_owned(), Value::Null);
@@ -138,3 +136,4 @@ impl IntoResponse for Rejection {
         (StatusCode::BAD_REQUEST, Json(body)).into_response()
     }
 }
+// ANCHOR_END: request

@@ -9,7 +9,6 @@ use serde::Deserialize;
 use super::tool_calls::ToolCalls;
 use super::{Decoder, Failure, FinishReason, ModelError, ModelEvent, Usage};
 
-// ANCHOR: anthropic
 /// Decodes `message_*` and `content_block_*` events.
 #[derive(Debug, Default)]
 pub struct Anthropic {
@@ -117,7 +116,6 @@ impl UsageSoFar {
         }))
     }
 }
-// ANCHOR_END: anthropic
 
 fn some_text(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())

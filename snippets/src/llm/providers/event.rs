@@ -1,10 +1,8 @@
 //! What a model stream is made of, whichever provider sends it.
 
-use std::time::Duration;
-
+// ANCHOR: event
 use serde::de::DeserializeOwned;
 
-// ANCHOR: event
 /// One thing that happened in a model's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelEvent {
@@ -99,6 +97,8 @@ impl ToolCall {
 // ANCHOR_END: event
 
 // ANCHOR: error
+use std::time::Duration;
+
 /// Why an answer is not whole. What was received before it is a fragment, whatever it looks like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ModelError {

@@ -9,7 +9,6 @@ use serde::Deserialize;
 use super::tool_calls::ToolCalls;
 use super::{Decoder, Failure, FinishReason, ModelError, ModelEvent, Usage};
 
-// ANCHOR: gemini
 /// Decodes `GenerateContentResponse` events.
 #[derive(Debug, Default)]
 pub struct Gemini {
@@ -92,7 +91,6 @@ fn finish_reason(reason: String) -> FinishReason {
         _ => FinishReason::Other(reason),
     }
 }
-// ANCHOR_END: gemini
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,17 +1,17 @@
 //! Before the first byte of the stream: everything that is not a 200 with the right type.
 
+// ANCHOR: open
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
 
-use super::ModelError;
+use crate::llm::providers::ModelError;
 
 /// How much of an error's body is kept for the log.
 const MAX_ERROR_BODY_BYTES: usize = 4096;
 
-// ANCHOR: open
-/// Gives the body to [`super::model_events`], or says why there is no stream.
+/// Gives the body to [`model_events`](crate::llm::providers::model_events), or says why there is no stream.
 ///
 /// Build the client with `connect_timeout` and `read_timeout`; `timeout` bounds the whole body and
 /// would cut a healthy answer.

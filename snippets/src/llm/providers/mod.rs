@@ -15,7 +15,9 @@ pub mod http;
 pub mod ollama;
 pub mod openai_chat;
 pub mod openai_responses;
+pub mod stream;
 pub mod tool_calls;
 
-pub use decode::{Decoder, model_events};
+pub use decode::Decoder;
 pub use event::{Failure, FinishReason, ModelError, ModelEvent, ToolCall, Usage};
+pub use stream::model_events;

@@ -9,7 +9,6 @@ use super::decode::Framing;
 use super::tool_calls::ToolCalls;
 use super::{Decoder, Failure, FinishReason, ModelError, ModelEvent, Usage};
 
-// ANCHOR: ollama
 /// Decodes the lines of a chat response.
 #[derive(Debug, Default)]
 pub struct Ollama {
@@ -68,7 +67,6 @@ fn finish_reason(reason: String) -> FinishReason {
         _ => FinishReason::Other(reason),
     }
 }
-// ANCHOR_END: ollama
 
 #[derive(Deserialize)]
 struct Line {

@@ -9,7 +9,6 @@ use serde::Deserialize;
 use super::tool_calls::ToolCalls;
 use super::{Decoder, Failure, FinishReason, ModelError, ModelEvent, Usage};
 
-// ANCHOR: openai_chat
 /// Decodes `chat.completion.chunk` events.
 #[derive(Debug, Default)]
 pub struct OpenAiChat {
@@ -134,7 +133,6 @@ impl From<ChunkUsage> for Usage {
         }
     }
 }
-// ANCHOR_END: openai_chat
 
 /// OpenAI's error object; `code` is a string, a number with some hosts, or null.
 #[derive(Default, Deserialize)]

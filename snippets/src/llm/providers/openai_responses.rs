@@ -9,7 +9,6 @@ use super::openai_chat::ErrorBody;
 use super::tool_calls::ToolCalls;
 use super::{Decoder, FinishReason, ModelError, ModelEvent, Usage};
 
-// ANCHOR: openai_responses
 /// Decodes `response.*` events.
 #[derive(Debug, Default)]
 pub struct OpenAiResponses {
@@ -77,7 +76,6 @@ fn finish_reason(kind: &str, details: Option<String>) -> FinishReason {
         _ => FinishReason::Other(details.unwrap_or_else(|| "incomplete".to_owned())),
     }
 }
-// ANCHOR_END: openai_responses
 
 #[derive(Deserialize)]
 struct Event {

@@ -1,15 +1,15 @@
 //! Tool calls while they arrive in pieces.
 
+// ANCHOR: tool_calls
 use std::collections::BTreeMap;
 
-use super::{FinishReason, ModelError, ModelEvent, ToolCall};
+use crate::llm::providers::{FinishReason, ModelError, ModelEvent, ToolCall};
 
 /// Calls that one answer may hold.
 pub const MAX_CALLS: usize = 128;
 /// Bytes that the arguments of one answer may take together.
 pub const MAX_ARGUMENT_BYTES: usize = 1024 * 1024;
 
-// ANCHOR: tool_calls
 /// Collects calls by index and keeps them until the answer is whole.
 #[derive(Debug, Default)]
 pub struct ToolCalls {

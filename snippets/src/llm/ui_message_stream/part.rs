@@ -1,9 +1,9 @@
 //! The parts of the stream.
 
+// ANCHOR: parts
 use serde::Serialize;
 use serde_json::Value;
 
-// ANCHOR: parts
 /// One part of the stream; the client fails on a `type` that it does not know.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(

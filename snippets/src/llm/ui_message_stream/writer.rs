@@ -1,13 +1,13 @@
 //! Which parts, in which order.
 
+// ANCHOR: writer
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::super::providers::{Failure, FinishReason, ModelError, ModelEvent, ToolCall, Usage};
-use super::UiPart;
+use crate::llm::providers::{Failure, FinishReason, ModelError, ModelEvent, ToolCall, Usage};
+use crate::llm::ui_message_stream::UiPart;
 
-// ANCHOR: writer
 /// Turns model events into parts. A delta before its start is an error in the client, so the writer
 /// opens and closes every block.
 #[derive(Debug, Default)]
@@ -184,6 +184,10 @@ impl UiWriter {
         let error_text = match error {
             ModelError::Provider {
                 failure: Failure::RateLimited | Failure::Overloaded,
+                ..
+            }
+            | ModelError::Status {
+                status: 429 | 503 | 529,
                 ..
             } => "The model is busy. Try again in a moment.",
             ModelError::Truncated | ModelError::Transport(_) => {

@@ -1,0 +1,176 @@
+//! One endpoint.
+
+// ANCHOR: server
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router, body::Bytes, routing::post};
+use futures::stream::BoxStream;
+use futures::{StreamExt, future};
+use serde_json::{Value, json};
+
+use crate::llm::mcp::{PROTOCOL_VERSION, Request};
+
+/// Bytes of one request.
+pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
+
+/// A tool: its definition for `tools/list`, and what it does.
+pub struct Tool {
+    /// A unique name.
+    pub name: &'static str,
+    /// What the model reads to choose it.
+    pub description: &'static str,
+    /// JSON Schema of the arguments.
+    pub input_schema: Value,
+    /// Takes the arguments, which nobody has checked. Runs while its stream is polled and stops when it is dropped: so a client that goes away
+    /// cancels it. Work that must finish belongs into a task of its own.
+    pub run: Box<dyn Fn(Value) -> BoxStream<'static, ToolEvent> + Send + Sync>,
+}
+
+/// What a tool reports. The stream may end after [`ToolEvent::Result`]; nothing after it is sent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ToolEvent {
+    /// Progress, which must grow, in the unit of the tool.
+    Progress(f64, String),
+    /// The end: text for the model. `Err`: the tool failed, and the model may try otherwise.
+    Result(Result<String, String>),
+}
+
+/// What the server offers, and to which web pages.
+pub struct Server {
+    /// Name and version, for display.
+    pub info: (&'static str, &'static str),
+    /// Origins whose pages may call. Programs send no `Origin`; browsers always do.
+    pub allowed_origins: Vec<String>,
+    /// The tools.
+    pub tools: Vec<Tool>,
+}
+
+/// `POST /mcp`. Other methods get 405: there is no stream to open with GET, no session to DELETE.
+pub fn router(server: Server) -> Router {
+    Router::new()
+        .route("/mcp", post(handle))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+        .with_state(Arc::new(server))
+}
+
+async fn handle(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes) -> Response {
+    // First, before the body is looked at: a page that reached this port by DNS rebinding names
+    // itself here.
+    if let Some(origin) = headers.get(header::ORIGIN)
+        && !server
+            .allowed_origins
+            .iter()
+            .any(|allowed| allowed.as_bytes() == origin.as_bytes())
+    {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    let request = match Request::read(&headers, &body) {
+        Ok(Some(request)) => request,
+        // A notification: accepted, and never answered.
+        Ok(None) => return StatusCode::ACCEPTED.into_response(),
+        Err(rejection) => return rejection.into_response(),
+    };
+    let complete = |mut result: Value| {
+        result["resultType"] = json!("complete");
+        let (name, version) = server.info;
+        result["_meta"] =
+            json!({"io.modelcontextprotocol/serverInfo": {"name": name, "version": version}});
+        result
+    };
+    // Both lists are the same for everyone and for ever, until the next deployment.
+    let cached = |mut result: Value| {
+        result["ttlMs"] = json!(60_000);
+        result["cacheScope"] = json!("public");
+        request.answer(complete(result))
+    };
+    match request.method.as_str() {
+        "server/discover" => Json(cached(json!({
+            "supportedVersions": [PROTOCOL_VERSION], "capabilities": {"tools": {}},
+        })))
+        .into_response(),
+        "tools/list" => {
+            let tools = server.tools.iter().map(|tool| {
+                json!({"name": tool.name, "description": tool.description, "inputSchema": tool.input_schema})
+            });
+            Json(cached(json!({"tools": tools.collect::<Vec<_>>()}))).into_response()
+        }
+        "tools/call" => {
+            let name = request.params["name"].as_str().unwrap_or_default();
+            let Some(tool) = server.tools.iter().find(|tool| tool.name == name) else {
+                return Json(request.error(-32602, "unknown tool")).into_response();
+            };
+            let arguments = request.params["arguments"].clone();
+            let events = (tool.run)(if arguments.is_null() {
+                json!({})
+            } else {
+                arguments
+            });
+            let end = complete(json!({}));
+            stream(request, events, end)
+        }
+        // With a JSON-RPC error, so that it is not taken for a server without this endpoint.
+        _ => {
+            let body = request.error(-32601, "method not found");
+            (StatusCode::NOT_FOUND, Json(body)).into_response()
+        }
+    }
+}
+/// The response to one request: progress if it was asked for, then the result, then the end.
+fn stream(request: Request, events: BoxStream<'static, ToolEvent>, end: Value) -> Response {
+    let token = request.params["_meta"]["progressToken"].clone();
+    let state = Some((request, events, end));
+    let messages = futures::stream::unfold(state, |state| async {
+        let (request, mut events, mut end) = state?;
+        match events.next().await {
+            Some(ToolEvent::Progress(progress, message)) => {
+                let params = json!({"progress": progress, "message": message});
+                Some((Err(params), Some((request, events, end))))
+            }
+            finished => {
+                let result = match finished {
+                    Some(ToolEvent::Result(result)) => result,
+                    _ => Err("the tool ended without a result".to_owned()),
+                };
+                end["isError"] = json!(result.is_err());
+                let text = result.unwrap_or_else(|error| error);
+                end["content"] = json!([{"type": "text", "text": text}]);
+                // The response ends the stream.
+                Some((Ok(request.answer(end)), None))
+            }
+        }
+    });
+    let events = messages.filter_map(move |message| {
+        let message = message.or_else(|mut params| {
+            // Nobody asked for progress: it must not be sent.
+            let token = Some(&token).filter(|token| !token.is_null()).ok_or(())?;
+            params["progressToken"] = token.clone();
+            Ok::<_, ()>(
+                json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params}),
+            )
+        });
+        // No event id: streams cannot be resumed, a client that lost one asks again.
+        let event = message
+            .ok()
+            .map(|message| Event::default().data(message.to_string()));
+        future::ready(event.map(Ok::<_, Infallible>))
+    });
+    let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));
+    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-transform"),
+    );
+    response
+}
+// ANCHOR_END: server

@@ -1,0 +1,51 @@
+//! The decoders over an HTTP body.
+
+// ANCHOR: stream
+use std::{collections::VecDeque, fmt::Display};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+
+use crate::llm::providers::{Decoder, ModelError, ModelEvent, decode::Records};
+
+/// The model's events in the body of a response with status 200.
+///
+/// The stream is lazy: it reads on when it is polled, so a slow consumer slows the provider, and
+/// dropping it closes the provider's connection. It ends after `Finish` or the first error.
+pub fn model_events<D, S, E>(
+    body: S,
+    decoder: D,
+) -> impl Stream<Item = Result<ModelEvent, ModelError>> + Send
+where
+    D: Decoder + Send,
+    S: Stream<Item = Result<Bytes, E>> + Send,
+    E: Display + Send,
+{
+    let start = (
+        Box::pin(body),
+        Records::new(decoder),
+        VecDeque::new(),
+        false,
+    );
+    stream::unfold(
+        start,
+        |(mut body, mut records, mut ready, mut ended)| async move {
+            let mut out = Vec::new();
+            while ready.is_empty() && !ended {
+                let result = match body.next().await {
+                    Some(Ok(chunk)) => records.push(&chunk, &mut out),
+                    Some(Err(error)) => Err(ModelError::Transport(error.to_string())),
+                    None => records.end(&mut out),
+                };
+                ready.extend(out.drain(..).map(Ok));
+                ended =
+                    result.is_err() || matches!(ready.back(), Some(Ok(ModelEvent::Finish { .. })));
+                ready.extend(result.err().map(Err));
+            }
+            let next = ready.pop_front()?;
+            Some((next, (body, records, ready, ended)))
+        },
+    )
+    .fuse()
+}
+// ANCHOR_END: stream
