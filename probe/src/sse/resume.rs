@@ -64,14 +64,14 @@ impl Probe<'_> {
                 "only one event with an id came within the budget (--publish)",
             );
         } else {
-            self.from_cursor(&with_id, &types).await;
+            self.after_cursor(&with_id, &types).await;
         }
         self.past(&with_id, &types).await;
         self.future(&with_id).await;
     }
 
     /// Reconnects with the id of an event that others followed.
-    async fn from_cursor(&self, with_id: &[Event], types: &HashSet<String>) {
+    async fn after_cursor(&self, with_id: &[Event], types: &HashSet<String>) {
         if !self.run.needs(&[GAP, DUPLICATE]) {
             return;
         }
