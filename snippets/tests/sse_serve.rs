@@ -87,7 +87,7 @@ async fn head_and_prelude_leave_before_the_first_event() {
     assert!(body.starts_with(": stream\nretry: "), "{body}");
     let head = client.head();
     assert!(head.contains("content-type: text/event-stream\r\n"));
-    assert!(head.contains("cache-control: no-cache, no-transform\r\n"));
+    assert!(head.contains("cache-control: no-cache, no-store, no-transform\r\n"));
     assert!(head.contains("x-accel-buffering: no\r\n"));
     assert!(!head.contains("connection:"), "forbidden in HTTP/2: {head}");
 }

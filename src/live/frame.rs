@@ -75,7 +75,7 @@ fn ticks(of: u32, headers: &HeaderMap, shutdown: CancellationToken) -> Response 
         }
     });
     let headers = [
-        ("cache-control", "no-cache, no-transform"),
+        ("cache-control", "no-cache, no-store, no-transform"),
         ("x-accel-buffering", "no"),
     ];
     (headers, Sse::new(events)).into_response()

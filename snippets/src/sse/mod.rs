@@ -15,4 +15,3 @@ pub mod serve;
 pub mod subscription;
 pub mod tickets;
 pub mod wire;
-

@@ -161,10 +161,11 @@ impl Slot {
     }
 }
 
-/// `no-transform` and `X-Accel-Buffering` keep compressors and nginx from holding events back.
+/// `no-transform` and `X-Accel-Buffering` keep compressors and nginx from holding events back; without
+/// `no-store`, Chromium reads a `fetch` body ahead into memory, and a slow page does not slow the server.
 const STREAM_HEADERS: [(&str, &str); 3] = [
     ("content-type", "text/event-stream"),
-    ("cache-control", "no-cache, no-transform"),
+    ("cache-control", "no-cache, no-store, no-transform"),
     ("x-accel-buffering", "no"),
 ];
 

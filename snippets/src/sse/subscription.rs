@@ -163,8 +163,9 @@ impl IntoResponse for Subscription {
     fn into_response(self) -> Response {
         let headers = [
             (header::CONTENT_TYPE, "text/event-stream"),
-            // `no-transform` keeps compressing proxies from holding events back.
-            (header::CACHE_CONTROL, "no-cache, no-transform"),
+            // `no-transform` keeps compressing proxies from holding events back; without `no-store`,
+            // Chromium reads a `fetch` body ahead into memory.
+            (header::CACHE_CONTROL, "no-cache, no-store, no-transform"),
             (header::HeaderName::from_static("x-accel-buffering"), "no"),
         ];
         (headers, Body::new(self)).into_response()

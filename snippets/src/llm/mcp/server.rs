@@ -169,7 +169,7 @@ fn stream(request: Request, events: BoxStream<'static, ToolEvent>, end: Value) -
     );
     headers.insert(
         header::CACHE_CONTROL,
-        HeaderValue::from_static("no-cache, no-transform"),
+        HeaderValue::from_static("no-cache, no-store, no-transform"),
     );
     response
 }

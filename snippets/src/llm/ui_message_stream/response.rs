@@ -31,7 +31,7 @@ where
     let version = HeaderName::from_static("x-vercel-ai-ui-message-stream");
     headers.insert(version, HeaderValue::from_static("v1"));
     // Without `no-transform` a proxy may compress, and hold back what it compresses.
-    let cache = HeaderValue::from_static("no-cache, no-transform");
+    let cache = HeaderValue::from_static("no-cache, no-store, no-transform");
     headers.insert(header::CACHE_CONTROL, cache);
     headers.insert(
         HeaderName::from_static("x-accel-buffering"),
