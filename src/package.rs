@@ -41,12 +41,19 @@ const DROPPED_BY_STORES: [&str; 4] = ["dist", "build", "venv", ".cache"];
 const REFUSED_CHARACTERS: &str = "<>:\"|?*\\$'`";
 
 /// One file of the package.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct File {
     /// Path from the pack's folder, with `/`.
     pub path: String,
     /// Its bytes.
     pub content: Vec<u8>,
+}
+
+/// The name and the size: contents would drown whatever else is shown.
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({} bytes)", self.path, self.content.len())
+    }
 }
 
 /// A packed tree.

@@ -13,7 +13,7 @@ use axum::Router;
 use fixture::{Pack, Server, program, within};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use streaming_api_patterns::package::{self, MAX_FILE, Package, Refused};
+use streaming_api_patterns::package::{self, MAX_FILE, MAX_TREE, Package, Refused};
 use streaming_api_patterns::store::{Store, sign};
 
 fn pack() -> Pack {
@@ -272,12 +272,13 @@ fn symbolic_links_are_refused() {
 #[test]
 fn a_tree_that_is_too_large_is_refused() {
     let pack = pack();
-    for n in 0..5 {
-        pack.write(&format!("notes/{n}.txt"), vec![b'x'; 500 * 1024]);
+    for n in 0..=MAX_TREE / MAX_FILE {
+        pack.write(&format!("notes/{n}.txt"), vec![b'x'; MAX_FILE as usize]);
     }
     let lines = refused(&pack);
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains("more than the 2097152"), "{lines:?}");
+    let limit = format!("more than the {MAX_TREE}");
+    assert!(lines[0].contains(&limit), "{lines:?}");
 }
 
 #[tokio::test]

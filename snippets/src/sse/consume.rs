@@ -3,7 +3,8 @@
 //!
 //! The transport is a function from headers to a response, so that reqwest, hyper and a test all fit.
 //! Drop the client to cancel: the connection closes. Events can come twice (the server may have sent more
-//! than was read): apply them by id. Goes with `super::reconnect` and `super::wire`.
+//! than was read): apply them by id. Goes with `super::reconnect`, `super::wire`
+//! and, for reqwest or hyper, `super::transports`.
 
 // ANCHOR: client
 use std::fmt::Display;
@@ -205,36 +206,3 @@ where
     }
 }
 // ANCHOR_END: client
-
-// ANCHOR: transports
-/// Over reqwest. Its `timeout` must not be set: it limits the whole body.
-pub fn over_reqwest(
-    client: reqwest::Client,
-    url: String,
-) -> impl FnMut(
-    HeaderMap,
-) -> Pin<Box<dyn Future<Output = reqwest::Result<Response<reqwest::Body>>> + Send>> {
-    move |headers| {
-        let request = client.get(&url).headers(headers);
-        Box::pin(async move { request.send().await.map(Response::from) })
-    }
-}
-
-type HyperClient = hyper_util::client::legacy::Client<
-    hyper_util::client::legacy::connect::HttpConnector,
-    http_body_util::Empty<Bytes>,
->;
-
-/// Over hyper's client. It follows no redirects.
-pub fn over_hyper(
-    client: HyperClient,
-    uri: http::Uri,
-) -> impl FnMut(HeaderMap) -> hyper_util::client::legacy::ResponseFuture {
-    move |headers| {
-        let mut request = http::Request::new(http_body_util::Empty::new());
-        *request.uri_mut() = uri.clone();
-        *request.headers_mut() = headers;
-        client.request(request)
-    }
-}
-// ANCHOR_END: transports

@@ -14,4 +14,5 @@ pub mod resume;
 pub mod serve;
 pub mod subscription;
 pub mod tickets;
+pub mod transports;
 pub mod wire;

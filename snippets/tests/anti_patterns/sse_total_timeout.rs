@@ -11,8 +11,9 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures::StreamExt;
 use http_body_util::StreamBody;
-use snippets::sse::consume::{EventSource, over_reqwest};
+use snippets::sse::consume::EventSource;
 use snippets::sse::reconnect::Policy;
+use snippets::sse::transports::over_reqwest;
 use snippets::sse::wire::Limits;
 use tokio::time::Instant;
 
