@@ -504,3 +504,27 @@ async fn requests_that_a_browser_must_not_make_are_refused() {
     assert_eq!(client.status(), 500);
     assert!(chat.model.exchanges().is_empty());
 }
+
+#[tokio::test]
+async fn over_http2_an_aborted_request_closes_the_providers_connection_too() {
+    let chat = Chat::start(words().with_fault(Fault::Stall { after: 2 }), patient()).await;
+    let client = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .build()
+        .unwrap();
+    let request = client
+        .post(chat.server.url("/chat"))
+        .header("content-type", "application/json");
+    let mut response = request.body(question()).send().await.unwrap();
+    let mut seen = String::new();
+    while !seen.contains("the ") {
+        seen.push_str(str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    drop(response); // RST_STREAM; the connection itself stays open for other requests
+    let exchange = within(
+        "the provider to see it",
+        chat.model.wait_for(|exchange| exchange.end.is_some()),
+    )
+    .await;
+    assert_eq!(exchange.end, Some(ExchangeEnd::ReaderGone));
+}
