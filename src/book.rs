@@ -159,6 +159,7 @@ pub fn broken_links(out: &Path) -> Result<Vec<String>> {
             }
         }
     }
+    broken.sort();
     broken.dedup();
     Ok(broken)
 }

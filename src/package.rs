@@ -19,7 +19,7 @@ use crate::manifest::Manifest;
 /// Largest file, in bytes: stores refuse more.
 pub const MAX_FILE: u64 = 512 * 1024;
 /// Largest tree, in bytes: an install copies all of it.
-pub const MAX_TREE: u64 = 2 * 1024 * 1024;
+pub const MAX_TREE: u64 = 4 * 1024 * 1024;
 
 /// Left out whether or not git ignores them.
 const LEFT_OUT: [&str; 9] = [

@@ -1,7 +1,7 @@
 //! `serve`: the book, its live examples and the store, on one port.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ pub const SKILLSTORE: &str = "0.1.13";
 
 /// How long open responses may take to end after a signal. Streams end at once; this is for a peer
 /// that has stopped reading.
-pub const DRAIN: Duration = Duration::from_millis(1500);
+pub const DRAIN: Duration = Duration::from_millis(1200);
 
 /// What `serve` was asked to do.
 #[derive(Debug, Clone)]
@@ -51,15 +51,16 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
     let addr = SocketAddr::new(options.host, options.port);
     // Before the book is built: a port in use is known at once.
     let listener = TcpListener::bind(addr).await.map_err(|error| {
-        let why = match error.kind() {
-            std::io::ErrorKind::AddrInUse => format!("port {} is in use", options.port),
-            std::io::ErrorKind::PermissionDenied => format!("port {} is not allowed", options.port),
-            _ => format!("{addr} cannot be used ({error})"),
-        };
-        anyhow!(
-            "{why}: choose another with --port, such as --port {}",
-            options.port.wrapping_add(1).max(1024)
-        )
+        let (port, next) = (options.port, options.port.wrapping_add(1).max(1024));
+        match error.kind() {
+            ErrorKind::AddrInUse => {
+                anyhow!("port {port} is in use: choose another, such as --port {next}")
+            }
+            ErrorKind::PermissionDenied => {
+                anyhow!("port {port} is not allowed: choose another, such as --port {next}")
+            }
+            _ => anyhow!("{addr} cannot be listened on ({error}): choose an address of this machine with --host"),
+        }
     })?;
     let addr = listener.local_addr()?;
     if !options.host.is_loopback() {
@@ -141,6 +142,8 @@ pub async fn until(
         open.wait().await;
     };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        let left = open.len();
+        eprintln!("warning: dropped what had not ended after {DRAIN:?} ({left} connections)");
         server.abort();
     }
     Ok(())

@@ -281,8 +281,19 @@ async fn a_port_in_use_is_one_line_and_exit_code_1() {
     assert_eq!(code, Some(1));
     assert_eq!(errors.lines().count(), 1, "{errors}");
     assert!(errors.starts_with(&format!(
-        "error: port {port} is in use: choose another with --port"
+        "error: port {port} is in use: choose another, such as --port"
     )));
+}
+
+#[tokio::test]
+async fn an_address_of_another_machine_is_one_line_and_exit_code_1() {
+    let pack = pack();
+    let root = pack.path().to_str().unwrap();
+    // Reserved for documentation (RFC 5737): no machine has it.
+    let (code, errors) = fails(&["--host", "192.0.2.1", "--port", "0", "--root", root]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.contains("with --host"), "{errors}");
 }
 
 #[tokio::test]

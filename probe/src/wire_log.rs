@@ -16,6 +16,38 @@ pub(crate) struct Event {
     pub(crate) id: Option<String>,
 }
 
+/// Names of events that only say that the stream lives.
+const HEARTBEAT: &[&str] = &[
+    "ping",
+    "heartbeat",
+    "keepalive",
+    "keep-alive",
+    "keep_alive",
+    "hb",
+];
+
+impl Event {
+    pub(crate) fn new(at: Instant, event_type: &str, data: &str, id: Option<String>) -> Self {
+        Self {
+            at,
+            event_type: event_type.to_owned(),
+            data: data.to_owned(),
+            id,
+        }
+    }
+
+    fn is_heartbeat(&self) -> bool {
+        let known = |name: &str| HEARTBEAT.contains(&name.to_ascii_lowercase().as_str());
+        let json_type = || {
+            // Heartbeats are short: a long text need not be read.
+            let short = (self.data.len() < 200).then_some(&self.data)?;
+            let value: serde_json::Value = serde_json::from_str(short).ok()?;
+            Some(known(value.get("type")?.as_str()?))
+        };
+        known(&self.event_type) || known(&self.data) || json_type().unwrap_or(false)
+    }
+}
+
 /// How a body is divided into events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -42,6 +74,8 @@ pub(crate) struct Log {
     pub(crate) last_byte_at: Option<Instant>,
     pub(crate) longest_silence: std::time::Duration,
     pub(crate) events: Vec<Event>,
+    /// Events that only say that the stream lives.
+    pub(crate) heartbeats: Vec<Event>,
     /// Comment lines outside events.
     pub(crate) comments: Vec<Instant>,
     /// Blocks that dispatch nothing but move the cursor (`id` without `data`).
@@ -83,6 +117,7 @@ impl Log {
             last_byte_at: None,
             longest_silence: std::time::Duration::ZERO,
             events: Vec::new(),
+            heartbeats: Vec::new(),
             comments: Vec::new(),
             id_only: 0,
             retries: Vec::new(),
@@ -137,12 +172,12 @@ impl Log {
         if data.is_empty() {
             return;
         }
-        self.events.push(Event {
-            at: now,
-            event_type: "message".to_owned(),
-            data: String::from_utf8_lossy(data).into_owned(),
-            id: None,
-        });
+        self.events.push(Event::new(
+            now,
+            "message",
+            &String::from_utf8_lossy(data),
+            None,
+        ));
     }
 
     fn push_events(&mut self, bytes: &[u8], now: Instant) {
@@ -237,7 +272,12 @@ impl Log {
             return;
         }
         if let Some(event) = names.event {
-            if self.dataless.len() < MOST_NOTES {
+            // nchan and others keep a connection alive so: nothing is lost that does not fire.
+            if HEARTBEAT.contains(&event.to_ascii_lowercase().as_str()) {
+                if self.comments.len() < 10_000 {
+                    self.comments.push(now);
+                }
+            } else if self.dataless.len() < MOST_NOTES {
                 self.dataless.push(event);
             }
         } else if names.id {
@@ -252,13 +292,12 @@ impl Log {
         loop {
             match events.next() {
                 Ok(Some(event)) => {
-                    let event = Event {
-                        at: now,
-                        event_type: event.event_type.to_owned(),
-                        data: event.data.to_owned(),
-                        id: id.clone(),
-                    };
-                    self.events.push(event);
+                    let event = Event::new(now, event.event_type, event.data, id.clone());
+                    if event.is_heartbeat() {
+                        self.heartbeats.push(event);
+                    } else {
+                        self.events.push(event);
+                    }
                 }
                 Ok(None) => return,
                 Err(error) => {

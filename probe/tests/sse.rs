@@ -1,14 +1,11 @@
 //! Every check of `stream-probe sse`: a service that is right passes, one with a single fault fails
 //! that check and no other.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::sync::atomic::Ordering;
 
+use crate::support::sse::{Fault, Service};
+use crate::support::{self, assert_failed, assert_faults, assert_passed, probe, show};
 use stream_probe::{Client, Kind, Verdict};
-use support::sse::{Fault, Service};
-use support::{assert_failed, assert_passed, probe, show};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_right_service_passes() {
@@ -51,51 +48,52 @@ async fn other_right_services_pass() {
     assert_passed(&report, "sse-terminal-event");
 }
 
-macro_rules! fails {
-    ($($name:ident: $fault:ident => $($id:literal),+;)+) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let report = Service::start(Fault::$fault).await.report().await;
-            assert_failed(&report, &[$($id),+]);
-        }
-    )+};
-}
+/// Each fault, and the checks that must fail for it: no other may.
+const FAULTS: &[(Fault, &[&str])] = &[
+    (Fault::Status500, &["sse-status-200"]),
+    (Fault::WrongType, &["sse-content-type"]),
+    (Fault::Latin1, &["sse-charset-utf8"]),
+    (Fault::NoCacheControl, &["sse-not-cached"]),
+    (Fault::NoTransformMissing, &["sse-no-transform"]),
+    (Fault::NoAccelHeader, &["sse-no-buffering-headers"]),
+    (Fault::ContentLength, &["sse-no-content-length"]),
+    (
+        Fault::HeadWithFirstEvent,
+        &["sse-headers-before-first-event"],
+    ),
+    (Fault::HeldBack, &["sse-events-incremental"]),
+    (Fault::GzipHeld, &["sse-gzip-incremental"]),
+    (Fault::BadUtf8, &["sse-utf8"]),
+    (Fault::Bom, &["sse-no-bom"]),
+    (Fault::LoneCr, &["sse-line-endings"]),
+    (Fault::RawNewline, &["sse-known-fields"]),
+    (Fault::EventWithoutData, &["sse-data-in-every-event"]),
+    (Fault::UnfinishedEnd, &["sse-complete-last-event"]),
+    (Fault::ReservedName, &["sse-reserved-names"]),
+    (Fault::RetryText, &["sse-retry-sane"]),
+    (Fault::RetryConstant, &["sse-retry-jitter"]),
+    (Fault::CutEnd, &["sse-ends-cleanly"]),
+    (Fault::RunsAgain, &["sse-terminal-event"]),
+    (Fault::NoHeartbeat, &["sse-heartbeat"]),
+    (Fault::HeadHangs, &["sse-head-finishes"]),
+    (Fault::SameId, &["sse-ids-unique"]),
+    (Fault::IdNotAscii, &["sse-ids-ascii"]),
+    (Fault::Gap, &["sse-resume-no-gap", "sse-cursor-past"]),
+    (Fault::Duplicate, &["sse-resume-no-duplicate"]),
+    (Fault::CursorPanics, &["sse-cursor-garbage"]),
+    (Fault::PastSilent, &["sse-cursor-past"]),
+    (Fault::FutureSilent, &["sse-cursor-future"]),
+    (Fault::OnlyOneReader, &["sse-fan-out-order"]),
+    (Fault::Dies, &["sse-reconnects-survived"]),
+    (Fault::CorsStar, &["sse-cors-credentials"]),
+    (Fault::CorsAny, &["sse-cors-credentials"]),
+    (Fault::Leak, &["sse-errors-clean"]),
+];
 
-fails! {
-    status: Status500 => "sse-status-200";
-    content_type: WrongType => "sse-content-type";
-    charset: Latin1 => "sse-charset-utf8";
-    not_cached: NoCacheControl => "sse-not-cached";
-    no_transform: NoTransformMissing => "sse-no-transform";
-    no_buffering_headers: NoAccelHeader => "sse-no-buffering-headers";
-    content_length: ContentLength => "sse-no-content-length";
-    headers_before_first_event: HeadWithFirstEvent => "sse-headers-before-first-event";
-    gzip_incremental: GzipHeld => "sse-gzip-incremental";
-    utf8: BadUtf8 => "sse-utf8";
-    bom: Bom => "sse-no-bom";
-    line_endings: LoneCr => "sse-line-endings";
-    known_fields: RawNewline => "sse-known-fields";
-    data_in_every_event: EventWithoutData => "sse-data-in-every-event";
-    complete_last_event: UnfinishedEnd => "sse-complete-last-event";
-    reserved_names: ReservedName => "sse-reserved-names";
-    retry_sane: RetryText => "sse-retry-sane";
-    retry_jitter: RetryConstant => "sse-retry-jitter";
-    ends_cleanly: CutEnd => "sse-ends-cleanly";
-    terminal_event: RunsAgain => "sse-terminal-event";
-    heartbeat: NoHeartbeat => "sse-heartbeat";
-    head_finishes: HeadHangs => "sse-head-finishes";
-    ids_unique: SameId => "sse-ids-unique";
-    ids_ascii: IdNotAscii => "sse-ids-ascii";
-    resume_no_gap: Gap => "sse-resume-no-gap", "sse-cursor-past";
-    resume_no_duplicate: Duplicate => "sse-resume-no-duplicate";
-    cursor_garbage: CursorPanics => "sse-cursor-garbage";
-    cursor_past: PastSilent => "sse-cursor-past";
-    cursor_future: FutureSilent => "sse-cursor-future";
-    fan_out_order: OnlyOneReader => "sse-fan-out-order";
-    reconnects_survived: Dies => "sse-reconnects-survived";
-    cors_star: CorsStar => "sse-cors-credentials";
-    cors_any: CorsAny => "sse-cors-credentials";
-    errors_clean: Leak => "sse-errors-clean";
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_fault_fails_its_check_and_no_other() {
+    let report = |fault| async move { Service::start(fault).await.report().await };
+    assert_faults(FAULTS, report).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,12 +13,24 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
+use snippets::llm::per_user::PerUser;
+use snippets::llm::relay::{self, Relay, UserId};
+use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
+use snippets::llm::ui_message_stream::{ui_parts, ui_response};
+use snippets::llm::upstream::{Dialect, Upstream};
 use snippets::sse::message::Message;
 use snippets::sse::resume::Log;
 use snippets::sse::serve::{Config, Streams};
 use snippets::sse::{jobs, resume, wire};
+use snippets::websocket::limits::Limits;
+use snippets::websocket::outbox::Full;
+use snippets::websocket::protect::User;
+use snippets::websocket::rates::{Quotas, Rates};
+use snippets::websocket::rooms::{Hub, Rules};
+use snippets::websocket::rooms_endpoint;
+use snippets::websocket::serve::Sockets;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -113,14 +125,102 @@ async fn scene(State(scenes): State<Scenes>, mut request: Request) -> Response {
     };
     *request.uri_mut() = inner;
     let router = {
-        let mut scenes = scenes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scenes = lock(&scenes);
         scenes.entry(name).or_insert_with(new_scene).clone()
     };
     router.oneshot(request).await.into_response()
 }
 
 fn new_scene() -> Router {
-    sse_scene()
+    sse_scene().merge(rooms_scene())
+}
+
+/// `websocket/rooms` at `/rooms`; `POST /restart` closes its connections as a deploy does.
+fn rooms_scene() -> Router {
+    let shutdown = Arc::new(Mutex::new(CancellationToken::new()));
+    let hub = Hub::new(Rules {
+        history: 100,
+        history_bytes: 64 * 1024,
+        rooms: 10,
+        members: 100,
+        keep_empty: Duration::from_secs(60),
+        full: |_| Full::Disconnect,
+    });
+    let connect = {
+        let shutdown = shutdown.clone();
+        move |request: Request| {
+            let token = lock(&shutdown).clone();
+            let limits = Limits {
+                drain_spread: Duration::ZERO,
+                ..Limits::default()
+            };
+            let user = User {
+                name: "ada".into(),
+                admin: false,
+                expires: tokio::time::Instant::now() + Duration::from_secs(3600),
+            };
+            let sockets = Sockets::new(limits, token);
+            let rates = Rates::new(Quotas::default());
+            let router = rooms_endpoint::router(sockets, hub.clone(), rates);
+            router.layer(Extension(user)).oneshot(request)
+        }
+    };
+    let restart = move || async move {
+        std::mem::replace(&mut *lock(&shutdown), CancellationToken::new()).cancel();
+        StatusCode::NO_CONTENT
+    };
+    Router::new()
+        .route("/rooms", any(connect))
+        .route("/restart", post(restart))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `llm/relay` at `/llm/{script}/chat` and `llm/ui_message_stream` at `/ui/{script}/chat`, in front of the
+/// scripted model; `GET /exchanges` says how each exchange with the model ended.
+async fn llm() -> std::io::Result<Router> {
+    let model = ScriptedModel::new(Script::reply(Reply::text("Hello from the scripted model.")));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let origin = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(axum::serve(listener, model.router()).into_future());
+    let silence = Duration::from_secs(5);
+    let upstream = Upstream::new(Dialect::OpenAiChat, &origin, "key", "scripted", silence)
+        .map_err(std::io::Error::other)?;
+    let mut router = Router::new();
+    for script in Script::NAMES {
+        let upstream = upstream.with_model(&format!("scripted/{script}"));
+        let relay = Relay {
+            upstream: upstream.clone(),
+            streams: Streams::new(Config::default(), CancellationToken::new()),
+            places: PerUser::new(20),
+            config: relay::Config {
+                silence,
+                ..relay::Config::default()
+            },
+            shutdown: CancellationToken::new(),
+        };
+        // The AI SDK sends its own message format: the scripted model answers anything.
+        let ui = move || async move {
+            match upstream.open(&[]).await {
+                Ok(events) => ui_response(ui_parts("answer", events)),
+                Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+            }
+        };
+        router = router
+            .nest(&format!("/llm/{script}"), relay::app(Arc::new(relay)))
+            .route(&format!("/ui/{script}/chat"), post(ui));
+    }
+    let exchanges = move || async move {
+        let ends = model.exchanges().into_iter().map(|exchange| {
+            serde_json::json!({ "end": format!("{:?}", exchange.end), "tokens": exchange.tokens })
+        });
+        Json(ends.collect::<Vec<_>>())
+    };
+    Ok(router
+        .route("/exchanges", axum::routing::get(exchanges))
+        .layer(Extension(UserId("ada".to_owned()))))
 }
 
 /// `sse/resume` at `/events` and `sse/jobs` at `/jobs/1/events`, with their producers' ends.
@@ -164,20 +264,21 @@ fn sse_scene() -> Router {
         .route("/shutdown", post(end_streams))
 }
 
-fn app() -> Router {
+fn app(llm: Router) -> Router {
     Router::new()
         .route("/", any(page))
         .route("/raw", any(raw))
         .route("/parse", post(parse))
         .fallback(scene)
         .with_state(Scenes::default())
+        .merge(llm)
 }
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     println!("http://{}", listener.local_addr()?);
-    let served = axum::serve(listener, app()).into_future();
+    let served = axum::serve(listener, app(llm().await?)).into_future();
     tokio::select! {
         served = served => served,
         () = stdin_closed() => Ok(()),

@@ -253,8 +253,8 @@ async fn the_terminal_event_frees_the_source_and_the_place() {
     let streams = streams(exact());
     let dropped = CancellationToken::new();
     let source = (OnDrop(dropped.clone()), 0);
-    // Would go on for ever.
     let messages = stream::unfold(source, |(guard, n)| async move {
+        assert!(n <= 1, "asked for more after the terminal event");
         let message = message("n");
         let message = if n == 1 { message.last() } else { message };
         Some((Ok::<_, Infallible>(message), (guard, n + 1)))

@@ -368,6 +368,31 @@ fn a_message_is_encoded_as_one_block() {
 }
 
 #[test]
+fn transcript() {
+    let event = Message::data("{\"text\":\"one line\"}")
+        .event("tick")
+        .id("7");
+    let lines = Message::data("three\r\nlines,\r\n");
+    let cursor = Message {
+        id: Some("8"),
+        retry: Some(Duration::from_secs(3)),
+        ..Message::default()
+    };
+    let messages = [event, lines, Message::data(""), cursor];
+    let mut wire = Vec::new();
+    for message in messages {
+        wire.extend_from_slice(&message.encode().unwrap());
+    }
+    wire.extend_from_slice(&snippets::sse::encode::HEARTBEAT);
+    let mut text = String::from_utf8(wire.clone()).unwrap();
+    text.push_str("[read as]\n\n");
+    for (event_type, data, id) in parse("", [&wire[..]]).events {
+        text.push_str(&format!("{event_type} {data:?}, last event id {id:?}\n"));
+    }
+    insta::assert_snapshot!("sse_wire", text);
+}
+
+#[test]
 fn what_would_open_another_field_is_rejected() {
     for id in ["a\nb", "a\rb", "a\0b", "\n"] {
         assert_eq!(Message::data("x").id(id).encode(), Err(EncodeError::Id));

@@ -54,7 +54,7 @@ async fn a_slow_reader_is_not_the_sources_silence() {
 #[tokio::test]
 async fn the_client_bounds_each_wait_also_the_one_for_the_head() {
     let app = Router::new()
-        .route("/no-head", get(|| std::future::pending::<()>()))
+        .route("/no-head", get(std::future::pending::<()>))
         .route(
             "/stalls",
             get(|| async {

@@ -136,3 +136,31 @@ async fn connects_over_the_limit_are_refused_with_429() {
     }
     assert_eq!(statuses, [(200, false), (200, false), (429, true)]);
 }
+
+/// Addresses of one IPv6 customer count together, and an IPv4 address counts the same in both spellings.
+#[tokio::test]
+async fn connects_are_counted_by_network() {
+    use axum::extract::ConnectInfo;
+    use std::net::SocketAddr;
+    use tower::ServiceExt;
+    let rates = Rates::new(quotas());
+    let app = Router::new()
+        .route("/ws", any(|| async { "in" }))
+        .layer(middleware::from_fn_with_state(rates, rates::limit_connects));
+    let connect = |peer: &str| {
+        let peer: SocketAddr = peer.parse().unwrap();
+        let mut request = http::Request::get("/ws")
+            .body(axum::body::Body::empty())
+            .unwrap();
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let app = app.clone();
+        async move { app.oneshot(request).await.unwrap().status().as_u16() }
+    };
+    assert_eq!(connect("[2001:db8:1:2::1]:1").await, 200);
+    assert_eq!(connect("[2001:db8:1:2:ffff::2]:1").await, 200);
+    assert_eq!(connect("[2001:db8:1:2:3:4:5:6]:1").await, 429);
+    assert_eq!(connect("[2001:db8:1:3::1]:1").await, 200);
+    assert_eq!(connect("192.0.2.1:1").await, 200);
+    assert_eq!(connect("[::ffff:192.0.2.1]:1").await, 200);
+    assert_eq!(connect("192.0.2.1:2").await, 429);
+}

@@ -106,9 +106,9 @@ async fn transcript() {
         .await;
     client.next_text().await;
     let mut text = client.transcript();
-    drop(client);
     let watcher = outbox();
     let _watching = hub.join("talk", &name("eve"), &watcher, None).unwrap();
+    drop(client);
     eventually("ada to leave", || {
         drain(&watcher)
             .iter()

@@ -11,8 +11,10 @@
 pub mod connection;
 pub mod cut;
 pub mod frame;
+pub mod llm;
 pub mod sse;
 pub mod streams;
+pub mod websocket;
 
 use axum::Router;
 use cut::cuttable;
@@ -23,5 +25,7 @@ pub fn router(shutdown: CancellationToken) -> Router {
     Router::new()
         .nest("/frame", cuttable(frame::router(shutdown.clone())))
         .nest("/sse", cuttable(sse::router(shutdown.clone())))
+        .nest("/llm", cuttable(llm::router(shutdown.clone())))
         .nest("/streams", cuttable(streams::router(shutdown.clone())))
+        .nest("/websocket", cuttable(websocket::router(shutdown.clone())))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 /// Tokens are counted as characters / 4, as the stores do.
 pub const CHAPTER_TOKENS: usize = 4_000;
 /// The whole tree is copied by an install.
-pub const TREE_BYTES: u64 = 2 * 1024 * 1024;
+pub const TREE_BYTES: u64 = 4 * 1024 * 1024;
 pub const FILE_BYTES: u64 = 512 * 1024;
 
 const HEADINGS: [&str; 5] = [

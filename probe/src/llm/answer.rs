@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use crate::sse::is_heartbeat;
 use crate::wire_log::Event;
 
 /// What one event is.
@@ -40,9 +39,6 @@ pub(crate) fn read(event: &Event, terminal: Option<&str>) -> Part {
     }
     if data == "[DONE]" {
         return Part::Sentinel;
-    }
-    if is_heartbeat(event) {
-        return Part::Other;
     }
     let json: Option<Value> = serde_json::from_str(data).ok();
     let inner = json
@@ -201,4 +197,56 @@ fn describe(event: &Event) -> String {
         event.event_type,
         crate::report::quote(event.data.as_bytes())
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire_log::{Form, Log};
+
+    fn events(form: Form, body: &str) -> Vec<Event> {
+        let mut log = Log::new(form);
+        log.push(body.as_bytes(), std::time::Instant::now());
+        log.events
+    }
+
+    /// The shapes in use, as their documentation has them.
+    #[test]
+    fn text_and_end_are_found_in_every_shape() {
+        let sse = [
+            "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"a b\"}}]}\n\ndata: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+            "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"content\":[]}}\n\nevent: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"a b\"}}\n\nevent: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+            "data: {\"type\":\"response.output_text.delta\",\"delta\":\"a b\"}\n\ndata: {\"type\":\"response.output_text.done\",\"text\":\"a b\"}\n\ndata: {\"type\":\"response.completed\",\"response\":{}}\n\n",
+            "data: {\"type\":\"start\"}\n\ndata: {\"type\":\"text-start\",\"id\":\"0\"}\n\ndata: {\"type\":\"text-delta\",\"id\":\"0\",\"delta\":\"a b\"}\n\ndata: {\"type\":\"text-end\",\"id\":\"0\"}\n\ndata: {\"type\":\"finish-step\"}\n\ndata: {\"type\":\"finish\"}\n\ndata: [DONE]\n\n",
+            "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a \"}]}}]}\n\ndata: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"b\"}]},\"finishReason\":\"STOP\"}]}\n\n",
+            "data: \"a b\"\n\nevent: done\ndata: {}\n\n",
+            "data: a b\n\ndata: [DONE]\n\n",
+        ];
+        for body in sse {
+            let events = events(Form::Events, body);
+            assert_eq!(whole_text(&events, None), "a b", "{body}");
+            assert!(end_of(&events, None).is_ok(), "{body}");
+        }
+        let ollama = "{\"message\":{\"content\":\"a b\"},\"done\":false}\n{\"message\":{\"content\":\"\"},\"done\":true}\n";
+        let old = "0:\"a \"\n0:\"b\"\nd:{\"finishReason\":\"stop\"}\n";
+        for body in [ollama, old] {
+            let events = events(Form::Lines, body);
+            assert_eq!(whole_text(&events, None), "a b", "{body}");
+            assert!(end_of(&events, None).is_ok(), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_end_of_ones_own_is_named() {
+        let own = events(Form::Events, "data: \"a\"\n\nevent: over\ndata: {}\n\n");
+        assert!(end_of(&own, None).is_err());
+        assert!(end_of(&own, Some("over")).is_ok());
+        let twice = events(
+            Form::Events,
+            "event: done\ndata: {}\n\nevent: done\ndata: {}\n\n",
+        );
+        assert!(end_of(&twice, None).is_err());
+        let late = events(Form::Events, "event: done\ndata: {}\n\ndata: \"a\"\n\n");
+        assert!(end_of(&late, None).is_err());
+    }
 }

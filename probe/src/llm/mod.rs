@@ -183,6 +183,7 @@ impl Probe<'_> {
             run.pass("llm-content-type", format!("content-type: {kind}"));
         } else {
             run.fail("llm-content-type", format!("content-type: {kind:?}"));
+            return false;
         }
         let no_buffering = head.has("x-accel-buffering", "no");
         let no_transform = head.has("cache-control", "no-transform");
@@ -293,13 +294,12 @@ impl Probe<'_> {
         let early = |at: &&std::time::Instant| {
             **at < until && **at > reader.head_at + Duration::from_secs(1)
         };
-        let beats = log.comments.iter().filter(early).count()
-            + log
-                .events
-                .iter()
-                .map(|event| &event.at)
-                .filter(early)
-                .count();
+        let marks = log
+            .heartbeats
+            .iter()
+            .chain(&log.events)
+            .map(|event| &event.at);
+        let beats = log.comments.iter().chain(marks).filter(early).count();
         if beats > 0 {
             self.run
                 .pass(ID, format!("{beats} heartbeats before the first token"));

@@ -209,6 +209,9 @@ impl Probe<'_> {
         if end.is_cut() {
             return self.run.unknown(ID, "the stream was cut");
         }
+        if self.first.with(|log| log.unfinished().is_some()) {
+            return self.run.unknown(ID, "the last event is not complete");
+        }
         let events = self.first.with(|log| log.events.clone());
         let Some(last) = events.last() else {
             return self.run.unknown(ID, "the stream ended without an event");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub(crate) use load::noticed;
 pub(crate) use requests::judge_error;
-pub(crate) use verdicts::{is_heartbeat, is_terminal, spread};
+pub(crate) use verdicts::{is_terminal, spread};
 
 use crate::http1::{Head, Opened, Request, Response, is_event_stream};
 use crate::process;
@@ -302,6 +302,8 @@ impl Probe<'_> {
             self.run.unknown(ID, "the stream had ended before");
             return;
         }
+        // What happens from here on is no cut of the service's own making.
+        self.first.with(|log| self.cut(log));
         let began = std::time::Instant::now();
         if !process::terminate(pid).await {
             self.run

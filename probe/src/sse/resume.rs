@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::verdicts::is_heartbeat;
 use super::{PATIENCE, Probe};
 use crate::http1::{End, Opened};
 use crate::reader::Reader;
@@ -32,7 +31,7 @@ impl Probe<'_> {
             let with_id: Vec<Event> = log
                 .events
                 .iter()
-                .filter(|e| e.id.as_deref().is_some_and(|id| !id.is_empty()) && !is_heartbeat(e))
+                .filter(|e| e.id.as_deref().is_some_and(|id| !id.is_empty()))
                 .cloned()
                 .collect();
             let types: HashSet<String> = log.events.iter().map(|e| e.event_type.clone()).collect();
@@ -65,14 +64,14 @@ impl Probe<'_> {
                 "only one event with an id came within the budget (--publish)",
             );
         } else {
-            self.from_cursor(&with_id, &types).await;
+            self.after_cursor(&with_id, &types).await;
         }
         self.past(&with_id, &types).await;
         self.future(&with_id).await;
     }
 
     /// Reconnects with the id of an event that others followed.
-    async fn from_cursor(&self, with_id: &[Event], types: &HashSet<String>) {
+    async fn after_cursor(&self, with_id: &[Event], types: &HashSet<String>) {
         if !self.run.needs(&[GAP, DUPLICATE]) {
             return;
         }
@@ -130,11 +129,7 @@ impl Probe<'_> {
             });
         }
         let with = |log: &crate::wire_log::Log| {
-            log.events
-                .iter()
-                .filter(|e| e.id.is_some() && !is_heartbeat(e))
-                .count()
-                >= expected
+            log.events.iter().filter(|e| e.id.is_some()).count() >= expected
         };
         resumed.until(self.run.at_most(PATIENCE), with).await;
         // Nothing is known to be missing before the first reader has it too.
@@ -148,11 +143,7 @@ impl Probe<'_> {
                 .await;
         }
         let after: Vec<String> = self.first.with(|log| {
-            let ids = log
-                .events
-                .iter()
-                .filter(|e| !is_heartbeat(e))
-                .filter_map(|e| e.id.clone());
+            let ids = log.events.iter().filter_map(|e| e.id.clone());
             ids.skip_while(|id| *id != cursor).skip(1).collect()
         });
         match judge(&before, &after, must, &seen, types) {
@@ -188,6 +179,8 @@ impl Probe<'_> {
             return;
         }
         let mut answers = Vec::new();
+        // A stream that is cut without a cursor too has another fault.
+        let always_cut = self.first.ended().is_some_and(End::is_cut);
         for cursor in WRONG_CURSORS {
             let shown = quote(cursor);
             let request = self.request.clone().header("Last-Event-ID", *cursor);
@@ -224,7 +217,9 @@ impl Probe<'_> {
                                 log.end.is_some()
                             })
                             .await;
-                        if let Some(end @ (End::Cut | End::Reset)) = reader.ended() {
+                        if let (Some(end), false) =
+                            (reader.ended().filter(|end| end.is_cut()), always_cut)
+                        {
                             return self.run.fail(
                                 GARBAGE,
                                 format!("{shown}: the stream broke: {}", end.text()),
@@ -309,6 +304,12 @@ impl Probe<'_> {
         if !self.run.needs(&[FUTURE]) {
             return;
         }
+        if self.first.ended().is_some() {
+            return self.run.unknown(
+                FUTURE,
+                "the stream ends by itself, so no other reader shows what is due",
+            );
+        }
         let Some((prefix, last)) = with_id.last().and_then(number) else {
             return self.run.unknown(
                 FUTURE,
@@ -379,10 +380,9 @@ fn announces(event: &Event, types: &HashSet<String>) -> bool {
         .iter()
         .any(|word| text.contains(word))
     };
-    !is_heartbeat(event)
-        && (!types.contains(&event.event_type)
-            || named(&event.event_type)
-            || (event.id.is_none() && named(&event.data)))
+    !types.contains(&event.event_type)
+        || named(&event.event_type)
+        || (event.id.is_none() && named(&event.data))
 }
 
 /// What a resumed stream came to.
@@ -403,15 +403,11 @@ fn judge(
     seen: &[Event],
     types: &HashSet<String>,
 ) -> Resumed {
-    let first = seen.iter().find(|e| !is_heartbeat(e));
+    let first = seen.first();
     if let Some(event) = first.filter(|e| announces(e, types)) {
         return Resumed::Announced(event.event_type.clone());
     }
-    let ids: Vec<&String> = seen
-        .iter()
-        .filter(|e| !is_heartbeat(e))
-        .filter_map(|e| e.id.as_ref())
-        .collect();
+    let ids: Vec<&String> = seen.iter().filter_map(|e| e.id.as_ref()).collect();
     if let Some(id) = ids.iter().find(|id| before.contains(**id)) {
         return Resumed::Duplicate(format!("the event {} came again", quote(id.as_bytes())));
     }
@@ -442,12 +438,12 @@ mod tests {
     use super::*;
 
     fn event(id: Option<&str>, event_type: &str) -> Event {
-        Event {
-            at: std::time::Instant::now(),
-            event_type: event_type.to_owned(),
-            data: "{}".to_owned(),
-            id: id.map(str::to_owned),
-        }
+        Event::new(
+            std::time::Instant::now(),
+            event_type,
+            "{}",
+            id.map(str::to_owned),
+        )
     }
 
     #[test]

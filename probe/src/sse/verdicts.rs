@@ -38,27 +38,6 @@ const TERMINAL: &[&str] = &[
     "error",
 ];
 
-/// Names of events that only say that the stream lives.
-const HEARTBEAT: &[&str] = &[
-    "ping",
-    "heartbeat",
-    "keepalive",
-    "keep-alive",
-    "keep_alive",
-    "hb",
-];
-
-pub(crate) fn is_heartbeat(event: &Event) -> bool {
-    let name = event.event_type.to_ascii_lowercase();
-    let json_type = || {
-        let data: Value = serde_json::from_str(&event.data).ok()?;
-        Some(data.get("type")?.as_str()?.to_ascii_lowercase())
-    };
-    HEARTBEAT.contains(&name.as_str())
-        || HEARTBEAT.contains(&event.data.to_ascii_lowercase().as_str())
-        || json_type().is_some_and(|name| HEARTBEAT.contains(&name.as_str()))
-}
-
 /// Whether an event says, by the names in use, that nothing follows.
 pub(crate) fn is_terminal(event: &Event) -> bool {
     let known = |name: &str| {
@@ -84,7 +63,7 @@ pub(crate) fn is_terminal(event: &Event) -> bool {
 pub(crate) fn heartbeat(log: &Log, opened: Instant) -> Option<(String, bool)> {
     let late = |at: &Instant| *at > opened + Duration::from_secs(1);
     let seconds = |at: Instant| (at - opened).as_secs_f64();
-    if let Some(event) = log.events.iter().find(|e| late(&e.at) && is_heartbeat(e)) {
+    if let Some(event) = log.heartbeats.iter().find(|e| late(&e.at)) {
         let text = format!(
             "a {:?} event after {:.1} s",
             event.event_type,
@@ -93,7 +72,13 @@ pub(crate) fn heartbeat(log: &Log, opened: Instant) -> Option<(String, bool)> {
         return Some((text, true));
     }
     if let Some(at) = log.comments.iter().find(|at| late(at)) {
-        return Some((format!("a comment after {:.1} s", seconds(*at)), false));
+        return Some((
+            format!(
+                "a comment (or an event without data) after {:.1} s",
+                seconds(*at)
+            ),
+            false,
+        ));
     }
     None
 }
@@ -201,10 +186,10 @@ impl Probe<'_> {
         });
     }
 
-    fn cut(&self, log: &Log) {
+    pub(super) fn cut(&self, log: &Log) {
         const ID: &str = "sse-ends-cleanly";
         match log.end {
-            Some((at, end)) if end.is_cut() && !self.run.decided("sse-shutdown-ends-streams") => {
+            Some((at, end)) if end.is_cut() => {
                 let after = (at - self.first.head_at).as_millis();
                 self.run
                     .fail(ID, format!("cut after {after} ms: {}", end.text()));
@@ -295,7 +280,7 @@ impl Probe<'_> {
         let mut known: HashMap<&str, &Event> = HashMap::new();
         for (id, event) in &with_id {
             // A heartbeat or the last event may repeat the id that is valid already.
-            if id.is_empty() || is_heartbeat(event) || is_terminal(event) {
+            if id.is_empty() || is_terminal(event) {
                 continue;
             }
             let Some(earlier) = known.insert(id, event) else {

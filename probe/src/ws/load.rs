@@ -100,7 +100,8 @@ impl Probe<'_> {
                 drop(stalled);
                 let again = other.ping(b"again", self.run.at_most(PATIENCE)).await;
                 match again {
-                    Waited::Found(_) => self.run.fail(ID, format!("beside a connection that reads nothing ({how}), another had no Pong for {} s, until the first was gone", PATIENCE.as_secs())),
+                    // A Close counts too: it had been waiting behind the first connection.
+                    Waited::Found(_) | Waited::Closed(_) => self.run.fail(ID, format!("beside a connection that reads nothing ({how}), another had no Pong for {} s, until the first was gone", PATIENCE.as_secs())),
                     _ => self.run.unknown(ID, format!("another connection stopped answering ({how}), and did not begin again")),
                 }
             }

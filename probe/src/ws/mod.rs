@@ -47,7 +47,10 @@ pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachabl
     };
     let rest = async {
         probe.protocol(first).await;
-        probe.violations().await;
+        if !probe.violations().await {
+            probe.give_up("the service is gone after a violation");
+            return;
+        }
         probe.access().await;
         probe.load().await;
     };

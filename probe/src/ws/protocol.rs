@@ -141,7 +141,9 @@ impl Probe<'_> {
     }
 
     /// What no client may send, each on a connection of its own, beside one that must not notice.
-    pub(super) async fn violations(&self) {
+    ///
+    /// False when the service is gone after them.
+    pub(super) async fn violations(&self) -> bool {
         const SURVIVED: &str = "ws-violations-survived";
         let mut bystander = self.open().await;
         self.malformed(&mut bystander).await;
@@ -160,7 +162,7 @@ impl Probe<'_> {
         .await;
         self.oversize().await;
         if !self.run.needs(&[SURVIVED]) {
-            return;
+            return true;
         }
         let by = match &mut bystander {
             Ok(socket) => alive(socket, self.run.at_most(PATIENCE)).await,
@@ -171,10 +173,17 @@ impl Probe<'_> {
             (true, Ok(_)) => self.run.pass(SURVIVED, "another connection still answers Ping, and a new one opens"),
             (true, Err(why)) if why.contains("answered with 4") => self.run.unknown(SURVIVED, why),
             _ if self.run.left().is_zero() => {}
-            (true, Err(why)) => self.run.fail(SURVIVED, format!("after violations on others, {why}")),
+            (true, Err(why)) => {
+                self.run.fail(SURVIVED, format!("after violations on others, {why}"));
+                return false;
+            }
             (false, Ok(_)) => self.run.unknown(SURVIVED, "the second connection was ended meanwhile, which its own rules may say; a new one opens"),
-            (false, Err(why)) => self.run.fail(SURVIVED, format!("the second connection ended, and {why}")),
+            (false, Err(why)) => {
+                self.run.fail(SURVIVED, format!("the second connection ended, and {why}"));
+                return false;
+            }
         }
+        true
     }
 
     async fn malformed(&self, bystander: &mut Result<Box<Socket>, String>) {
@@ -195,7 +204,17 @@ impl Probe<'_> {
         socket.send(TEXT, b"{\"stream-probe").await;
         let answer = socket.ping(b"after", self.run.at_most(PATIENCE)).await;
         self.hear(&socket.heard);
-        match other.ping(b"still there", self.run.at_most(PATIENCE)).await {
+        let mut beside = other.ping(b"still there", self.run.at_most(PATIENCE)).await;
+        if let Waited::Found(_) = beside {
+            // Closing the others may come a moment later.
+            let later = other
+                .until(self.run.at_most(Duration::from_millis(300)), |_| false)
+                .await;
+            if later.ended() {
+                beside = later;
+            }
+        }
+        match beside {
             Waited::Found(_) => self.run.pass(
                 ID,
                 format!(
@@ -249,7 +268,16 @@ impl Probe<'_> {
         };
         socket.send_raw(bytes).await;
         // A Ping behind it: whoever still answers has let it pass.
-        let ended = socket.ping(b"after", self.run.at_most(PATIENCE)).await;
+        let mut ended = socket.ping(b"after", self.run.at_most(PATIENCE)).await;
+        if let Waited::Found(_) = ended {
+            // Some libraries answer Ping below the code that judges the message.
+            let later = socket
+                .until(self.run.at_most(Duration::from_secs(2)), |_| false)
+                .await;
+            if later.ended() {
+                ended = later;
+            }
+        }
         self.hear(&socket.heard);
         self.judge_end(id, code, &ended);
     }
@@ -268,6 +296,11 @@ impl Probe<'_> {
         }
         let Some((id, code)) = code else { return };
         match ended {
+            // A service may refuse it for what it is, before it sees what is wrong with it.
+            Waited::Closed(1008 | 3000..=4999) => self.run.unknown(
+                id,
+                format!("{}: refused for a reason of its own", ended.text()),
+            ),
             Waited::Closed(seen) if *seen == code => self.run.pass(id, ended.text()),
             Waited::Closed(_) | Waited::Dropped => self
                 .run

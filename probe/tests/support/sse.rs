@@ -1,6 +1,5 @@
 //! An event-stream service with a log, resume, heartbeats and one fault.
 
-use std::collections::HashSet;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +28,7 @@ pub enum Fault {
     NoAccelHeader,
     ContentLength,
     HeadWithFirstEvent,
+    /// Events wait for more of them, as in a buffer.
     HeldBack,
     GzipHeld,
     GzipFlushed,
@@ -64,6 +64,14 @@ pub enum Fault {
     CorsStar,
     CorsAny,
     Leak,
+    /// Keeps the connections of readers that have gone.
+    Unnoticed,
+    /// Queues without a bound for a reader that does not read.
+    Hoards,
+    /// Does nothing on SIGTERM.
+    StaysOpen,
+    /// Ends streams on SIGTERM without their last chunk.
+    CutsOff,
 }
 
 pub struct Service {
@@ -73,21 +81,27 @@ pub struct Service {
 
 pub struct Hub {
     fault: Fault,
-    log: Mutex<Vec<String>>,
+    /// Only the number of each event: the log must not be what grows.
+    log: Mutex<Vec<usize>>,
     changed: watch::Sender<usize>,
     opened: AtomicUsize,
     /// Held while an event is written, in the service that blocks.
     turn: tokio::sync::Mutex<()>,
     /// Bytes of one event.
     pub size: AtomicUsize,
+    pub stop: watch::Sender<bool>,
 }
 
 impl Hub {
     pub fn publish(&self, n: usize) {
-        let filler = "x".repeat(self.size.load(Ordering::Relaxed));
         let mut log = self.log.lock().unwrap();
-        log.push(format!("{{\"n\":{n},\"x\":\"{filler}\"}}"));
+        log.push(n);
         self.changed.send_replace(log.len());
+    }
+
+    fn text(&self, n: usize) -> String {
+        let filler = "x".repeat(self.size.load(Ordering::Relaxed));
+        format!("{{\"n\":{n},\"x\":\"{filler}\"}}")
     }
 }
 
@@ -102,6 +116,7 @@ impl Service {
             opened: AtomicUsize::new(0),
             turn: tokio::sync::Mutex::default(),
             size: AtomicUsize::new(0),
+            stop: watch::Sender::new(false),
         });
         let shared = Arc::clone(&hub);
         tokio::spawn(async move {
@@ -144,6 +159,11 @@ async fn serve(mut socket: TcpStream, hub: Arc<Hub>) -> std::io::Result<()> {
                 body.len()
             )
         };
+        if path == "/publish" {
+            hub.publish(0);
+            socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await?;
+            continue;
+        }
         if path != "/events" {
             let body = match hub.fault {
                 Fault::Leak => {
@@ -261,7 +281,9 @@ impl Out {
 
 fn event(fault: Fault, n: usize, data: &str) -> Vec<u8> {
     let id = match fault {
-        Fault::NoIds | Fault::Ends | Fault::RunsAgain => String::new(),
+        Fault::NoIds | Fault::Ends | Fault::RunsAgain | Fault::CutEnd | Fault::UnfinishedEnd => {
+            String::new()
+        }
         Fault::SameId => "id: 7\n".to_owned(),
         Fault::IdNotAscii => format!("id: é{n}\n"),
         _ => format!("id: {n}\n"),
@@ -295,6 +317,8 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
     let nth = hub.opened.fetch_add(1, Ordering::Relaxed);
     let mut changed = hub.changed.subscribe();
     let published = || hub.log.lock().unwrap().len();
+    // Before the head: an event that is published as soon as the client is answered is its own.
+    let tail = published();
     let cursor = request.raw("last-event-id").map(|value| {
         let text = String::from_utf8_lossy(value);
         text.trim_start_matches('é').parse::<usize>().ok()
@@ -304,10 +328,10 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
             .write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n")
             .await;
     }
-    if fault == Fault::Ends204 && cursor.is_some() {
+    if fault == Fault::Ends204 && cursor == Some(Some(3)) {
         return socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
     }
-    let held = matches!(fault, Fault::HeldBack | Fault::HeadWithFirstEvent);
+    let held = fault == Fault::HeadWithFirstEvent;
     if held {
         // Only here the right moment is the wrong one: nothing is sent before the first event.
         while published() == 0 && changed.changed().await.is_ok() {}
@@ -339,11 +363,11 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
         fault,
         Fault::Ends | Fault::Ends204 | Fault::RunsAgain | Fault::CutEnd | Fault::UnfinishedEnd
     ) {
-        return ending(out, fault).await;
+        return ending(out, fault, cursor.flatten().unwrap_or(0)).await;
     }
     let mut next = match cursor.flatten() {
         None if fault == Fault::Duplicate => 0,
-        None => published(),
+        None => tail,
         Some(cursor) => match fault {
             Fault::Gap => published(),
             Fault::Duplicate => 0,
@@ -361,15 +385,19 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
         },
     };
     let mut gone = [0];
+    let mut stop = hub.stop.subscribe();
+    if fault == Fault::Hoards {
+        return hoard(out, changed, hub).await;
+    }
     loop {
-        let due: Vec<(usize, String)> = {
+        let due: Vec<(usize, usize)> = {
             let log = hub.log.lock().unwrap();
-            log.iter().cloned().enumerate().skip(next).collect()
+            log.iter().copied().enumerate().skip(next).collect()
         };
-        for (index, data) in due {
-            let skipped = fault == Fault::OnlyOneReader && nth == 1;
+        for (index, n) in due {
+            let skipped = fault == Fault::HeldBack || (fault == Fault::OnlyOneReader && nth == 1);
             if !skipped {
-                let bytes = event(fault, index + 1, &data);
+                let bytes = event(fault, index + 1, &hub.text(n));
                 if fault == Fault::Blocks {
                     // One lock for all readers, held over the write.
                     let _turn = hub.turn.lock().await;
@@ -396,16 +424,55 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
             },
             read = out.socket.read(&mut gone) => {
                 if !matches!(read, Ok(1..)) {
+                    if fault == Fault::Unnoticed {
+                        std::future::pending::<()>().await;
+                    }
                     return Ok(());
                 }
             }
+            _ = stop.changed() => match fault {
+                Fault::StaysOpen => {}
+                Fault::CutsOff => return Ok(()),
+                _ => {
+                    out.send(b"retry: 2000\n\n").await?;
+                    return out.socket.write_all(b"0\r\n\r\n").await;
+                }
+            },
         }
     }
 }
 
+/// Takes every event for every reader, whether it is read or not.
+async fn hoard(
+    mut out: Out,
+    mut changed: watch::Receiver<usize>,
+    hub: Arc<Hub>,
+) -> std::io::Result<()> {
+    let (queue, mut queued) = tokio::sync::mpsc::unbounded_channel();
+    let taking = tokio::spawn(async move {
+        let mut next = 0;
+        while changed.changed().await.is_ok() {
+            let log = hub.log.lock().unwrap().clone();
+            for (index, n) in log.iter().enumerate().skip(next) {
+                drop(queue.send(event(Fault::None, index + 1, &hub.text(*n))));
+            }
+            next = log.len();
+        }
+    });
+    let mut sent = Ok(());
+    while let Some(bytes) = queued.recv().await {
+        sent = out.send(&bytes).await;
+        if sent.is_err() {
+            break;
+        }
+    }
+    taking.abort();
+    sent
+}
+
 /// A stream that ends by itself.
-async fn ending(mut out: Out, fault: Fault) -> std::io::Result<()> {
-    for n in 1..=3 {
+async fn ending(mut out: Out, fault: Fault, from: usize) -> std::io::Result<()> {
+    for n in from + 1..=3 {
         out.send(&event(fault, n, &format!("step {n}"))).await?;
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
@@ -419,13 +486,4 @@ async fn ending(mut out: Out, fault: Fault) -> std::io::Result<()> {
     let mut rest = Vec::new();
     out.socket.read_to_end(&mut rest).await?;
     Ok(())
-}
-
-/// Every id of the table that belongs to event streams.
-pub fn all() -> HashSet<&'static str> {
-    stream_probe::checks::CHECKS
-        .iter()
-        .filter(|c| c.kind == Kind::Sse)
-        .map(|c| c.id)
-        .collect()
 }

@@ -190,7 +190,6 @@ pub fn run() {
         ("`fanout` under `listen::serve`", "fanout", false),
         ("the same, jemalloc", "fanout", true),
         ("the same, events joined for 20 ms", "fanout-joined", true),
-        ("no HTTP library: a loop of plain writes", "floor", false),
     ];
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -2,7 +2,7 @@
 //! input asks for: `<events> <microseconds between them>`.
 
 use std::convert::Infallible;
-use std::io::{BufRead, Read, Write};
+use std::io::BufRead;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,41 +47,7 @@ impl Tick {
 
 type Publish = Box<dyn Fn(u64) + Send>;
 
-/// What no server can do without: one write to each socket, from a plain loop.
-fn floor() {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    println!("{}", listener.local_addr().unwrap());
-    let sockets = Arc::new(Mutex::new(Vec::new()));
-    let accepted = sockets.clone();
-    std::thread::spawn(move || {
-        for socket in listener.incoming().map_while(Result::ok) {
-            let (mut reader, mut writer) = (socket.try_clone().unwrap(), socket);
-            let _ = reader.read(&mut [0; 2048]).unwrap();
-            let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-            writer.write_all(head).unwrap();
-            writer.set_nodelay(true).unwrap();
-            accepted.lock().unwrap().push(writer);
-        }
-    });
-    for order in std::io::stdin().lock().lines().map_while(Result::ok) {
-        let (events, pause) = order.split_once(' ').unwrap();
-        let pause = Duration::from_micros(pause.parse().unwrap());
-        for sequence in 0..events.parse().unwrap() {
-            std::thread::sleep(pause);
-            let json = Tick::new(sequence).json();
-            let event = format!("id: 01234567-{sequence}\nevent: tick\ndata: {json}\n\n");
-            let chunk = format!("{:x}\r\n{event}\r\n", event.len());
-            for socket in sockets.lock().unwrap().iter_mut() {
-                socket.write_all(chunk.as_bytes()).unwrap();
-            }
-        }
-    }
-}
-
 pub fn run(variant: &str) {
-    if variant == "floor" {
-        return floor();
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -1,8 +1,8 @@
 //! LLM token streaming.
 
-pub mod mcp;
 pub mod chat;
 pub mod generation;
+pub mod mcp;
 pub mod meter;
 pub mod per_user;
 pub mod providers;

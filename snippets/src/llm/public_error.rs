@@ -51,6 +51,8 @@ impl PublicError {
     pub const TOO_LONG: Self = Self::new("too_long", StatusCode::BAD_GATEWAY, false);
     /// Nobody was reading any more.
     pub const ABANDONED: Self = Self::new("abandoned", StatusCode::BAD_GATEWAY, true);
+    /// The idempotency key belongs to another question.
+    pub const KEY_REUSED: Self = Self::new("key_reused", StatusCode::UNPROCESSABLE_ENTITY, false);
     /// The service has as many generations as it can hold.
     pub const FULL: Self = Self {
         retry_after: Some(10),

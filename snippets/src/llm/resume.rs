@@ -91,7 +91,7 @@ async fn begin(
     };
     match all.begin((user, key.to_owned()), request.messages) {
         Ok(generation) => all.stream(&generation, &LastEventId::None),
-        Err(refused) => refused,
+        Err(refused) => refused.into_response(),
     }
 }
 
@@ -143,7 +143,7 @@ impl Generations {
             .map(|(generation, _)| generation.clone())
     }
 
-    fn begin(self: &Arc<Self>, id: Id, turns: Vec<Turn>) -> Result<Arc<Generation>, Response> {
+    fn begin(self: &Arc<Self>, id: Id, turns: Vec<Turn>) -> Result<Arc<Generation>, PublicError> {
         let mut hasher = DefaultHasher::new();
         turns.hash(&mut hasher);
         let conversation = hasher.finish();
@@ -155,17 +155,13 @@ impl Generations {
                 return Ok(found.get().0.clone());
             }
             // The same key for another question is the client's mistake; its old answer would be the wrong one.
-            Entry::Occupied(_) => return Err(StatusCode::UNPROCESSABLE_ENTITY.into_response()),
+            Entry::Occupied(_) => return Err(PublicError::KEY_REUSED),
             Entry::Vacant(vacant) => vacant,
         };
         if kept >= self.limits.most {
-            return Err(PublicError::FULL.into_response());
+            return Err(PublicError::FULL);
         }
-        let place = self
-            .relay
-            .places
-            .enter(&id.0)
-            .ok_or_else(|| PublicError::BUSY.into_response())?;
+        let place = self.relay.places.enter(&id.0).ok_or(PublicError::BUSY)?;
         // JSON needs at most six bytes for one: the answer reaches its own limit before the log is trimmed.
         let max_bytes = self
             .relay

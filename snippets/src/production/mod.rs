@@ -3,7 +3,7 @@
 pub mod memory_log;
 #[cfg(feature = "nats")]
 pub mod nats_log;
-mod recent;
+pub mod recent;
 #[cfg(feature = "redis")]
 pub mod redis_log;
 pub mod shared_log;

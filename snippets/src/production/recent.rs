@@ -15,15 +15,17 @@ use super::store::{Page, Store};
 use crate::sse::message::Message;
 
 /// Events per read of the broker.
-pub(super) const PAGE: usize = 256;
+pub const PAGE: usize = 256;
 
 /// The newest part of the log, in memory.
 #[derive(Debug)]
-pub(super) struct Recent {
+pub struct Recent {
     max_events: usize,
-    pub(super) max_outage: Duration,
+    /// How long a stream waits for the broker.
+    pub max_outage: Duration,
     window: Mutex<Window>,
-    pub(super) state: watch::Sender<Newest>,
+    /// The newest event, for those who wait.
+    pub state: watch::Sender<Newest>,
 }
 
 #[derive(Debug)]
@@ -34,14 +36,20 @@ struct Window {
     events: VecDeque<Message>,
 }
 
+/// What waiting subscribers look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Newest {
-    pub(super) epoch: u64,
-    pub(super) tail: u64,
-    pub(super) available: bool,
+pub struct Newest {
+    /// See [`Page::epoch`].
+    pub epoch: u64,
+    /// Its sequence number.
+    pub tail: u64,
+    /// Whether the broker answered the last time.
+    pub available: bool,
 }
 
-pub(super) enum Read {
+/// What memory holds after a position.
+pub enum Read {
+    /// The next event.
     Event(Message),
     /// Nothing newer yet.
     Wait,
@@ -53,7 +61,7 @@ pub(super) enum Read {
 
 impl Recent {
     /// `page` is what the broker has after `before`.
-    pub(super) fn new(page: Page, before: u64, max_events: usize, max_outage: Duration) -> Self {
+    pub fn new(page: Page, before: u64, max_events: usize, max_outage: Duration) -> Self {
         let before = before.max(page.head - 1);
         let state = Newest {
             epoch: page.epoch,
@@ -75,7 +83,8 @@ impl Recent {
         recent
     }
 
-    pub(super) fn read_after(&self, epoch: u64, seen: u64) -> Read {
+    /// The event after `seen`, where it is in memory.
+    pub fn read_after(&self, epoch: u64, seen: u64) -> Read {
         let window = self.window();
         if window.epoch != epoch {
             // An epoch that this reader has not seen yet is newer: it will come.
@@ -94,7 +103,8 @@ impl Recent {
         }
     }
 
-    pub(super) fn finished_at(&self, epoch: u64, seen: u64) -> bool {
+    /// Whether `seen` is the terminal event.
+    pub fn finished_at(&self, epoch: u64, seen: u64) -> bool {
         let window = self.window();
         window.epoch == epoch
             && seen == window.tail()
@@ -143,7 +153,7 @@ impl Window {
 }
 
 /// The one reader of this process.
-pub(super) async fn read_on<S: Store>(store: Arc<S>, recent: Arc<Recent>) {
+pub async fn read_on<S: Store>(store: Arc<S>, recent: Arc<Recent>) {
     let mut failures = 0_u32;
     loop {
         let Newest { epoch, tail, .. } = *recent.state.borrow();

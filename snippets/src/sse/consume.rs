@@ -139,10 +139,11 @@ where
     async fn open(&mut self) -> Result<(), End> {
         sleep_until(self.not_before).await;
         let headers = self.headers();
-        if std::mem::replace(&mut self.asked, true) {
+        if std::mem::take(&mut self.asked) {
             // The future that waited for the answer was dropped.
-            self.cut(&"cancelled before the answer")?;
+            return self.cut(&"cancelled before the answer");
         }
+        self.asked = true;
         let answer = timeout(self.reconnect.policy().open, (self.connect)(headers)).await;
         self.asked = false;
         match answer {

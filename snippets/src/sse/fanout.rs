@@ -4,8 +4,8 @@
 //! A topic keeps one ring of encoded events; a subscriber is a cursor into it, so its queue is bounded
 //! ([`Config::queue`]) without holding memory of its own, and what [`SlowConsumer`] says happens when it
 //! falls behind. Publishing never waits. The ring serves `Last-Event-ID` too. Use it where events are
-//! small, many read the same ones, and one process has them. Goes with `super::encode`, and with
-//! `super::listen`, which ends connections that have stopped reading. HTML, section 9.2.
+//! small, many read the same ones, and one process has them. Goes with `super::subscription`,
+//! `super::encode` and `super::message`, and with `super::listen`, which ends connections that have stopped reading. HTML, section 9.2.
 
 // ANCHOR: config
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub struct Config {
     pub history: usize,
     /// What happens when [`Self::queue`] is full.
     pub slow: SlowConsumer,
-    /// A comment is sent after this long without an event (HTML 9.2.7 says about 15 s): less than half
+    /// A comment is sent this often where no event is waiting (HTML 9.2.7 says about 15 s): less than half
     /// of the shortest idle timeout on the way.
     pub heartbeat: Duration,
     /// A response ends when it is this old (checked at the heartbeat), so that authorisation, routing
@@ -71,9 +71,10 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::encode::{EncodeError, Message};
+use super::message::LastEventId;
 use super::subscription::Subscription;
 
 /// The topics of this process. Clones share them; when the last is dropped, so are the heartbeats.
@@ -121,7 +122,8 @@ impl Hub {
             topics: Mutex::default(),
         });
         let hub = Arc::downgrade(&shared);
-        let mut ticks = tokio::time::interval(shared.config.heartbeat);
+        let first = Instant::now() + shared.config.heartbeat;
+        let mut ticks = interval_at(first, shared.config.heartbeat);
         // After a stall, one heartbeat: not a burst of those that were missed.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::spawn(async move {
@@ -173,9 +175,9 @@ impl Hub {
         Ok(subscribers)
     }
 
-    /// A subscriber, which is the body of its response. With `last_event_id` (from the header or the
-    /// query) it continues after that event, or begins with `reset` where that is not possible.
-    pub fn subscribe(&self, topic: &str, last_event_id: Option<&str>) -> Subscription {
+    /// A subscriber, which is the body of its response. With a cursor it continues after that event, or
+    /// begins with `reset` where that is not possible; without one it begins with the next event.
+    pub fn subscribe(&self, topic: &str, cursor: &LastEventId) -> Subscription {
         let mut topics = lock(&self.shared.topics);
         let topic = topics.entry(topic.to_owned()).or_insert_with_key(|name| {
             Arc::new(Topic {
@@ -192,11 +194,13 @@ impl Hub {
         });
         // The cursor before the oldest event that is kept is good too: nothing after it is missing.
         let oldest = state.next - state.history.len() as u64;
-        let resumed = last_event_id.map(|id| topic.sequence(id).map(|last| last + 1));
-        let (next, lost) = match resumed {
-            Some(Some(next)) if (oldest..=state.next).contains(&next) => (next, false),
-            Some(_) => (state.next, true),
-            None => (state.next, false),
+        let (next, lost) = match cursor {
+            LastEventId::None => (state.next, false),
+            LastEventId::Unusable => (state.next, true),
+            LastEventId::Id(id) => match topic.sequence(id).map(|last| last + 1) {
+                Some(next) if (oldest..=state.next).contains(&next) => (next, false),
+                _ => (state.next, true),
+            },
         };
         Subscription::new(self.clone(), Arc::clone(topic), &state, slot, next, lost)
     }
@@ -215,6 +219,12 @@ impl Hub {
         let topics = lock(&self.shared.topics);
         let subscribers = topics.values().map(|topic| topic.lock().subscribers());
         (topics.len(), subscribers.sum())
+    }
+
+    /// Bytes of events that `topic` keeps for all its subscribers.
+    pub fn held(&self, topic: &str) -> usize {
+        let topic = lock(&self.shared.topics).get(topic).cloned();
+        topic.map_or(0, |topic| topic.lock().history.iter().map(Bytes::len).sum())
     }
 }
 

@@ -4,22 +4,20 @@
 //! `axum::serve(listener, app)` too. [`serve`] is for memory: hyper's HTTP/1 connection alone, with the
 //! smallest buffers. HTTP/1.1 without TLS only, as behind a proxy; request heads over 8 KiB get 431.
 
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+// ANCHOR: limits
+use std::time::Duration;
 
 /// What ends a connection that has stopped reading, and bounds what the kernel keeps for it.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +44,7 @@ impl Default for SocketLimits {
     }
 }
 
+// ANCHOR_END: limits
 /// Accepts connections that have [`SocketLimits`].
 pub struct Listener {
     inner: TcpListener,
@@ -144,18 +143,26 @@ pub async fn serve(
     }
 }
 
+// ANCHOR: deadline
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
 /// Fails a write that the peer has not made room for in time. hyper does not poll the body of a response
 /// while its buffer is full, so no timer inside the body can do this.
 pub struct SendDeadline<S> {
     inner: S,
-    limit: Duration,
+    limit: std::time::Duration,
     /// Only there while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> SendDeadline<S> {
     /// Writes to `inner` may wait for `limit`.
-    pub fn new(inner: S, limit: Duration) -> Self {
+    pub fn new(inner: S, limit: std::time::Duration) -> Self {
         Self {
             inner,
             limit,
@@ -224,3 +231,4 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SendDeadline<S> {
         self.watch(cx, shutdown)
     }
 }
+// ANCHOR_END: deadline

@@ -1,23 +1,43 @@
 //! A subscriber of the hub in `super::fanout`: a cursor into the topic's ring, which is the body of a
 //! response. Dropping it, as hyper does when the client has gone, frees it at once.
 
+// ANCHOR: router
+use axum::extract::{Path, State as Shared};
+use axum::response::IntoResponse;
+use axum::{Router, routing::get};
+
+use super::fanout::Hub;
+use super::message::LastEventId;
+
+/// `GET /topics/{topic}/events`. Which topics a user may read is decided before this.
+pub fn router(hub: Hub) -> Router {
+    async fn events(
+        Shared(hub): Shared<Hub>,
+        Path(topic): Path<String>,
+        cursor: LastEventId,
+    ) -> impl IntoResponse {
+        hub.subscribe(&topic, &cursor)
+    }
+    Router::new()
+        .route("/topics/{topic}/events", get(events))
+        .with_state(hub)
+}
+// ANCHOR_END: router
+
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State as Shared};
-use axum::http::{HeaderMap, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::http::header;
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::time::Instant;
 
 use super::encode::HEARTBEAT;
-use super::fanout::{Hub, SlowConsumer, State, Topic};
+use super::fanout::{SlowConsumer, State, Topic};
 
 /// Waiting events are joined up to this many bytes: one system call instead of many.
 const FRAME: usize = 16 * 1024;
@@ -34,8 +54,8 @@ pub struct Subscription {
     joined: u64,
     /// Sent before anything else.
     first: Option<Bytes>,
-    /// The heartbeat that was seen last, and the value of `next` then.
-    beat: (u64, u64),
+    /// The heartbeat that was seen last.
+    beat: u64,
     born: Instant,
 }
 
@@ -63,7 +83,7 @@ impl Subscription {
             next,
             joined: state.next,
             first: Some(first.freeze()),
-            beat: (state.beat, next),
+            beat: state.beat,
             born: Instant::now(),
             hub,
             topic,
@@ -86,13 +106,12 @@ impl http_body::Body for Subscription {
         }
         let config = &this.hub.shared.config;
         let mut state = this.topic.lock();
-        let (beat, next_then) = this.beat;
-        if beat != state.beat {
-            this.beat = (state.beat, this.next);
+        if this.beat != state.beat {
+            this.beat = state.beat;
             if this.born.elapsed() >= config.max_age {
                 return Poll::Ready(None);
             }
-            if this.next == next_then && this.next == state.next {
+            if this.next == state.next {
                 return send(HEARTBEAT);
             }
         }
@@ -150,21 +169,4 @@ impl IntoResponse for Subscription {
         ];
         (headers, Body::new(self)).into_response()
     }
-}
-
-/// `GET /topics/{topic}/events`. Which topics a user may read is decided before this.
-pub fn router(hub: Hub) -> Router {
-    async fn events(
-        Shared(hub): Shared<Hub>,
-        Path(topic): Path<String>,
-        headers: HeaderMap,
-    ) -> Response {
-        let cursor = headers.get("last-event-id");
-        // An id that is not ours is no cursor: it must not become "from now on" silently.
-        let cursor = cursor.map(|id| id.to_str().unwrap_or("?"));
-        hub.subscribe(&topic, cursor).into_response()
-    }
-    Router::new()
-        .route("/topics/{topic}/events", get(events))
-        .with_state(hub)
 }

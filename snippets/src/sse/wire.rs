@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+// ANCHOR: limits
 /// How much one peer can make the parser hold. The standard sets no bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -37,6 +38,8 @@ pub enum ParseError {
     #[error("an event of the event stream is larger than {0} bytes")]
     EventTooLarge(usize),
 }
+
+// ANCHOR_END: limits
 
 /// One event, borrowed from the chunk or from the parser until the next call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStream, stream};
+use futures::{Stream, StreamExt, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinError,
@@ -20,10 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// Reads page after page, each one when the reader asks for it: with a stalled reader no further page is fetched.
 ///
 /// `fetch` gets the cursor of a page and returns its rows and the next cursor, `None` after the last page. The first error ends the stream.
-pub fn pages<C, R, E, F, Fut>(
-    first: C,
-    fetch: F,
-) -> impl TryStream<Ok = R, Error = E> + Stream<Item = Result<R, E>>
+pub fn pages<C, R, E, F, Fut>(first: C, fetch: F) -> impl Stream<Item = Result<R, E>>
 where
     F: Fn(C) -> Fut,
     Fut: Future<Output = Result<(R, Option<C>), E>>,

@@ -8,6 +8,10 @@ use std::time::Duration;
 pub struct Limits {
     /// Largest message accepted, in bytes. A larger one is answered with 1009.
     pub message: usize,
+    /// Read buffer, in bytes. It is allocated at once, and zeroed again for each read attempt: tungstenite's default of
+    /// 128 KiB is most of a connection's memory and of its CPU. 1 KiB suits commands and chat; a message of 64 KiB then
+    /// takes 64 reads.
+    pub read_buffer: usize,
     /// Bound of the outbound queue, in messages.
     pub queue: usize,
     /// Bound of the outbound queue, in bytes.
@@ -28,6 +32,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message: 64 * 1024,
+            read_buffer: 1024,
             queue: 64,
             queue_bytes: 256 * 1024,
             ping_every: Duration::from_secs(20),

@@ -4,17 +4,19 @@
 //! rate bounds them) and fragments.
 
 // ANCHOR: rates
-use std::net::{IpAddr, SocketAddr};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::extract::ws::Message;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::clock::{Clock, DefaultClock, QuantaInstant};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::admission::expire;
@@ -22,8 +24,8 @@ use super::outbox::Outbox;
 use super::protect::User;
 use super::serve::Handler;
 
-/// Keys that a keyed limiter may hold before those that are idle are forgotten; governor never forgets one by itself.
-const MAX_KEYS: usize = 10_000;
+/// After so many checks the keys that are idle are forgotten; governor never forgets one by itself.
+const SWEEP_EVERY: usize = 1024;
 
 /// How much is allowed.
 #[derive(Debug, Clone, Copy)]
@@ -57,8 +59,29 @@ impl Default for Quotas {
 #[derive(Clone)]
 pub struct Rates {
     quotas: Quotas,
-    users: Arc<DefaultKeyedRateLimiter<Arc<str>>>,
-    addresses: Arc<DefaultKeyedRateLimiter<IpAddr>>,
+    users: Arc<Keyed<Arc<str>>>,
+    addresses: Arc<Keyed<IpAddr>>,
+}
+
+struct Keyed<K: Hash + Eq + Clone> {
+    limiter: DefaultKeyedRateLimiter<K>,
+    checks: AtomicUsize,
+}
+
+impl<K: Hash + Eq + Clone> Keyed<K> {
+    fn new(quota: Quota) -> Self {
+        Self {
+            limiter: RateLimiter::keyed(quota),
+            checks: AtomicUsize::new(0),
+        }
+    }
+
+    fn check(&self, key: &K) -> Result<(), NotUntil<QuantaInstant>> {
+        if self.checks.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
+            self.limiter.retain_recent();
+        }
+        self.limiter.check_key(key)
+    }
 }
 
 impl Rates {
@@ -66,8 +89,8 @@ impl Rates {
     pub fn new(quotas: Quotas) -> Self {
         Self {
             quotas,
-            users: Arc::new(RateLimiter::keyed(quotas.user)),
-            addresses: Arc::new(RateLimiter::keyed(quotas.connects)),
+            users: Arc::new(Keyed::new(quotas.user)),
+            addresses: Arc::new(Keyed::new(quotas.connects)),
         }
     }
 
@@ -89,7 +112,7 @@ impl Rates {
 pub struct Limited<H> {
     handler: H,
     user: Arc<str>,
-    users: Arc<DefaultKeyedRateLimiter<Arc<str>>>,
+    users: Arc<Keyed<Arc<str>>>,
     messages: DefaultDirectRateLimiter,
     control: DefaultDirectRateLimiter,
     refusals: DefaultDirectRateLimiter,
@@ -98,13 +121,10 @@ pub struct Limited<H> {
 
 impl<H: Handler> Handler for Limited<H> {
     fn on_message(&mut self, message: Message, outbox: &Outbox) {
-        if self.users.len() > MAX_KEYS {
-            self.users.retain_recent();
-        }
         let allowed = self
             .messages
             .check()
-            .and_then(|()| self.users.check_key(&self.user));
+            .and_then(|()| self.users.check(&self.user));
         match allowed {
             Ok(()) => self.handler.on_message(message, outbox),
             // The message is not carried out, and its sender is told when to try again.
@@ -136,10 +156,7 @@ pub async fn limit_connects(
     request: Request,
     next: Next,
 ) -> Response {
-    if rates.addresses.len() > MAX_KEYS {
-        rates.addresses.retain_recent();
-    }
-    match rates.addresses.check_key(&peer.ip()) {
+    match rates.addresses.check(&network(peer.ip())) {
         Ok(()) => next.run(request).await,
         Err(until) => {
             let seconds = until
@@ -152,6 +169,14 @@ pub async fn limit_connects(
             )
                 .into_response()
         }
+    }
+}
+
+/// One customer has a whole /64 of IPv6: count that, not its 2⁶⁴ addresses.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
     }
 }
 // ANCHOR_END: rates

@@ -62,7 +62,7 @@ impl Sockets {
         let sockets = self.clone();
         let tracked = self.open.token(); // from here on: `drained` also waits for handshakes under way
         let limits = &self.limits;
-        ws.read_buffer_size(1024) // default 128 KiB: allocated at once, and zeroed again for each read attempt
+        ws.read_buffer_size(limits.read_buffer)
             .write_buffer_size(4096) // gathers a burst into few writes; the buffer keeps the size it grew to
             .max_write_buffer_size(limits.queue_bytes + 64 * 1024) // default: unlimited; must exceed write_buffer_size
             // Above the handler's limit: up to here the message is read whole, so that Close 1009 surely arrives.

@@ -145,6 +145,21 @@ describe("connect", () => {
     expect(server.hits.get("/events")).toBe(2);
   });
 
+  test("a timeout on the request cuts a stream that is well", async () => {
+    const server = await serve({
+      "/events": (_, response) => {
+        sse(response);
+        const timer = setInterval(() => response.write("data: tick\n\n"), 20);
+        void gone(response).then(() => clearInterval(timer));
+      },
+    });
+    const end = await (async () => {
+      const reader = (await fetch(`${server.origin}/events`, { signal: AbortSignal.timeout(300) })).body!.getReader();
+      for (;;) await reader.read();
+    })().catch((error: unknown) => (error as Error).name);
+    expect(end).toBe("TimeoutError");
+  });
+
   test("a response that never begins is silence too", async () => {
     const server = await serve({ "/events": (_, response, nth) => void (nth > 1 && sse(response, DONE)) });
     await untilDone(`${server.origin}/events`, { idleTimeout: 500 });

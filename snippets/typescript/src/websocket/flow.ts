@@ -1,7 +1,7 @@
 // websocket/flow: messages as fast as they are consumed.
 //
 // Use it where the server can send faster than the page works: exports, logs, model output. A WebSocket has no
-// backpressure in the browser: messages pile up in its memory. Goes with nothing; reconnects with nothing.
+// backpressure in the browser: messages pile up in its memory. Stands alone, and does not reconnect.
 // Promise: `creditedMessages` holds at most `window` messages, if the server counts credits as below;
 // `streamedMessages` needs no protocol, but only Chromium has WebSocketStream.
 

@@ -9,7 +9,7 @@ import type { Seen } from "../support/chat-app.tsx";
 declare const pattern: typeof import("../support/chat-app.tsx") & { mountNaive(tokens: number): { renders: number } };
 
 test("a render for each token against one for each frame", async () => {
-  const tokens = 1_000;
+  const tokens = 300;
   const server = await serve({
     "/chat": (_, response) => {
       sse(response, 'event: text\ndata: {"text":"x"}\n\n'.repeat(tokens));

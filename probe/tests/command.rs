@@ -1,0 +1,201 @@
+//! The command line: decode, list, explain, exit codes, JSON and JUnit.
+
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+use stream_probe::checks::CHECKS;
+
+use crate::support::sse::{Fault, Service};
+
+fn probe(arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_stream-probe"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // Beside reading, or both sides would wait for each other.
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = text(&output.stdout);
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn decode_writes_events_and_retry_changes_in_order() {
+    let input = b"retry: 1500\ndata: a\n\nid: 7\nevent: b\ndata: 1\ndata: 2\n\nretry: 1500\nretry: 10x\nretry: 20\n\ndata: lost";
+    let output = probe(&["decode"], input);
+    assert!(output.status.success());
+    assert_eq!(
+        text(&output.stdout),
+        concat!(
+            "{\"retry\":1500}\n",
+            "{\"type\":\"message\",\"data\":\"a\",\"lastEventId\":\"\"}\n",
+            "{\"type\":\"b\",\"data\":\"1\\n2\",\"lastEventId\":\"7\"}\n",
+            "{\"retry\":20}\n",
+        )
+    );
+}
+
+/// The tables of the web platform tests, of a vendor, and of this project.
+#[test]
+fn decode_agrees_with_every_table_of_cases() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../snippets/tests/data");
+    let mut count = 0;
+    for name in ["wpt-sse-cases.json", "ld-sse-cases.json"] {
+        let table = std::fs::read_to_string(format!("{folder}/{name}")).unwrap();
+        let table: Value = serde_json::from_str(&table).unwrap();
+        for case in table["cases"].as_array().unwrap() {
+            if case["content_type"]
+                .as_str()
+                .is_some_and(|kind| !kind.starts_with("text/event-stream"))
+            {
+                // What a browser makes of another type is no matter of the bytes.
+                continue;
+            }
+            if case["initial_last_event_id"].is_string() {
+                // Nor is what an earlier connection has left behind.
+                continue;
+            }
+            let raw = case["raw_base64"].as_str().unwrap();
+            let raw = base64::engine::general_purpose::STANDARD
+                .decode(raw)
+                .unwrap();
+            let output = probe(&["decode"], &raw);
+            assert!(output.status.success());
+            let (retries, events): (Vec<Value>, Vec<Value>) = lines(&output)
+                .into_iter()
+                .partition(|line| line.get("retry").is_some());
+            assert_eq!(json!(events), case["expected"], "{name}: {}", case["name"]);
+            if let Some(retry) = case.get("retry_ms").filter(|retry| !retry.is_null()) {
+                assert_eq!(
+                    retries.last().unwrap()["retry"],
+                    *retry,
+                    "{name}: {}",
+                    case["name"]
+                );
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 115, "{count} cases");
+}
+
+#[test]
+fn list_and_explain_know_every_check() {
+    let listed: Value = serde_json::from_slice(&probe(&["list", "--json"], b"").stdout).unwrap();
+    let ids: HashSet<&str> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids.len(), CHECKS.len(), "an id stands twice in the table");
+    let human = text(&probe(&["list"], b"").stdout);
+    for check in CHECKS {
+        assert!(
+            human.lines().any(|line| line.starts_with(check.id)),
+            "{}",
+            check.id
+        );
+        let explained = probe(&["explain", check.id], b"");
+        assert!(explained.status.success());
+        let explained = text(&explained.stdout);
+        assert!(explained.contains(check.looks_for) && explained.contains(check.chapter));
+    }
+    assert_eq!(
+        probe(&["explain", "sse-nonsense"], b"").status.code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn usage_and_unreachable_exit_with_2() {
+    // A port that was just free.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    drop(listener);
+    for arguments in [
+        &["sse", &url][..],
+        &["sse", "ftp://127.0.0.1/"],
+        &["sse", &url, "-H", "no colon"],
+        &["sse", &url, "--only", "ws-handshake"],
+        &["sse", &url, "--budget", "-1"],
+        &["ws"],
+    ] {
+        assert_eq!(
+            probe(arguments, b"").status.code(),
+            Some(2),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_junit_and_the_exit_code_agree() {
+    for (fault, strict, code) in [
+        (Fault::None, true, 0),
+        (Fault::NoAccelHeader, false, 0),
+        (Fault::NoAccelHeader, true, 1),
+        (Fault::WrongType, false, 1),
+    ] {
+        let service = Service::start(fault).await;
+        let url = format!("http://{}/events", service.addr);
+        let folder = tempfile::tempdir().unwrap();
+        let junit = folder.path().join("report.xml");
+        let output = tokio::task::spawn_blocking({
+            let junit = junit.to_str().unwrap().to_owned();
+            move || {
+                let mut arguments = vec![
+                    "sse",
+                    &url,
+                    "--json",
+                    "--junit",
+                    &junit,
+                    "--only",
+                    "sse-n*,sse-status-200,sse-content-type",
+                ];
+                if strict {
+                    arguments.push("--strict");
+                }
+                probe(&arguments, b"")
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(output.status.code(), Some(code), "{fault:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["version"], 1);
+        assert_eq!(report["exit_code"], code);
+        let failed: Vec<&Value> = report["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|c| c["verdict"] == "failed")
+            .collect();
+        assert_eq!(
+            failed.len(),
+            usize::from(fault != Fault::None),
+            "{report:#}"
+        );
+        let xml = std::fs::read_to_string(&junit).unwrap();
+        assert!(xml.contains(&format!("failures=\"{code}\"")), "{xml}");
+    }
+}

@@ -1,0 +1,11 @@
+//! The probe against services that are right, and against services with one fault each.
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+mod command;
+mod llm;
+mod patterns;
+mod process;
+mod sse;
+mod support;
+mod wild;
+mod ws;

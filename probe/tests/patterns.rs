@@ -1,0 +1,111 @@
+//! The project's own patterns pass: what they cannot show is unknown, and nothing is wrong.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::{Extension, Router};
+use snippets::llm::per_user::PerUser;
+use snippets::llm::relay::{self, Relay, UserId};
+use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::sse::message::Message;
+use snippets::sse::resume::{self, Log};
+use snippets::sse::serve::{self, Streams};
+use snippets::websocket::limits::Limits;
+use snippets::websocket::messages;
+use snippets::websocket::serve::Sockets;
+use stream_probe::{Kind, Publish, Verdict};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{assert_failed, options, probe, show};
+
+async fn start(app: Router) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    addr
+}
+
+fn streams(heartbeat: Duration) -> Streams {
+    let config = serve::Config {
+        heartbeat,
+        ..serve::Config::default()
+    };
+    Streams::new(config, CancellationToken::new())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sse_resume_passes() {
+    let log = Arc::new(Log::new(1, 1000, 1 << 20));
+    let addr = start(resume::app(
+        Arc::clone(&log),
+        streams(Duration::from_secs(2)),
+    ))
+    .await;
+    let mut options = options(addr, "/events");
+    options.resumable = true;
+    options.skip = vec!["sse-stalled-*".to_owned()];
+    options.publish = Publish::Call(Arc::new(move |n| {
+        log.publish(Message::new("tick", &n).unwrap()).unwrap();
+    }));
+    let report = probe(Kind::Sse, &options).await;
+    assert_failed(&report, &[]);
+    assert!(
+        report.ids(Verdict::CouldNotTell).len() <= 5,
+        "\n{}",
+        show(&report)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn websocket_serve_passes() {
+    let limits = Limits {
+        ping_every: Duration::from_secs(1),
+        silence: Duration::from_secs(4),
+        ..Limits::default()
+    };
+    let sockets = Sockets::new(limits, CancellationToken::new());
+    let addr = start(messages::router(sockets)).await;
+    let mut options = options(addr, "/ws");
+    options.subprotocols = vec![messages::SUBPROTOCOL.to_owned()];
+    options.message = Some(r#"{"type":"echo","id":1,"text":"hello"}"#.to_owned());
+    options.idle = Some(Duration::from_secs(5));
+    options.heartbeat = Some(Duration::from_secs(3));
+    // Limits of rates are a pattern of their own, `websocket/protect`.
+    options.skip = vec!["ws-flood-limited".to_owned()];
+    let report = probe(Kind::Ws, &options).await;
+    assert_failed(&report, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn llm_relay_passes() {
+    // A free port, which the probe binds a moment later.
+    let upstream = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for dialect in [Dialect::OpenAiChat, Dialect::Anthropic] {
+        let base = format!("http://{upstream}");
+        let relay = Relay {
+            upstream: Upstream::new(dialect, &base, "key", "m", Duration::from_secs(60)).unwrap(),
+            streams: streams(Duration::from_secs(2)),
+            places: PerUser::new(2),
+            config: relay::Config::default(),
+            shutdown: CancellationToken::new(),
+        };
+        let app = relay::app(Arc::new(relay)).layer(Extension(UserId("ada".to_owned())));
+        let mut options = options(start(app).await, "/chat");
+        options.method = "POST".to_owned();
+        options.body = Some(br#"{"messages":[{"role":"user","content":"hello"}]}"#.to_vec());
+        options.upstream = Some(upstream);
+        options.heartbeat = Some(Duration::from_secs(5));
+        let report = probe(Kind::Llm, &options).await;
+        assert_failed(&report, &[]);
+        assert_eq!(
+            report.ids(Verdict::CouldNotTell),
+            Vec::<&str>::new(),
+            "\n{}",
+            show(&report)
+        );
+    }
+}

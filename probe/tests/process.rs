@@ -1,0 +1,142 @@
+//! What only the service's process shows (`--pid`): descriptors, memory, and what SIGTERM does. The
+//! service is this very binary, started again with the name of one test.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use stream_probe::{Kind, Publish, Report};
+
+use crate::support::{assert_failed, assert_passed, probe, sse, ws};
+
+const SERVICE: &str = "STREAM_PROBE_TEST_SERVICE";
+
+/// A service in a process of its own; dropped, it is killed.
+struct Process {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Process {
+    fn start(name: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "process::service", "--nocapture"])
+            .env(SERVICE, name)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let addr = lines
+            .map_while(Result::ok)
+            .find_map(|line| line.rsplit("listening ").next()?.parse().ok())
+            .unwrap();
+        Self { child, addr }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The service, where the environment names one; otherwise there is nothing to do.
+#[test]
+fn service() {
+    let Ok(name) = std::env::var(SERVICE) else {
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut term =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+        let sse_fault = match name.as_str() {
+            "sse" => Some(sse::Fault::None),
+            "sse unnoticed" => Some(sse::Fault::Unnoticed),
+            "sse hoards" => Some(sse::Fault::Hoards),
+            "sse stays open" => Some(sse::Fault::StaysOpen),
+            "sse cuts off" => Some(sse::Fault::CutsOff),
+            _ => None,
+        };
+        if let Some(fault) = sse_fault {
+            let service = sse::Service::start(fault).await;
+            service.hub.size.store(256 * 1024, Ordering::Relaxed);
+            println!("listening {}", service.addr);
+            term.recv().await;
+            service.hub.stop.send_replace(true);
+        } else {
+            let service = ws::Service::start(match name.as_str() {
+                "ws unnoticed" => ws::Fault::Unnoticed,
+                "ws cuts off" => ws::Fault::CutsOff,
+                _ => ws::Fault::None,
+            })
+            .await;
+            println!("listening {}", service.addr);
+            term.recv().await;
+            service.stop();
+        }
+        // Whoever started it ends it.
+        std::future::pending::<()>().await;
+    });
+}
+
+async fn sse_report(name: &str, only: &str) -> Report {
+    let process = Process::start(name);
+    let mut options = crate::support::options(process.addr, "/events");
+    options.pid = Some(process.child.id());
+    options.shutdown = true;
+    options.only = vec![only.to_owned()];
+    let addr = process.addr;
+    options.publish = Publish::Call(Arc::new(move |_| {
+        let mut socket = std::net::TcpStream::connect(addr).unwrap();
+        socket.write_all(b"POST /publish HTTP/1.1\r\n\r\n").unwrap();
+        socket.read_exact(&mut [0; 12]).unwrap();
+    }));
+    probe(Kind::Sse, &options).await
+}
+
+async fn ws_report(name: &str, only: &str) -> Report {
+    let process = Process::start(name);
+    let mut options = crate::support::options(process.addr, "/ws");
+    options.cookie = Some(ws::COOKIE.to_owned());
+    options.origin = Some(ws::ORIGIN.to_owned());
+    options.pid = Some(process.child.id());
+    options.shutdown = true;
+    options.only = vec![only.to_owned()];
+    probe(Kind::Ws, &options).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disconnects_are_noticed_or_not() {
+    const SSE: &str = "sse-disconnect-noticed";
+    assert_passed(&sse_report("sse", SSE).await, SSE);
+    assert_failed(&sse_report("sse unnoticed", SSE).await, &[SSE]);
+    const WS: &str = "ws-disconnect-noticed";
+    assert_passed(&ws_report("ws", WS).await, WS);
+    assert_failed(&ws_report("ws unnoticed", WS).await, &[WS]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_reader_grows_memory_or_not() {
+    const ID: &str = "sse-stalled-reader-memory";
+    assert_passed(&sse_report("sse", ID).await, ID);
+    assert_failed(&sse_report("sse hoards", ID).await, &[ID]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_ends_streams_or_not() {
+    const SSE: &str = "sse-shutdown-ends-streams";
+    assert_passed(&sse_report("sse", SSE).await, SSE);
+    assert_failed(&sse_report("sse stays open", SSE).await, &[SSE]);
+    assert_failed(&sse_report("sse cuts off", SSE).await, &[SSE]);
+    const WS: &str = "ws-shutdown-1001";
+    assert_passed(&ws_report("ws", WS).await, WS);
+    assert_failed(&ws_report("ws cuts off", WS).await, &[WS]);
+}

@@ -1,0 +1,454 @@
+//! `cargo bench -p snippets --bench websocket`: the server's CPU time for each delivery in a room of 500, and its memory for
+//! each of 2,000 idle connections, for the pattern and for what people write instead, in one run.
+//!
+//! Rewrites the table between the `<!-- bench -->` marks of `book/src/websocket/rooms.md` and the chart beside it. Each
+//! server is a process of its own with one worker thread; the clients are raw sockets in this one. Needs Linux (`/proc`)
+//! and about 4,100 file descriptors. With one argument (`-- pattern`) it runs that variant only and writes nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub
+)]
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::routing::any;
+use axum::{Extension, Router};
+use futures::{SinkExt, StreamExt};
+use snippets::websocket::limits::Limits;
+use snippets::websocket::outbox::{Full, Outbox};
+use snippets::websocket::protect::User;
+use snippets::websocket::rates::{Quotas, Rates};
+use snippets::websocket::rooms::{Hub, Membership, Rules};
+use snippets::websocket::rooms_endpoint;
+use snippets::websocket::serve::Sockets;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+const VARIANT: &str = "WEBSOCKET_BENCH_VARIANT";
+const MEMBERS: usize = 500;
+const IDLE: usize = 2_000;
+const EVENTS: u64 = 400;
+/// The whole text message of one event.
+const LEN: usize = 100;
+
+/// Name, and what it is.
+const VARIANTS: [(&str, &str); 4] = [
+    ("pattern", "the pattern: read buffer 1 KiB, own writer task"),
+    (
+        "pattern-128k",
+        "the pattern with the default read buffer (128 KiB)",
+    ),
+    (
+        "select",
+        "axum's defaults, one task that selects over both directions",
+    ),
+    (
+        "naive",
+        "axum's defaults, naive rooms: a `String` and an unbounded channel for each member",
+    ),
+];
+
+fn main() {
+    if let Ok(variant) = std::env::var(VARIANT) {
+        return serve(&variant);
+    }
+    let only = std::env::args().find(|arg| VARIANTS.iter().any(|(name, _)| name == arg));
+    let mut rows = Vec::new();
+    for (name, what) in VARIANTS {
+        if only.as_deref().is_some_and(|only| only != name) {
+            continue;
+        }
+        let micros = delivery(name);
+        let kib = idle(name);
+        eprintln!("{name}: {micros:.2} µs, {kib:.1} KiB");
+        rows.push((what, micros, kib));
+    }
+    if only.is_none() {
+        report(&rows);
+    }
+}
+
+// ---- the measurement -------------------------------------------------------------------------------------------------
+
+struct Server {
+    process: Child,
+    ask: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    addr: SocketAddr,
+}
+
+impl Server {
+    fn start(variant: &str) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .env(VARIANT, variant)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let ask = process.stdin.take().unwrap();
+        let mut answers = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        answers.read_line(&mut line).unwrap();
+        Self {
+            process,
+            ask,
+            answers,
+            addr: line.trim().parse().unwrap(),
+        }
+    }
+
+    fn ask(&mut self, question: &str) -> u64 {
+        writeln!(self.ask, "{question}").unwrap();
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A connection in `room`, past its handshake.
+fn connect(addr: SocketAddr, room: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(addr).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let head = "GET /rooms HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    socket.write_all(head.as_bytes()).unwrap();
+    let mut byte = [0];
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        socket.read_exact(&mut byte).unwrap();
+        seen.push(byte[0]);
+    }
+    let join = format!(r#"{{"type":"join","room":"{room}"}}"#);
+    let mut frame = vec![0x81, 0x80 | join.len() as u8, 0, 0, 0, 0]; // a mask of zeros
+    frame.extend(join.as_bytes());
+    socket.write_all(&frame).unwrap();
+    // The answer to the join, or the first bytes of it.
+    socket.read_exact(&mut byte).unwrap();
+    socket
+}
+
+/// CPU time of the server for one delivery, in µs: each event is published when the one before has reached every member.
+fn delivery(variant: &str) -> f64 {
+    let mut server = Server::start(variant);
+    let sockets: Vec<_> = (0..MEMBERS)
+        .map(|_| connect(server.addr, "bench"))
+        .collect();
+    let received = Arc::new(AtomicU64::new(0));
+    for socket in sockets {
+        let received = received.clone();
+        // Small stacks: these threads only count the events by their last byte.
+        std::thread::Builder::new()
+            .stack_size(64 * 1024)
+            .spawn(move || {
+                let mut socket = socket;
+                let mut buffer = [0; 4096];
+                while let Ok(n) = socket.read(&mut buffer)
+                    && n > 0
+                {
+                    let ends = buffer[..n].iter().filter(|byte| **byte == b'~').count();
+                    received.fetch_add(ends as u64, Ordering::Relaxed);
+                }
+            })
+            .unwrap();
+    }
+    let mut publish = |n: u64| {
+        let target = received.load(Ordering::Relaxed) + MEMBERS as u64;
+        server.ask(&format!("publish {n}"));
+        while received.load(Ordering::Relaxed) < target {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    for n in 0..20 {
+        publish(n);
+    }
+    let before = server.ask("cpu");
+    let mut publish = |n: u64| {
+        let target = received.load(Ordering::Relaxed) + MEMBERS as u64;
+        server.ask(&format!("publish {n}"));
+        while received.load(Ordering::Relaxed) < target {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    for n in 20..20 + EVENTS {
+        publish(n);
+    }
+    let nanos = server.ask("cpu") - before;
+    nanos as f64 / 1000.0 / (EVENTS * MEMBERS as u64) as f64
+}
+
+/// Proportional set size of the server for one idle connection, in KiB; the connections are in rooms of 20.
+fn idle(variant: &str) -> f64 {
+    let mut server = Server::start(variant);
+    let warm: Vec<_> = (0..20).map(|_| connect(server.addr, "warm")).collect();
+    let before = server.ask("pss");
+    let sockets: Vec<_> = (0..IDLE)
+        .map(|n| connect(server.addr, &format!("room {}", n / 20)))
+        .collect();
+    let kib = server.ask("pss") - before;
+    drop((warm, sockets));
+    kib as f64 / IDLE as f64
+}
+
+// ---- the servers -----------------------------------------------------------------------------------------------------
+
+/// Publishes one event; every variant has one.
+type Publish = Box<dyn Fn(u64) + Send>;
+
+fn serve(variant: &str) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (addr, publish) = runtime.block_on(async {
+        let (app, publish): (Router, Publish) = match variant {
+            "select" => select(),
+            "naive" => naive(),
+            other => pattern(other == "pattern-128k"),
+        };
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        (addr, publish)
+    });
+    println!("{addr}");
+    let _guard = runtime.enter();
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let answer = match line.split_once(' ') {
+            Some(("publish", n)) => {
+                let n = n.parse().unwrap();
+                publish(n);
+                n
+            }
+            _ if line == "cpu" => cpu(),
+            _ => pss(),
+        };
+        println!("{answer}");
+    }
+}
+
+/// Nanoseconds on a CPU, of all threads.
+fn cpu() -> u64 {
+    std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap())
+        .map(|stat| stat.split(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum()
+}
+
+/// KiB.
+fn pss() -> u64 {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+fn pattern(default_buffer: bool) -> (Router, Publish) {
+    let hub = Hub::new(Rules {
+        history: 100,
+        history_bytes: 64 * 1024,
+        rooms: 1000,
+        members: 1000,
+        keep_empty: Duration::from_secs(60),
+        full: |_| Full::Disconnect,
+    });
+    let limits = Limits::default();
+    let limits = if default_buffer {
+        Limits {
+            read_buffer: 128 * 1024,
+            ..limits
+        }
+    } else {
+        limits
+    };
+    let sockets = Sockets::new(limits, CancellationToken::new());
+    let quotas = Quotas::default();
+    // One user, so that joining 2,000 connections is not two million notices of presence.
+    let user = User {
+        name: "ada".into(),
+        admin: false,
+        expires: tokio::time::Instant::now() + Duration::from_secs(3600),
+    };
+    let app =
+        rooms_endpoint::router(sockets, hub.clone(), Rates::new(quotas)).layer(Extension(user));
+    let place: Mutex<Option<(Membership, Outbox)>> = Mutex::new(None);
+    let publish = move |n: u64| {
+        let mut place = place.lock().unwrap();
+        let (membership, own) = place.get_or_insert_with(|| {
+            let own = Outbox::new(64, 1 << 20);
+            (hub.join("bench", &"ada".into(), &own, None).unwrap(), own)
+        });
+        // {"type":"message","room":"bench","seq":n,"user":"ada","data":"…~"} is LEN long with numbers of two or three digits.
+        let text = format!("{}~", "x".repeat(LEN - 62));
+        membership.publish(n.to_string(), &text.into());
+        while own.depth().0 > 0 {
+            own.pop();
+        }
+    };
+    (app, Box::new(publish))
+}
+
+fn event(n: u64) -> String {
+    let text = format!(r#"{{"type":"message","room":"bench","seq":{n},"data":""#);
+    let fill = "x".repeat(LEN - text.len() - 3);
+    format!("{text}{fill}~\"}}")
+}
+
+/// The loop of axum's own examples.
+fn select() -> (Router, Publish) {
+    async fn run(mut socket: WebSocket, mut events: broadcast::Receiver<String>) {
+        loop {
+            tokio::select! {
+                event = events.recv() => {
+                    let Ok(event) = event else { return };
+                    if socket.send(event.into()).await.is_err() {
+                        return;
+                    }
+                }
+                message = socket.recv() => {
+                    let Some(Ok(message)) = message else { return };
+                    let _ = socket.send(message).await;
+                }
+            }
+        }
+    }
+    async fn upgrade(
+        State(events): State<broadcast::Sender<String>>,
+        ws: WebSocketUpgrade,
+    ) -> axum::response::Response {
+        let events = events.subscribe();
+        ws.on_upgrade(move |socket| run(socket, events))
+    }
+    let events = broadcast::Sender::new(64);
+    let app = Router::new()
+        .route("/rooms", any(upgrade))
+        .with_state(events.clone());
+    (app, Box::new(move |n| drop(events.send(event(n)))))
+}
+
+/// The chat of many tutorials.
+fn naive() -> (Router, Publish) {
+    type Members = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<String>>>>;
+    async fn run(socket: WebSocket, members: Members) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (mut sink, mut stream) = socket.split();
+        let (queue, mut rx) = mpsc::unbounded_channel::<String>();
+        members.lock().unwrap().insert(id, queue.clone());
+        tokio::spawn(async move {
+            while let Some(text) = rx.recv().await {
+                if sink.send(text.into()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        while let Some(Ok(message)) = stream.next().await {
+            if let Ok(text) = message.into_text() {
+                let _ = queue.send(text.to_string());
+            }
+        }
+        members.lock().unwrap().remove(&id);
+    }
+    async fn upgrade(
+        State(members): State<Members>,
+        ws: WebSocketUpgrade,
+    ) -> axum::response::Response {
+        ws.on_upgrade(move |socket| run(socket, members))
+    }
+    let members = Members::default();
+    let app = Router::new()
+        .route("/rooms", any(upgrade))
+        .with_state(members.clone());
+    let publish = move |n: u64| {
+        let event = serde_json::from_str::<serde_json::Value>(&event(n)).unwrap();
+        for queue in members.lock().unwrap().values() {
+            let _ = queue.send(serde_json::to_string(&event).unwrap()); // encoded for each member
+        }
+    };
+    (app, Box::new(publish))
+}
+
+// ---- the report ------------------------------------------------------------------------------------------------------
+
+fn report(rows: &[(&str, f64, f64)]) {
+    let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../book/src/websocket");
+    let mut table = String::from(
+        "| server | CPU per delivery | memory per idle connection |\n|---|---:|---:|\n",
+    );
+    for (what, micros, kib) in rows {
+        table.push_str(&format!("| {what} | {micros:.2} µs | {kib:.1} KiB |\n"));
+    }
+    let chapter = book.join("rooms.md");
+    let text = std::fs::read_to_string(&chapter).unwrap();
+    let (before, rest) = text
+        .split_once("<!-- bench -->")
+        .expect("the mark in the chapter");
+    let (_, after) = rest
+        .split_once("<!-- /bench -->")
+        .expect("the end of the mark");
+    std::fs::write(
+        &chapter,
+        format!("{before}<!-- bench -->\n\n{table}\n<!-- /bench -->{after}"),
+    )
+    .unwrap();
+    std::fs::write(book.join("rooms-bench.svg"), chart(rows)).unwrap();
+}
+
+fn chart(rows: &[(&str, f64, f64)]) -> String {
+    let height = 40 + rows.len() * 56;
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 {height}\" role=\"img\" \
+         aria-label=\"CPU per delivery and memory per idle connection\" font-family=\"sans-serif\" font-size=\"13\" fill=\"#888\">\n\
+         <rect x=\"8\" y=\"8\" width=\"12\" height=\"12\" fill=\"#2a7ab9\"/><text x=\"26\" y=\"19\">µs CPU per delivery</text>\n\
+         <rect x=\"220\" y=\"8\" width=\"12\" height=\"12\" fill=\"#d98032\"/><text x=\"238\" y=\"19\">KiB per idle connection</text>\n"
+    );
+    let most = |value: fn(&(&str, f64, f64)) -> f64| rows.iter().map(value).fold(0.0, f64::max);
+    let (most_micros, most_kib) = (most(|row| row.1), most(|row| row.2));
+    for (n, (what, micros, kib)) in rows.iter().enumerate() {
+        let y = 40 + n * 56;
+        let what = what.replace('`', "");
+        out.push_str(&format!("<text x=\"8\" y=\"{}\">{what}</text>\n", y + 12));
+        for (offset, value, most, unit, colour) in [
+            (18, micros, most_micros, "µs", "#2a7ab9"),
+            (32, kib, most_kib, "KiB", "#d98032"),
+        ] {
+            let width = 560.0 * value / most;
+            out.push_str(&format!(
+                "<rect x=\"8\" y=\"{}\" width=\"{width:.0}\" height=\"11\" fill=\"{colour}\"/>\
+                 <text x=\"{:.0}\" y=\"{}\">{value:.2} {unit}</text>\n",
+                y + offset,
+                width + 16.0,
+                y + offset + 10,
+            ));
+        }
+    }
+    out.push_str("</svg>\n");
+    out
+}

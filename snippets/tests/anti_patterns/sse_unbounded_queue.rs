@@ -1,0 +1,99 @@
+//! Wrong: `unbounded_channel` per subscriber, since `send` must not wait.
+//! Harm: each event is kept for a reader that has stopped reading: memory grows at the publisher's rate.
+//! Instead: sse/fanout
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::Sse;
+use axum::response::sse::Event;
+use axum::routing::get;
+use futures::{Stream, StreamExt};
+use snippets::sse::fanout::{Config, Hub};
+use snippets::sse::subscription;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::support::{RawClient, Server, eventually};
+
+const EVENTS: usize = 20_000;
+const SIZE: usize = 1024;
+
+/// Data that knows how much of it is held.
+struct Held {
+    text: String,
+    held: Arc<AtomicUsize>,
+}
+
+impl Held {
+    fn new(held: &Arc<AtomicUsize>) -> Self {
+        held.fetch_add(SIZE, Ordering::SeqCst);
+        Self {
+            text: "x".repeat(SIZE),
+            held: held.clone(),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.held.fetch_sub(SIZE, Ordering::SeqCst);
+    }
+}
+
+type Register = mpsc::Sender<mpsc::UnboundedSender<Held>>;
+
+async fn events(
+    State(register): State<Register>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    register.send(sender).await.unwrap();
+    let events = UnboundedReceiverStream::new(receiver);
+    Sse::new(events.map(|held: Held| Ok(Event::default().data(&held.text))))
+}
+
+#[tokio::test]
+async fn a_stalled_reader_holds_every_event() {
+    let (register, mut subscribers) = mpsc::channel(1);
+    let app = Router::new()
+        .route("/events", get(events))
+        .with_state(register);
+    let server = Server::start(app).await;
+    // It asks and then reads no byte. The kernel's buffers take a few megabytes.
+    let client = RawClient::get(server.addr, "/events", &[]).await;
+    let subscriber = subscribers.recv().await.unwrap();
+    let held = Arc::new(AtomicUsize::new(0));
+    for number in 0..EVENTS {
+        assert!(subscriber.send(Held::new(&held)).is_ok());
+        if number % 100 == 0 {
+            // The server may send what the kernel takes.
+            tokio::task::yield_now().await;
+        }
+    }
+    let held = held.load(Ordering::SeqCst);
+    assert!(
+        held > EVENTS * SIZE / 2,
+        "{held} bytes for one reader, and no end to it"
+    );
+    drop(client);
+}
+
+#[tokio::test]
+async fn with_the_hub_it_holds_nothing_of_its_own() {
+    let config = Config::default();
+    let kept = config.history * (SIZE + 100);
+    let hub = Hub::start(config);
+    let server = Server::start(subscription::router(hub.clone())).await;
+    let client = RawClient::get(server.addr, "/topics/t/events", &[]).await;
+    eventually("the subscriber", || hub.counts().1 == 1).await;
+    let text = "x".repeat(SIZE);
+    for _ in 0..EVENTS {
+        hub.publish("t", "tick", &text).unwrap();
+    }
+    let held = hub.held("t");
+    assert!(held <= kept, "{held} bytes for all readers together");
+    drop(client);
+}

@@ -1,0 +1,152 @@
+//! LLM: a chat through the relay (`llm/relay`) and one that survives its connection (`llm/resume`),
+//! in front of the scripted model with all its faults or of a real provider whose key is in the
+//! environment.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use serde_json::{Value, json};
+use snippets::llm::per_user::PerUser;
+use snippets::llm::relay::{self, Config, Relay, UserId};
+use snippets::llm::resume::{self, Generations, Limits};
+use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
+use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::sse::serve::{self, Streams};
+use tokio_util::sync::CancellationToken;
+
+const ANSWER: &str = "A stream ends twice: once in the protocol and once in the bytes. The bytes may \
+    end for any reason — a proxy, a deploy, a laptop lid — so only the terminal event makes an answer \
+    whole. „Fertig“ is said by the model, 完了 is not guessed by the client, and a cut in the middle of \
+    👩🏽‍🚀 is a failure that you can see.";
+
+/// Above the silence of any healthy script, so that the faults `stall` and `hold-head` are soon seen.
+const SILENCE: Duration = Duration::from_secs(8);
+
+/// `POST /<script>/chat` for each script of the scripted model, `POST /provider/chat` with a key;
+/// `POST /resumable/generations` and what belongs to it; `GET /exchanges`.
+pub fn router(shutdown: CancellationToken) -> Router {
+    let pace = Duration::from_millis(45);
+    let model = ScriptedModel::new(Script {
+        pace,
+        ..Script::reply(Reply::text(ANSWER))
+    });
+    let streams = serve::Config {
+        max_streams: 100,
+        heartbeat: Duration::from_secs(2),
+        ..serve::Config::default()
+    };
+    let relay = |upstream, silence| Relay {
+        upstream,
+        streams: Streams::new(streams.clone(), CancellationToken::new()),
+        places: PerUser::new(20),
+        config: Config {
+            silence,
+            ..Config::default()
+        },
+        shutdown: shutdown.clone(),
+    };
+    let mut router = Router::new()
+        .route("/exchanges", get(exchanges))
+        .with_state(model.clone());
+    match scripted(&model, shutdown.clone()) {
+        Ok(scripted) => {
+            for name in Script::NAMES {
+                let chosen = relay(scripted.with_model(&format!("scripted/{name}")), SILENCE);
+                router = router.nest(&format!("/{name}"), relay::app(Arc::new(chosen)));
+            }
+            let limits = Limits {
+                most: 50,
+                keep: Duration::from_secs(120),
+                abandon: Duration::from_secs(30),
+            };
+            let resumable = Arc::new(relay(scripted.with_model("scripted/plain"), SILENCE));
+            router = router.nest(
+                "/resumable",
+                resume::app(Generations::new(resumable, limits)),
+            );
+        }
+        Err(error) => tracing::error!(%error, "the scripted model is not available"),
+    }
+    if let Some(provider) = provider() {
+        let relay = Arc::new(relay(provider, Config::default().silence));
+        router = router.nest("/provider", relay::app(relay));
+    }
+    router
+        // The book has one reader; in a service this is what authentication found.
+        .layer(Extension(UserId("reader".to_owned())))
+}
+
+/// Serves the scripted model on a loopback port of its own: the relay talks to it as to any provider.
+fn scripted(model: &ScriptedModel, shutdown: CancellationToken) -> io::Result<Upstream> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    listener.set_nonblocking(true)?;
+    let base = format!("http://{}", listener.local_addr()?);
+    let serve = axum::serve(tokio::net::TcpListener::from_std(listener)?, model.router());
+    tokio::spawn(async move { shutdown.run_until_cancelled(serve.into_future()).await });
+    Upstream::new(
+        Dialect::OpenAiChat,
+        &base,
+        "scripted",
+        "scripted",
+        SILENCE * 2,
+    )
+    .map_err(io::Error::other)
+}
+
+/// The real provider, where its key is set (and the program was built with the feature `tls`). `OPENAI_BASE_URL`, `OPENAI_MODEL` and `ANTHROPIC_MODEL` choose further.
+fn provider() -> Option<Upstream> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let or = |name: &str, default: &str| variable(name).unwrap_or_else(|| default.to_owned());
+    let (dialect, base, key, model) = if let Some(key) = variable("OPENAI_API_KEY") {
+        let base = or("OPENAI_BASE_URL", "https://api.openai.com");
+        let base = base
+            .trim_end_matches('/')
+            .trim_end_matches("/v1")
+            .to_owned();
+        (
+            Dialect::OpenAiChat,
+            base,
+            key,
+            or("OPENAI_MODEL", "gpt-5-mini"),
+        )
+    } else {
+        let key = variable("ANTHROPIC_API_KEY")?;
+        let base = "https://api.anthropic.com".to_owned();
+        (
+            Dialect::Anthropic,
+            base,
+            key,
+            or("ANTHROPIC_MODEL", "claude-haiku-4-5"),
+        )
+    };
+    if base.starts_with("https:") && !cfg!(feature = "tls") {
+        tracing::warn!("a provider's key is set: `cargo run --features tls` to use it");
+        return None;
+    }
+    match Upstream::new(dialect, &base, &key, &model, Config::default().silence * 2) {
+        Ok(upstream) => Some(upstream),
+        Err(error) => {
+            tracing::error!(%error, "the provider is not available");
+            None
+        }
+    }
+}
+
+/// What the provider saw of the last requests: how many tokens it sent, and how each one ended.
+async fn exchanges(State(model): State<ScriptedModel>) -> Json<Value> {
+    let exchanges = model.exchanges();
+    let last = exchanges.iter().rev().take(5).map(|exchange| {
+        json!({
+            "id": exchange.id,
+            "model": exchange.request["model"],
+            "tokens": exchange.tokens,
+            "end": exchange.end.map(|end| format!("{end:?}")),
+            "ms": exchange.lasted.map(|lasted| lasted.as_millis() as u64),
+        })
+    });
+    Json(last.collect())
+}
