@@ -1,6 +1,6 @@
 //! The text of the book equals the code it shows. `UPDATE=1 cargo test --test book` rewrites copies.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod pack;
 

@@ -59,7 +59,7 @@ fn the_usage_chunk_has_no_choices() {
         json!({"choices": [], "usage": usage}),
     ];
     let first_choice = |chunk: &Value| chunk["choices"].as_array().unwrap()[0].clone();
-    let crash = std::panic::catch_unwind(|| wire.iter().map(first_choice).count());
+    let crash = std::panic::catch_unwind(|| wire.iter().map(first_choice).collect::<Vec<_>>());
     assert!(crash.is_err());
 
     let wire = sse(&wire) + "data: [DONE]\n\n";

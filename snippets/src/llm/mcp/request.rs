@@ -29,12 +29,11 @@ pub struct Request {
 /// Why a request is refused.
 #[derive(Debug, PartialEq)]
 pub struct Rejection {
-    id: Value,
     /// The JSON-RPC error code.
     pub code: i32,
     /// The text of the error.
     pub message: String,
-    data: Value,
+    body: Value,
 }
 
 impl Request {
@@ -76,7 +75,8 @@ impl Request {
         expect("mcp-protocol-version", version)?;
         if version != Some(PROTOCOL_VERSION) {
             let mut rejection = Rejection::new(id, UNSUPPORTED_VERSION, "unsupported version");
-            rejection.data = json!({"supported": [PROTOCOL_VERSION], "requested": version});
+            let known = json!({"supported": [PROTOCOL_VERSION], "requested": version});
+            rejection.body["error"]["data"] = known;
             return Err(rejection);
         }
         expect("mcp-method", Some(&method))?;
@@ -111,29 +111,25 @@ fn decode(value: &[u8], encodable: bool) -> Option<String> {
         None => Some(text).filter(|text| text.is_ascii()).map(str::to_owned),
     }
 }
+
 impl Rejection {
     fn new(id: Value, code: i32, message: &str) -> Self {
-        let (message, data) = (message.to_owned(), Value::Null);
+        let mut body = json!({"jsonrpc": "2.0", "error": {"code": code, "message": message}});
+        if !id.is_null() {
+            body["id"] = id;
+        }
+        let message = message.to_owned();
         Self {
-            id,
             code,
             message,
-            data,
+            body,
         }
     }
 }
 
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
-        let mut error = json!({"code": self.code, "message": self.message});
-        if !self.data.is_null() {
-            error["data"] = self.data;
-        }
-        let mut body = json!({"jsonrpc": "2.0", "error": error});
-        if !self.id.is_null() {
-            body["id"] = self.id;
-        }
-        (StatusCode::BAD_REQUEST, Json(body)).into_response()
+        (StatusCode::BAD_REQUEST, Json(self.body)).into_response()
     }
 }
 // ANCHOR_END: request
