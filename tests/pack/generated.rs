@@ -64,22 +64,16 @@ pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
 
 fn checklist_block(root: &Path, which: &str) -> Result<String, String> {
     if which != "all" {
-        let items: Vec<String> = checklist::read_all(root)?
+        let found: Vec<Item> = checklist::read_all(root)?
             .into_iter()
             .filter(|item| item.chapter == which)
-            .map(|item| {
-                let level = if item.level == Level::Must {
-                    ""
-                } else {
-                    " (should)"
-                };
-                format!("- `{}`{level}: {}", item.id, item.text)
-            })
             .collect();
-        if items.is_empty() {
+        if found.is_empty() {
             return Err(format!("no checklist item has the chapter {which}"));
         }
-        return Ok(items.join("\n"));
+        let mut lines: Vec<String> = found.iter().map(line).collect();
+        lines.extend(probe_command(&found));
+        return Ok(lines.join("\n"));
     }
     let mut text = String::new();
     for (topic, title, _) in TOPICS {
@@ -96,6 +90,31 @@ fn checklist_block(root: &Path, which: &str) -> Result<String, String> {
         text.push('\n');
     }
     Ok(text)
+}
+
+fn line(item: &Item) -> String {
+    let level = if item.level == Level::Must {
+        ""
+    } else {
+        " (should)"
+    };
+    format!("- `{}`{level}: {}", item.id, item.text)
+}
+
+/// What runs those of `items` that the wire shows.
+fn probe_command(items: &[Item]) -> Option<String> {
+    let probed: Vec<&Item> = items.iter().filter(|item| item.probe).collect();
+    let kind = probed.first()?.id.split('-').next()?;
+    let share = match probed.len() {
+        all if all == items.len() => "all of them".to_owned(),
+        some => format!(
+            "{some} of {}, the others need a look at the code",
+            items.len()
+        ),
+    };
+    Some(format!(
+        "\n```sh\ncargo run -qp stream-probe -- {kind} URL   # {share}\n```"
+    ))
 }
 
 fn row(item: &Item) -> String {
