@@ -295,7 +295,11 @@ fn pattern(default_buffer: bool) -> (Router, Publish) {
         limits
     };
     let sockets = Sockets::new(limits, CancellationToken::new());
-    let quotas = Quotas::default();
+    // All connections are one user's.
+    let quotas = Quotas {
+        user: governor::Quota::per_second(std::num::NonZeroU32::MAX),
+        ..Quotas::default()
+    };
     // One user, so that joining 2,000 connections is not two million notices of presence.
     let user = User {
         name: "ada".into(),
