@@ -155,23 +155,9 @@ fn delivery(variant: &str) -> f64 {
         .map(|_| connect(server.addr, "bench"))
         .collect();
     let received = Arc::new(AtomicU64::new(0));
-    for socket in sockets {
-        let received = received.clone();
-        // Small stacks: these threads only count the events by their last byte.
-        std::thread::Builder::new()
-            .stack_size(64 * 1024)
-            .spawn(move || {
-                let mut socket = socket;
-                let mut buffer = [0; 4096];
-                while let Ok(n) = socket.read(&mut buffer)
-                    && n > 0
-                {
-                    let ends = buffer[..n].iter().filter(|byte| **byte == b'~').count();
-                    received.fetch_add(ends as u64, Ordering::Relaxed);
-                }
-            })
-            .unwrap();
-    }
+    // One thread with epoll: a sleeping thread for each socket would make its wake-up a cost of the server's write.
+    let counter = received.clone();
+    std::thread::spawn(move || count(sockets, &counter));
     let mut publish = |n: u64| {
         let target = received.load(Ordering::Relaxed) + MEMBERS as u64;
         server.ask(&format!("publish {n}"));
@@ -195,6 +181,28 @@ fn delivery(variant: &str) -> f64 {
     }
     let nanos = server.ask("cpu") - before;
     nanos as f64 / 1000.0 / (EVENTS * MEMBERS as u64) as f64
+}
+
+/// Reads all sockets, and counts events by their last byte.
+fn count(sockets: Vec<TcpStream>, received: &AtomicU64) {
+    use tokio::io::AsyncReadExt;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(futures::future::join_all(sockets.into_iter().map(
+        |socket| async move {
+            socket.set_nonblocking(true).unwrap();
+            let mut socket = tokio::net::TcpStream::from_std(socket).unwrap();
+            let mut buffer = [0; 1024];
+            while let Ok(n) = socket.read(&mut buffer).await
+                && n > 0
+            {
+                let ends = buffer[..n].iter().filter(|byte| **byte == b'~').count();
+                received.fetch_add(ends as u64, Ordering::Relaxed);
+            }
+        },
+    )));
 }
 
 /// Proportional set size of the server for one idle connection, in KiB; the connections are in rooms of 20.
@@ -295,7 +303,11 @@ fn pattern(default_buffer: bool) -> (Router, Publish) {
         limits
     };
     let sockets = Sockets::new(limits, CancellationToken::new());
-    let quotas = Quotas::default();
+    // All connections are one user's.
+    let quotas = Quotas {
+        user: governor::Quota::per_second(std::num::NonZeroU32::MAX),
+        ..Quotas::default()
+    };
     // One user, so that joining 2,000 connections is not two million notices of presence.
     let user = User {
         name: "ada".into(),
