@@ -391,6 +391,17 @@ async fn places_are_counted_down_to_nothing() {
 }
 
 #[tokio::test]
+async fn no_answer_is_begun_during_a_shutdown() {
+    let chat = Chat::start(words(), patient()).await;
+    chat.relay.shutdown.cancel();
+    let mut client = chat.ask().await;
+    client.read_to_end().await;
+    assert_eq!(client.status(), 503);
+    assert!(client.body().contains("restart"));
+    assert!(chat.model.requests().is_empty(), "nothing was paid for");
+}
+
+#[tokio::test]
 async fn the_budgets_and_the_shutdown_end_an_answer_in_band() {
     for (config, code) in [
         (

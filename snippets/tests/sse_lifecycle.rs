@@ -9,7 +9,8 @@ use axum::http::Request;
 use axum::routing::get;
 use futures::{StreamExt, stream};
 use snippets::sse::jobs::{self, Jobs, Progress};
-use snippets::sse::lifecycle::{Drained, WorkError, produce, serve_until};
+use snippets::sse::lifecycle::{Drained, WorkError, produce, serve_on, serve_until};
+use snippets::sse::listen::{Listener, SocketLimits};
 use snippets::sse::message::Message;
 use snippets::sse::serve::{Config, Streams};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -65,6 +66,27 @@ async fn a_shutdown_ends_every_stream_in_band() {
     assert_eq!(client.read_to_end().await, End::Complete);
     let restart = "event: restart\nretry: 2000\ndata: {}\n\n";
     assert!(client.body().ends_with(restart), "{}", client.body());
+}
+
+/// The same on the listener that cuts stalled peers.
+#[tokio::test]
+async fn a_listener_with_deadlines_is_drained_too() {
+    let shutdown = CancellationToken::new();
+    let streams = Streams::new(exact(), shutdown.clone());
+    let jobs = Jobs::default();
+    let _worker = jobs.insert(1);
+    let inner = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = inner.local_addr().unwrap();
+    let listener = Listener::new(inner, SocketLimits::default());
+    let app = jobs::app(jobs, streams);
+    let hour = Duration::from_secs(3600);
+    let server = tokio::spawn(serve_on(listener, app, shutdown.clone(), hour));
+    let mut client = RawClient::get(addr, "/jobs/1/events", &[]).await;
+    client.read_until("retry").await;
+    shutdown.cancel();
+    let drained = within("the server to end", server).await.unwrap();
+    assert_eq!(drained.unwrap(), Drained::Complete);
+    assert_eq!(client.read_to_end().await, End::Complete);
 }
 
 /// One HTTP/2 connection with three streams.

@@ -1,4 +1,4 @@
-//! Blocks of the book that are generated: checklist items and wrong twins.
+//! Blocks of the book that are generated: checklist items, wrong twins, and what to copy.
 //!
 //! `<!-- checklist: sse/resume -->` … `<!-- /checklist -->` and
 //! `<!-- anti-patterns: sse/resume -->` … `<!-- /anti-patterns -->`; with `all` instead of a chapter
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::checklist::{self, Item, Level, TOPICS};
 use super::fences::directive;
 
-const KINDS: [&str; 2] = ["checklist", "anti-patterns"];
+const KINDS: [&str; 3] = ["checklist", "anti-patterns", "copying"];
 
 /// Compares every generated block of `document`; returns the corrected text and the problems.
 pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
@@ -34,6 +34,7 @@ pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
             let found = lines[at + 1..at + length].join("\n");
             let made = match kind {
                 "checklist" => checklist_block(root, &argument),
+                "copying" => Ok(super::copying::table(root)),
                 _ => twins_block(root, &argument),
             };
             match made {

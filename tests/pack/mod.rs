@@ -11,6 +11,7 @@
 
 pub mod budgets;
 pub mod checklist;
+pub mod copying;
 pub mod fences;
 pub mod generated;
 pub mod html;

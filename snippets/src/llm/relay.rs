@@ -105,6 +105,10 @@ async fn chat(
     Extension(UserId(user)): Extension<UserId>,
     Json(request): Json<ChatRequest>,
 ) -> Response {
+    // Before anything is paid for.
+    if relay.shutdown.is_cancelled() {
+        return PublicError::RESTART.into_response();
+    }
     let Some(place) = relay.places.enter(&user) else {
         return PublicError::BUSY.into_response();
     };

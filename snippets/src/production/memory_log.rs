@@ -1,4 +1,4 @@
-//! A [`Store`] in the memory of one process: the default where there is one instance, and in tests.
+//! A [`Store`] in the memory of one process: for development and tests of what later runs on a broker.
 //!
 //! Same promises as a broker, but a restart begins a new epoch: every cursor gets a `reset`.
 

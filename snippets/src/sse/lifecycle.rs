@@ -5,9 +5,12 @@
 //! the work must be finished without it.
 
 // ANCHOR: lifecycle
-use std::{io, time::Duration};
+use std::{fmt::Debug, io, time::Duration};
 
-use axum::{Router, serve::ListenerExt};
+use axum::{
+    Router,
+    serve::{Listener, ListenerExt},
+};
 use futures::{Stream, stream};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -19,7 +22,8 @@ use super::message::Message;
 pub enum Drained {
     /// Every response was finished.
     Complete,
-    /// The deadline came first; what is left ends with the process, so return from `main`.
+    /// The deadline came first; what is left ends with the runtime (`Runtime::shutdown_timeout`, since
+    /// returning from `main` also waits for blocking tasks).
     DeadlinePassed,
 }
 
@@ -33,6 +37,21 @@ pub async fn serve_until(
 ) -> io::Result<Drained> {
     // Events are small writes: Nagle's algorithm would hold them back for an acknowledgement.
     let listener = listener.tap_io(|tcp| drop(tcp.set_nodelay(true)));
+    serve_on(listener, app, shutdown, drain).await
+}
+
+/// As [`serve_until`], on a listener that prepares its connections itself: that of `listen.rs` also
+/// cuts peers that have stopped reading.
+pub async fn serve_on<L>(
+    listener: L,
+    app: Router,
+    shutdown: CancellationToken,
+    drain: Duration,
+) -> io::Result<Drained>
+where
+    L: Listener,
+    L::Addr: Debug,
+{
     let serve =
         axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let deadline = async {

@@ -4,7 +4,8 @@
 //! log holds the events, and a subscriber is only a position in it, so nothing is queued per client,
 //! and replay and live delivery are one read. A subscriber that cannot go on from where it was (the
 //! log was trimmed, also while it was connected and slow; another epoch; a position that does not
-//! exist; no id at all) gets a `reset` event first. Needs `message.rs` and `serve.rs`.
+//! exist; garbage) gets a `reset` event first. The log is in memory: a restart resets every client.
+//! Where that must not be, use `production/shared_log.rs`, also with one instance. Needs `message.rs` and `serve.rs`.
 
 // ANCHOR: resume
 use std::{
@@ -82,8 +83,7 @@ pub enum Reset {
 }
 
 impl Log {
-    /// `epoch` must differ each time the log starts anew: `rand::random()` for a log in memory, a
-    /// value kept with the log otherwise. Older events go when one of the bounds is passed.
+    /// `epoch` must differ each time the log starts anew: `rand::random()`. Older events go when one of the bounds is passed.
     pub fn new(epoch: u64, max_events: usize, max_bytes: usize) -> Self {
         Self {
             epoch: format!("{epoch:016x}"),

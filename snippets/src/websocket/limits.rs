@@ -8,9 +8,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Largest message accepted, in bytes. A larger one is answered with 1009.
     pub message: usize,
-    /// Read buffer, in bytes. It is allocated at once, and zeroed again for each read attempt: tungstenite's default of
-    /// 128 KiB is most of a connection's memory and of its CPU. 1 KiB suits commands and chat; a message of 64 KiB then
-    /// takes 64 reads.
+    /// Read buffer, in bytes, allocated at once: tungstenite's default of 128 KiB is most of an idle connection's memory.
+    /// 1 KiB suits commands and chat; a message of 64 KiB then takes 64 reads.
     pub read_buffer: usize,
     /// Bound of the outbound queue, in messages.
     pub queue: usize,

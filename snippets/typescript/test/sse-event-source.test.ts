@@ -72,6 +72,21 @@ describe("subscribe", () => {
     expect(new Set(seen.slice(2))).toEqual(new Set(["- 7"]));
   });
 
+  test("keeps its cursor when a new connection brings only a ping", async () => {
+    const server = await serve({
+      "/events": (_, response, nth) => {
+        if (nth === 1) sse(response, "retry: 1\nid: 7\ndata: a\n\n").end();
+        else if (nth === 4) sse(response, "retry: 1\nevent: ping\ndata: {}\n\n").end();
+        else if (nth < 8) response.writeHead(503).end();
+        else sse(response, "event: done\ndata: {}\n\n");
+      },
+    });
+    const page = await openPage(server.origin);
+    await subscribeIn(page, "/events");
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    expect(new Set(cursors(server).slice(2))).toEqual(new Set(["- 7"]));
+  });
+
   test("tells a refusal from a failure, and ends at the first", async () => {
     const server = await serve({ "/events": (_, response) => void response.writeHead(401).end() });
     const page = await openPage(server.origin);

@@ -69,7 +69,8 @@ export function subscribe(url: string | URL, options: SubscribeOptions): Subscri
         if (options.lastTypes.includes(type)) end("done", 200);
         // A handler that throws must not stop the cursor or the end.
         if (type !== pingType) queueMicrotask(() => options.onEvent(event));
-        lastEventId = event.lastEventId;
+        // A new object knows no id until an event brings one: a ping before that must not erase ours.
+        if (event.lastEventId !== "") lastEventId = event.lastEventId;
       });
     }
     current.addEventListener("error", () => {
