@@ -20,12 +20,18 @@ fn write_crate(root: &Path, folder: &Path, name: &str, files: &[&str], crates: &
         fs::copy(root.join("snippets/src").join(file), to).unwrap();
         let (topic, rest) = file.split_once('/').unwrap();
         let module = rest.split('/').next().unwrap().trim_end_matches(".rs");
-        modules.entry(topic.to_owned()).or_default().insert(module.to_owned());
+        modules
+            .entry(topic.to_owned())
+            .or_default()
+            .insert(module.to_owned());
     }
     let mut lib = String::new();
     for (topic, names) in &modules {
         lib.push_str(&format!("pub mod {topic};\n"));
-        let list: String = names.iter().map(|name| format!("pub mod {name};\n")).collect();
+        let list: String = names
+            .iter()
+            .map(|name| format!("pub mod {name};\n"))
+            .collect();
         fs::write(src.join(topic).join("mod.rs"), list).unwrap();
     }
     fs::write(src.join("lib.rs"), lib).unwrap();
@@ -34,10 +40,18 @@ fn write_crate(root: &Path, folder: &Path, name: &str, files: &[&str], crates: &
         .lines()
         .skip_while(|line| *line != "[workspace.dependencies]")
         .take_while(|line| !line.starts_with("[package]"))
-        .filter(|line| line.split([' ', '=']).next().is_some_and(|name| crates.contains(&name)))
+        .filter(|line| {
+            line.split([' ', '='])
+                .next()
+                .is_some_and(|name| crates.contains(&name))
+        })
         .map(|line| format!("{line}\n"))
         .collect();
-    assert_eq!(dependencies.lines().count(), crates.len(), "{name}: {crates:?}");
+    assert_eq!(
+        dependencies.lines().count(),
+        crates.len(),
+        "{name}: {crates:?}"
+    );
     fs::write(
         folder.join("Cargo.toml"),
         format!(

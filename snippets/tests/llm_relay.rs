@@ -398,7 +398,7 @@ async fn no_answer_is_begun_during_a_shutdown() {
     client.read_to_end().await;
     assert_eq!(client.status(), 503);
     assert!(client.body().contains("restart"));
-    assert!(chat.model.requests().is_empty(), "nothing was paid for");
+    assert!(chat.model.exchanges().is_empty(), "nothing was paid for");
 }
 
 #[tokio::test]

@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tikv_jemallocator::Jemalloc;
 
-pub const JEMALLOC: &str = "SSE_BENCH_JEMALLOC";
-
 struct Chosen;
 
 #[global_allocator]

@@ -13,13 +13,15 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::report::{self, Row};
-use crate::{allocator, server};
+use crate::server;
 
 const SUBSCRIBERS: usize = 500;
 const IDLE: usize = 2_000;
 const EVENTS: u64 = 400;
 const PAUSE: Duration = Duration::from_millis(5);
 const ROUNDS: usize = 5;
+/// Set, the server runs under jemalloc (`allocator.rs`).
+const JEMALLOC: &str = "SSE_BENCH_JEMALLOC";
 
 struct Server {
     child: Child,
@@ -31,7 +33,7 @@ impl Server {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.env(server::VARIANT, variant);
         if jemalloc {
-            command.env(allocator::JEMALLOC, "1");
+            command.env(JEMALLOC, "1");
         }
         let mut child = command
             .stdin(Stdio::piped())
@@ -191,6 +193,10 @@ pub fn run() {
         ("the same, jemalloc", "fanout", true),
         ("the same, events joined for 20 ms", "fanout-joined", true),
     ];
+    if !cfg!(feature = "jemalloc") {
+        eprintln!("the fan-out table has rows under jemalloc: run with --features jemalloc");
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -10,6 +10,7 @@
     unreachable_pub
 )]
 
+#[cfg(feature = "jemalloc")]
 mod allocator;
 mod fanout;
 mod report;
