@@ -180,6 +180,10 @@ fn a_stale_checklist_or_anti_pattern_block_is_found() {
         t.replacen(" | ", " | x", 3)
     });
     assert_red(&fences(copy.path()), "anti-patterns block is out of date");
+    edit(copy.path(), "book/src/copying.md", |t| {
+        t.replacen("| sse/resume |", "| sse/resumed |", 1)
+    });
+    assert_red(&fences(copy.path()), "copying block is out of date");
 }
 
 #[test]

@@ -62,6 +62,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute: run ./check"]
 async fn every_fault_fails_its_check_and_no_other() {
     let report = |fault| async move { Relay::start(fault).await.report().await };
     assert_faults(FAULTS, report).await;

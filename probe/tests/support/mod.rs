@@ -132,7 +132,7 @@ where
                 )
             })
         })
-        .buffer_unordered(20)
+        .buffer_unordered(6)
         .filter_map(|wrong| async { wrong })
         .collect()
         .await;
