@@ -149,6 +149,7 @@ fn usage_and_unreachable_exit_with_2() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute: run ./check"]
 async fn json_junit_and_the_exit_code_agree() {
     for (fault, strict, code) in [
         (Fault::None, true, 0),

@@ -114,6 +114,7 @@ async fn ws_report(name: &str, only: &str) -> Report {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute: run ./check"]
 async fn disconnects_are_noticed_or_not() {
     const SSE: &str = "sse-disconnect-noticed";
     assert_passed(&sse_report("sse", SSE).await, SSE);
