@@ -12,6 +12,7 @@ mod disconnect_hidden_by_proxy;
 mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
 mod llm_error_text_to_client;
+mod llm_mcp_detached_tool;
 mod llm_parse_per_chunk;
 mod llm_tool_call_before_stop;
 mod llm_truncation_is_success;
