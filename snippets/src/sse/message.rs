@@ -1,7 +1,7 @@
 //! What goes into an event stream, and what comes back as a cursor: both checked here, so that
 //! nothing behind this file can panic or be injected into.
 //!
-//! Used by `serve.rs` and `resume.rs`. axum's `Event` panics on CR, LF and NUL, and it does so
+//! Used by `serve.rs` and `resume.rs`. axum's `Event` panics on CR and LF, in an id on NUL too, and it does so
 //! after the 200 has been sent: the client sees a truncated body, and no layer sees anything.
 
 // ANCHOR: message
