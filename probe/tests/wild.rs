@@ -134,6 +134,9 @@ async fn sse_starlette_and_fastapi() {
     options.skip = vec![
         "ws-silent-peer-dropped".to_owned(),
         "ws-heartbeat".to_owned(),
+        // FastAPI's text handler fails on a binary message; whether its Close arrives before the end of the
+        // connection differs between runs.
+        "ws-binary-handled".to_owned(),
     ];
     assert_failed(&probe(Kind::Ws, &options).await, &["ws-flood-limited"]);
 }

@@ -9,7 +9,7 @@ use crate::report::quote;
 use crate::target::Link;
 
 /// More than the kernel and the libraries between hold back for one connection.
-const ENOUGH: usize = 6 << 20;
+const ENOUGH: usize = 16 << 20;
 
 impl Probe<'_> {
     pub(super) async fn stalled_reader(&self) {
