@@ -36,6 +36,16 @@ fn silent() -> (
     (Held(source, dropped.clone().drop_guard()), dropped)
 }
 
+/// A server whose one answer is `source`.
+async fn serve_once(source: impl Stream<Item = &'static str> + Send + 'static) -> Server {
+    let source = Arc::new(Mutex::new(Some(source)));
+    let answer = move || async move {
+        let source = source.lock().unwrap().take().unwrap();
+        Body::from_stream(source.map(Ok::<_, Infallible>))
+    };
+    Server::start(Router::new().route("/", get(answer))).await
+}
+
 #[tokio::test]
 async fn a_reader_that_leaves_drops_a_silent_source() {
     let dropped = Arc::new(Mutex::new(Vec::new()));
@@ -72,21 +82,7 @@ async fn a_reader_that_leaves_drops_a_silent_source() {
 #[tokio::test]
 async fn dropping_a_reqwest_body_closes_the_connection_behind_it() {
     let (source, token) = silent();
-    let source = Arc::new(Mutex::new(Some(source)));
-    let upstream = Server::start(Router::new().route(
-        "/",
-        get(move || async move {
-            Body::from_stream(
-                source
-                    .lock()
-                    .unwrap()
-                    .take()
-                    .unwrap()
-                    .map(Ok::<_, Infallible>),
-            )
-        }),
-    ))
-    .await;
+    let upstream = serve_once(source).await;
     let mut body = reqwest::get(upstream.url("/"))
         .await
         .unwrap()
@@ -248,21 +244,7 @@ async fn the_loop_ends_with_its_peer_and_with_the_service() {
 #[tokio::test]
 async fn a_client_that_closes_its_sending_half_counts_as_gone() {
     let (source, token) = silent();
-    let source = Arc::new(Mutex::new(Some(source)));
-    let server = Server::start(Router::new().route(
-        "/",
-        get(move || async move {
-            Body::from_stream(
-                source
-                    .lock()
-                    .unwrap()
-                    .take()
-                    .unwrap()
-                    .map(Ok::<_, Infallible>),
-            )
-        }),
-    ))
-    .await;
+    let server = serve_once(source).await;
     let mut client = RawClient::get(server.addr, "/", &[]).await;
     client.read_until("first").await;
     client.socket.shutdown().await.unwrap();
