@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::routing::any;
 use serde_json::{Value, json};
 use snippets::production::chaos::ChaosProxy;
-use snippets::production::chaos_flow::{Cut, Plan};
+use snippets::production::chaos_flow::{Cut, Fault, Flow, Plan};
 use snippets::websocket::client::{Command, Config, Stopped, Update, full_jitter, run};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::{Full, Outbox};
@@ -49,6 +49,14 @@ struct World {
 }
 
 async fn world(quotas: Quotas) -> World {
+    world_behind(quotas, 0, |_| Plan::default()).await
+}
+
+async fn world_behind(
+    quotas: Quotas,
+    seed: u64,
+    plan: impl Fn(u64) -> Plan + Send + 'static,
+) -> World {
     let hub = Hub::new(Rules {
         history: 1000,
         history_bytes: 100_000,
@@ -61,7 +69,7 @@ async fn world(quotas: Quotas) -> World {
     let app = rooms_endpoint::router(sockets, hub.clone(), Rates::new(quotas))
         .layer(axum::Extension(ada()));
     let server = Server::start(app).await;
-    let network = chaos(server.addr, 0, |_| Plan::default()).await;
+    let network = chaos(server.addr, seed, plan).await;
     let addr = network.addr();
     World {
         hub,
@@ -71,13 +79,16 @@ async fn world(quotas: Quotas) -> World {
     }
 }
 
-async fn generous_world() -> World {
-    world(Quotas {
+fn generous() -> Quotas {
+    Quotas {
         messages: plenty(),
         user: plenty(),
         ..Quotas::default()
-    })
-    .await
+    }
+}
+
+async fn generous_world() -> World {
+    world(generous()).await
 }
 
 impl World {
@@ -215,6 +226,60 @@ async fn resumes_after_a_cut_without_gap_or_duplicate() {
                 other => panic!("{other:?}"),
             }
         }
+    }
+}
+
+/// In small pieces both ways, and six times cut at any byte: every event once and in order, every message of the client
+/// in the room once. (Each resume is one message: a network that never carries one whole lets nobody through.)
+#[tokio::test]
+async fn loses_and_doubles_nothing_through_a_hostile_network() {
+    for seed in 1..=4 {
+        let world = world_behind(generous(), seed, |number| {
+            let pieces = Flow {
+                split: Some(1..=40),
+                ..Flow::default()
+            };
+            let how = [Cut::Reset, Cut::Fin][(number % 2) as usize];
+            Plan {
+                to_client: Flow {
+                    fault: (number < 6).then_some((200..=3_000, Fault::Cut(how))),
+                    ..pieces.clone()
+                },
+                to_server: pieces,
+            }
+        })
+        .await;
+        let (bob, watching) = world.member("bob");
+        let mut client = start(Config {
+            max_delay: Duration::from_millis(10),
+            ..config(world.addr)
+        });
+        client.join().await;
+        presence(&watching, "user_joined").await;
+        let mut last = client.joined(&bob).await;
+        let (mut acknowledged, mut own) = (0, Vec::new());
+        for tag in 0..12 {
+            client.publish(tag).await;
+            bob.publish(format!("{tag}"), &json!("x".repeat(800)));
+        }
+        let end = bob.publish("end".into(), &json!("end"));
+        while last < end || acknowledged < 12 || own.len() < 12 {
+            match client.news().await {
+                Update::Event { seq, event, .. } => {
+                    assert_eq!(seq, last + 1, "seed {seed}");
+                    last = seq;
+                    own.extend(event["data"].as_u64());
+                }
+                Update::Published { outcome, .. } => {
+                    outcome.unwrap();
+                    acknowledged += 1;
+                }
+                other => panic!("seed {seed}: {other:?}"),
+            }
+        }
+        assert_eq!(own, (0..12).collect::<Vec<_>>(), "seed {seed}");
+        let connections = world.network.connections().len();
+        assert!(connections >= 3, "seed {seed} has cut nothing");
     }
 }
 
