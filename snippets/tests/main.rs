@@ -17,6 +17,8 @@ mod llm_resume;
 mod llm_scripted_model;
 mod llm_ui_message_stream;
 mod llm_vendor_sdks;
+#[cfg(feature = "redis")]
+mod production_deploy;
 mod production_proxies;
 mod production_shared_log;
 mod sse_consume;

@@ -1,5 +1,7 @@
 //! Proxies, scale-out, deploys, observation, testing.
 
+pub mod drain;
+pub mod feed;
 pub mod memory_log;
 #[cfg(feature = "nats")]
 pub mod nats_log;
