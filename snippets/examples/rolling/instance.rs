@@ -54,7 +54,10 @@ pub(crate) async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let listener = Listener::new(listener, SocketLimits::default());
     let told = async {
         signal().await;
-        say(format!("{name}: leaving, {} event streams open", streams.open()));
+        say(format!(
+            "{name}: leaving, {} event streams open",
+            streams.open()
+        ));
     };
     let rest = async {
         sockets.drained(plan.deadline).await;
@@ -75,7 +78,10 @@ fn raise_descriptors() {
         ..limit
     };
     if let Err(error) = setrlimit(Resource::Nofile, all) {
-        esay(format!("file descriptors stay at {:?}: {error}", limit.current);
+        say(format!(
+            "file descriptors stay at {:?}: {error}",
+            limit.current
+        ));
     }
 }
 
