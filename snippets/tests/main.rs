@@ -19,6 +19,9 @@ mod llm_ui_message_stream;
 mod llm_vendor_sdks;
 mod production_chaos;
 mod production_hostile;
+#[cfg(feature = "redis")]
+mod production_deploy;
+mod production_drain;
 mod production_proxies;
 mod production_shared_log;
 mod sse_consume;

@@ -19,6 +19,8 @@ mod llm_truncation_is_success;
 mod llm_usage_summed;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
+mod nginx_leaves_out_restarted_instance;
+mod reconnect_storm;
 #[cfg(feature = "redis")]
 mod redis_blocking_on_shared_connection;
 #[cfg(feature = "redis")]
