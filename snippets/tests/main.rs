@@ -41,3 +41,4 @@ mod websocket_protect;
 mod websocket_rates;
 mod websocket_rooms;
 mod websocket_serve;
+mod websocket_throttle;

@@ -12,3 +12,4 @@ pub mod rates;
 pub mod rooms;
 pub mod rooms_endpoint;
 pub mod serve;
+pub mod throttle;
