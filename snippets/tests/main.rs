@@ -34,6 +34,7 @@ mod streams_pace;
 mod streams_slow_consumer;
 mod streams_tee;
 mod support;
+mod websocket_binary;
 mod websocket_client;
 mod websocket_facts;
 mod websocket_messages;
