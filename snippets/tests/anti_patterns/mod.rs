@@ -62,6 +62,7 @@ mod unfold_under_compression;
 mod work_dies_with_client;
 mod ws_close_without_draining;
 mod ws_error_without_close;
+mod ws_inflate_without_bound;
 mod ws_mutex_around_socket;
 mod ws_no_origin_check;
 mod ws_send_in_fanout;
