@@ -24,6 +24,7 @@ mod production_deploy;
 mod production_drain;
 mod production_proxies;
 mod production_shared_log;
+mod stream_probe_twins;
 mod sse_consume;
 mod sse_fanout;
 mod sse_lifecycle;
