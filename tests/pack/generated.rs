@@ -36,8 +36,9 @@ pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
             let made = match kind {
                 "checklist" => checklist_block(root, &argument),
                 "endpoints" => endpoints_block(root),
-                "copy" => fs::read_to_string(root.join(&argument))
-                    .map_err(|e| format!("{argument}: {e}")),
+                "copy" => {
+                    fs::read_to_string(root.join(&argument)).map_err(|e| format!("{argument}: {e}"))
+                }
                 "copying" => Ok(super::copying::table(root)),
                 _ => twins_block(root, &argument),
             };
