@@ -1,6 +1,7 @@
 // The grader of each task.
 import * as sse from "./sse.mjs";
 import * as ws from "./ws.mjs";
+import * as streams from "./streams.mjs";
 import * as llm from "./llm.mjs";
 
 export const tasks = {
@@ -10,4 +11,6 @@ export const tasks = {
   "ws-board": ws.board,
   "llm-relay": llm.relay,
   "llm-node": llm.relay,
+  "ndjson-export": streams.ndjson,
+  "stream-export": streams.module,
 };

@@ -28,12 +28,16 @@ export async function eventually(ms, what, look) {
   }
 }
 
+/** A free port below those that the kernel gives to outgoing connections. */
 export async function freePort() {
-  const server = net.createServer().listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.once("listening", resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  for (;;) {
+    const port = 15_000 + crypto.randomInt(15_000);
+    const server = net.createServer().listen(port, "127.0.0.1");
+    const free = await new Promise((resolve) => (server.once("listening", () => resolve(true)), server.once("error", () => resolve(false))));
+    if (!free) continue;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+  }
 }
 
 // --- Programs -----------------------------------------------------------------
