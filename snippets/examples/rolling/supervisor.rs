@@ -199,7 +199,10 @@ async fn instance(name: &'static str, addr: SocketAddr, redis: &str) -> Result<G
 async fn publish(front: SocketAddr, rate: u64) {
     let client = reqwest::Client::new();
     let mut n = 0_u64;
-    while rate > 0 {
+    if rate == 0 {
+        return std::future::pending().await;
+    }
+    loop {
         n += 1;
         let answer = client
             .post(format!("http://{front}/publish"))
@@ -212,5 +215,4 @@ async fn publish(front: SocketAddr, rate: u64) {
         }
         tokio::time::sleep(Duration::from_millis(1000 / rate.min(1000))).await;
     }
-    std::future::pending::<()>().await;
 }
