@@ -21,6 +21,7 @@ mod production_chaos;
 mod production_hostile;
 mod production_proxies;
 mod production_shared_log;
+mod production_testing;
 mod sse_consume;
 mod sse_fanout;
 mod sse_lifecycle;

@@ -3,6 +3,7 @@
 pub mod chaos;
 pub mod chaos_connection;
 pub mod chaos_flow;
+pub mod load;
 pub mod memory_log;
 #[cfg(feature = "nats")]
 pub mod nats_log;

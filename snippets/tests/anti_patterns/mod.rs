@@ -8,6 +8,7 @@ mod err_discards;
 mod hot_loop;
 mod select_restarts;
 
+mod closed_loop_load;
 mod disconnect_hidden_by_proxy;
 mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
@@ -24,6 +25,7 @@ mod redis_blocking_on_shared_connection;
 #[cfg(feature = "redis")]
 mod redis_trimmed_cursor;
 mod retry_pays_twice;
+mod sleep_for_luck;
 mod sse_auth_once;
 mod sse_cors_mirror;
 mod sse_cursor_dropped;
