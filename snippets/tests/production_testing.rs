@@ -193,11 +193,11 @@ fn resident() -> u64 {
     kib.parse::<u64>().unwrap() * 1024
 }
 
-/// Growth over 1,000 connections, after a warm-up.
+/// Growth over 1,000 connections, after a warm-up with more than the proxy keeps records of.
 #[cfg(target_os = "linux")]
 async fn growth(app: axum::Router) -> u64 {
     let (_server, proxy) = cutting_proxy(app).await;
-    for _ in 0..6 {
+    for _ in 0..12 {
         hostile_round(&proxy, 100).await;
     }
     let before = resident();
