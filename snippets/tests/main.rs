@@ -20,6 +20,7 @@ mod llm_vendor_sdks;
 mod production_chaos;
 mod production_hostile;
 mod production_proxies;
+mod production_security;
 mod production_shared_log;
 mod production_testing;
 mod sse_consume;

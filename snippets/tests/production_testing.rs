@@ -17,7 +17,7 @@ use crate::support::{RawClient, Server, chaos, eventually, stalled_get, within};
 
 mod in_memory {
     // ANCHOR: in_memory
-    use std::{sync::Arc, time::Duration};
+    use std::sync::Arc;
 
     use axum::{body::Body, http::Request};
     use futures::StreamExt;

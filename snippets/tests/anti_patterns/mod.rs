@@ -9,9 +9,11 @@ mod hot_loop;
 mod select_restarts;
 
 mod closed_loop_load;
+mod csrf_json_by_hand;
 mod disconnect_hidden_by_proxy;
 mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
+mod key_follows_redirect;
 mod llm_error_text_to_client;
 mod llm_mcp_detached_tool;
 mod llm_parse_per_chunk;
@@ -24,6 +26,7 @@ mod nginx_gzip_of_streams;
 mod redis_blocking_on_shared_connection;
 #[cfg(feature = "redis")]
 mod redis_trimmed_cursor;
+mod replay_without_owner;
 mod retry_pays_twice;
 mod sleep_for_luck;
 mod sse_auth_once;
@@ -51,6 +54,7 @@ mod sse_ticket_in_logs;
 mod sse_total_timeout;
 mod sse_unbounded_queue;
 mod sse_unchecked_event_fields;
+mod ssrf_by_prefix;
 mod stalled_reader_lives_on;
 mod stop_stops_reading;
 mod tee_without_bound;
