@@ -22,6 +22,7 @@ mod llm_truncation_is_success;
 mod llm_usage_summed;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
+mod proxy_retries_posts;
 #[cfg(feature = "redis")]
 mod redis_blocking_on_shared_connection;
 #[cfg(feature = "redis")]
