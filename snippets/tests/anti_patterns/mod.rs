@@ -8,10 +8,13 @@ pub(crate) mod err_discards;
 mod hot_loop;
 mod select_restarts;
 
+mod closed_loop_load;
+mod csrf_json_by_hand;
 mod disconnect_hidden_by_proxy;
 mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
 pub(crate) mod llm_error_text_to_client;
+mod key_follows_redirect;
 mod llm_mcp_detached_tool;
 pub(crate) mod llm_parse_per_chunk;
 mod llm_tool_call_before_stop;
@@ -21,11 +24,14 @@ mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
 mod nginx_leaves_out_restarted_instance;
 mod reconnect_storm;
+mod proxy_retries_posts;
 #[cfg(feature = "redis")]
 mod redis_blocking_on_shared_connection;
 #[cfg(feature = "redis")]
 mod redis_trimmed_cursor;
+mod replay_without_owner;
 mod retry_pays_twice;
+mod sleep_for_luck;
 mod sse_auth_once;
 pub(crate) mod sse_cors_mirror;
 pub(crate) mod sse_cursor_dropped;
@@ -51,6 +57,7 @@ mod sse_ticket_in_logs;
 mod sse_total_timeout;
 pub(crate) mod sse_unbounded_queue;
 pub(crate) mod sse_unchecked_event_fields;
+mod ssrf_by_prefix;
 mod stalled_reader_lives_on;
 mod stop_stops_reading;
 mod tee_without_bound;
