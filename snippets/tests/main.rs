@@ -20,6 +20,7 @@ mod llm_vendor_sdks;
 #[cfg(feature = "redis")]
 mod production_deploy;
 mod production_drain;
+mod production_observe;
 mod production_proxies;
 mod production_shared_log;
 mod sse_consume;

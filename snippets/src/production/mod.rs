@@ -5,8 +5,10 @@ pub mod feed;
 pub mod memory_log;
 #[cfg(feature = "nats")]
 pub mod nats_log;
+pub mod observe;
 pub mod recent;
 #[cfg(feature = "redis")]
 pub mod redis_log;
+pub mod scrape;
 pub mod shared_log;
 pub mod store;
