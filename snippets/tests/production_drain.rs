@@ -306,6 +306,41 @@ async fn a_stream_that_waits_for_its_end_gets_events_until_then() {
     assert!(body.contains("event: restart"), "{body}");
 }
 
+/// In a process of its own, which has 64 file descriptors and may ask for more.
+#[test]
+fn a_process_may_raise_its_own_limit_of_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const CHILD: &str = "PRODUCTION_DRAIN_FEW_DESCRIPTORS";
+    let open = || {
+        let sockets: std::io::Result<Vec<_>> = (0..100)
+            .map(|_| std::net::UdpSocket::bind("127.0.0.1:0"))
+            .collect();
+        sockets.map(|sockets| sockets.len())
+    };
+    if std::env::var_os(CHILD).is_some() {
+        let few = open().unwrap_err();
+        assert_eq!(few.raw_os_error(), Some(libc::EMFILE));
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, Some(64));
+        let all = Rlimit {
+            current: limit.maximum,
+            ..limit
+        };
+        setrlimit(Resource::Nofile, all).unwrap();
+        assert_eq!(open().unwrap(), 100);
+        return;
+    }
+    let this = "production_drain::a_process_may_raise_its_own_limit_of_descriptors";
+    let status = std::process::Command::new("sh")
+        .args(["-c", "ulimit -Sn 64 && exec \"$0\" --exact \"$1\""])
+        .arg(std::env::current_exe().unwrap())
+        .arg(this)
+        .env(CHILD, "1")
+        .stdout(std::process::Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+}
+
 /// What axum hands to hyper: Nagle's algorithm is on, unless the listener turns it off.
 #[tokio::test]
 async fn axum_leaves_nagle_on() {

@@ -6,6 +6,8 @@ pub mod memory_log;
 #[cfg(feature = "nats")]
 pub mod nats_log;
 pub mod observe;
+#[cfg(feature = "postgres")]
+pub mod postgres_log;
 pub mod recent;
 #[cfg(feature = "redis")]
 pub mod redis_log;

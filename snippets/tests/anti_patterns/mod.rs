@@ -21,6 +21,8 @@ mod llm_usage_summed;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
 mod nginx_leaves_out_restarted_instance;
+#[cfg(feature = "postgres")]
+mod postgres_sequence_order;
 mod reconnect_storm;
 #[cfg(feature = "redis")]
 mod redis_blocking_on_shared_connection;
