@@ -13,7 +13,7 @@ use axum::http::{Request, StatusCode};
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use futures::{FutureExt, StreamExt};
-use snippets::production::drain::{Instance, Plan};
+use snippets::production::drain::{Instance, Plan, listen};
 use snippets::production::feed;
 use snippets::production::memory_log::MemoryLog;
 use snippets::production::shared_log::SharedLog;
@@ -304,6 +304,40 @@ async fn a_stream_that_waits_for_its_end_gets_events_until_then() {
         "{events} of {n} in {took:?}"
     );
     assert!(body.contains("event: restart"), "{body}");
+}
+
+/// Nobody accepts: how many connections the kernel keeps.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn tokio_lets_128_connections_wait_and_the_pattern_more() {
+    let connects = |addr: SocketAddr| {
+        let connects = (0..300).map(|_| tokio::net::TcpStream::connect(addr));
+        connects.collect::<futures::stream::FuturesUnordered<_>>()
+    };
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let mut waiting = connects(listener.local_addr().unwrap());
+    let mut connected = Vec::new();
+    while connected.len() < 129 {
+        connected.push(
+            within("a connection", waiting.next())
+                .await
+                .unwrap()
+                .unwrap(),
+        );
+    }
+    assert!(
+        waiting.next().now_or_never().is_none(),
+        "the others wait for a place"
+    );
+
+    let listener = listen(([127, 0, 0, 1], 0).into()).unwrap();
+    let all = connects(listener.local_addr().unwrap()).collect::<Vec<_>>();
+    assert!(
+        within("all connections", all)
+            .await
+            .into_iter()
+            .all(|connected| connected.is_ok())
+    );
 }
 
 /// In a process of its own, which has 64 file descriptors and may ask for more.

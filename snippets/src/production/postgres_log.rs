@@ -5,7 +5,6 @@
 //! numbers become visible in their order and have no holes; those of `bigserial` do neither. The price: transactions that
 //! publish to one log run one after the other, so publish last.
 
-// ANCHOR: postgres
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
@@ -33,6 +32,7 @@ CREATE TABLE IF NOT EXISTS stream_event (
   PRIMARY KEY (log, seq)
 );";
 
+// ANCHOR: append
 /// One statement: the counter, the event, what is trimmed, and the wake-up, which is sent at the commit. The payload
 /// (less than 8,000 bytes) names the log only: what a listener gets is never the event.
 const APPEND: &str = "
@@ -45,6 +45,7 @@ WITH counter AS (
   DELETE FROM stream_event e USING counter c WHERE e.log = $1 AND e.seq <= c.tail - $5
 )
 SELECT pg_notify('stream_log', $1) FROM counter";
+// ANCHOR_END: append
 
 /// One statement, so one snapshot.
 const READ: &str = "
@@ -241,4 +242,3 @@ impl Store for PostgresLog {
         Ok(())
     }
 }
-// ANCHOR_END: postgres

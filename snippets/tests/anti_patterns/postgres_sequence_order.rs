@@ -1,6 +1,6 @@
 //! Wrong: A table with `bigserial` as the log, and `WHERE id > cursor` to read on.
 //! Harm: Ids are given at the insert and become visible at the commit: 2 is read, 1 commits later, and no reader sees it ever.
-//! Instead: production/shared_log
+//! Instead: production/postgres_log
 
 use snippets::production::postgres_log::SCHEMA;
 use snippets::production::store::Store;
@@ -70,6 +70,30 @@ async fn postgres_commits_in_another_order_than_it_counts() {
         .map(|(_, message)| message.data())
         .collect();
     assert_eq!((page.tail, data), (2, vec!["1", "2"]));
+}
+
+/// The other mend, reading only below the oldest transaction that is still open, stands still for any transaction.
+#[tokio::test]
+#[ignore = "needs Postgres: run ./check"]
+async fn postgres_horizon_waits_for_transactions_that_publish_nothing() {
+    let broker = Postgres::start().await;
+    let (mut other, reader) = (broker.client().await, broker.client().await);
+    let table =
+        "CREATE TABLE naive (id bigserial PRIMARY KEY, tx xid8 DEFAULT pg_current_xact_id())";
+    reader.batch_execute(table).await.unwrap();
+    let unrelated = other.transaction().await.unwrap();
+    unrelated
+        .query("SELECT pg_current_xact_id()", &[])
+        .await
+        .unwrap();
+    reader
+        .batch_execute("INSERT INTO naive DEFAULT VALUES")
+        .await
+        .unwrap();
+    let below = "SELECT id FROM naive WHERE tx < pg_snapshot_xmin(pg_current_snapshot())";
+    assert!(reader.query(below, &[]).await.unwrap().is_empty());
+    unrelated.commit().await.unwrap();
+    assert_eq!(reader.query(below, &[]).await.unwrap().len(), 1);
 }
 
 /// Why the event itself is never the payload.
