@@ -22,6 +22,7 @@ mod production_chaos;
 mod production_deploy;
 mod production_drain;
 mod production_hostile;
+mod production_observe;
 mod production_proxies;
 mod production_security;
 mod production_shared_log;

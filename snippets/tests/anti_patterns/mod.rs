@@ -15,6 +15,8 @@ mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
 pub(crate) mod llm_error_text_to_client;
 mod key_follows_redirect;
+mod gauge_after_the_loop;
+mod llm_error_text_to_client;
 mod llm_mcp_detached_tool;
 pub(crate) mod llm_parse_per_chunk;
 mod llm_tool_call_before_stop;
@@ -23,6 +25,8 @@ mod llm_usage_summed;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
 mod nginx_leaves_out_restarted_instance;
+#[cfg(feature = "postgres")]
+mod postgres_sequence_order;
 mod reconnect_storm;
 mod proxy_retries_posts;
 #[cfg(feature = "redis")]
@@ -60,6 +64,7 @@ pub(crate) mod sse_unchecked_event_fields;
 mod ssrf_by_prefix;
 mod stalled_reader_lives_on;
 mod stop_stops_reading;
+mod stream_counted_as_request;
 mod tee_without_bound;
 pub(crate) mod token_queue_without_bound;
 mod total_timeout;
