@@ -143,7 +143,7 @@ async fn transcript() {
             id: 1,
             values: values.clone(),
         });
-        new.send(Frame::new(BINARY, sent.to_vec())).await;
+        new.send(Frame::new(BINARY, &sent)).await;
         let answer = new.next().await.frame();
         assert_eq!(answer.opcode, BINARY);
         let mean = decode(&answer.payload).unwrap();
