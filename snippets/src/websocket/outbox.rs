@@ -212,7 +212,7 @@ impl Outbox {
         };
         queue.bytes -= item.len();
         if queue.items.is_empty() {
-            queue.items.shrink_to(4); // a burst must not cost an idle connection memory for ever
+            queue.items.shrink_to(1); // a burst must not cost an idle connection memory for ever
         }
         drop(queue);
         self.0.room.notify_waiters();
