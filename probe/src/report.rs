@@ -108,6 +108,20 @@ impl Run {
         self.findings().contains_key(id)
     }
 
+    pub(crate) fn failed(&self, id: &str) -> bool {
+        let findings = self.findings();
+        findings
+            .get(id)
+            .is_some_and(|f| f.verdict == Verdict::Failed)
+    }
+
+    pub(crate) fn passed(&self, id: &str) -> bool {
+        let findings = self.findings();
+        findings
+            .get(id)
+            .is_some_and(|f| f.verdict == Verdict::Passed)
+    }
+
     fn findings(&self) -> MutexGuard<'_, BTreeMap<&'static str, Finding>> {
         self.findings
             .lock()

@@ -8,4 +8,5 @@ mod process;
 mod sse;
 mod support;
 mod wild;
+mod worked;
 mod ws;

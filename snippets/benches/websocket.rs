@@ -44,11 +44,15 @@ const EVENTS: u64 = 200;
 const LEN: usize = 100;
 
 /// Name, and what it is.
-const VARIANTS: [(&str, &str); 4] = [
+const VARIANTS: [(&str, &str); 6] = [
     ("pattern", "the pattern: read buffer 1 KiB, own writer task"),
     (
         "pattern-128k",
         "the pattern with the default read buffer (128 KiB)",
+    ),
+    (
+        "bare",
+        "a loop in one task without limits, read buffer 1 KiB",
     ),
     (
         "select",
@@ -57,6 +61,10 @@ const VARIANTS: [(&str, &str); 4] = [
     (
         "naive",
         "axum's defaults, naive rooms: a `String` and an unbounded channel for each member",
+    ),
+    (
+        "write",
+        "no WebSocket: `write` of the same bytes to each socket, the bound of all rows",
     ),
 ];
 
@@ -230,8 +238,12 @@ fn serve(variant: &str) {
         .build()
         .unwrap();
     let (addr, publish) = runtime.block_on(async {
+        if variant == "write" {
+            return write().await;
+        }
         let (app, publish): (Router, Publish) = match variant {
-            "select" => select(),
+            "select" => select(128 * 1024),
+            "bare" => select(1024),
             "naive" => naive(),
             other => pattern(other == "pattern-128k"),
         };
@@ -306,6 +318,8 @@ fn pattern(default_buffer: bool) -> (Router, Publish) {
     // All connections are one user's.
     let quotas = Quotas {
         user: governor::Quota::per_second(std::num::NonZeroU32::MAX),
+        bytes: governor::Quota::per_second(std::num::NonZeroU32::MAX),
+        sockets: usize::MAX,
         ..Quotas::default()
     };
     // One user, so that joining 2,000 connections is not two million notices of presence.
@@ -340,7 +354,7 @@ fn event(n: u64) -> String {
 }
 
 /// The loop of axum's own examples.
-fn select() -> (Router, Publish) {
+fn select(read_buffer: usize) -> (Router, Publish) {
     async fn run(mut socket: WebSocket, mut events: broadcast::Receiver<String>) {
         loop {
             tokio::select! {
@@ -357,18 +371,49 @@ fn select() -> (Router, Publish) {
             }
         }
     }
-    async fn upgrade(
-        State(events): State<broadcast::Sender<String>>,
-        ws: WebSocketUpgrade,
-    ) -> axum::response::Response {
-        let events = events.subscribe();
-        ws.on_upgrade(move |socket| run(socket, events))
-    }
     let events = broadcast::Sender::new(64);
-    let app = Router::new()
-        .route("/rooms", any(upgrade))
-        .with_state(events.clone());
+    let sender = events.clone();
+    let upgrade = move |ws: WebSocketUpgrade| async move {
+        let events = sender.subscribe();
+        ws.read_buffer_size(read_buffer)
+            .on_upgrade(move |socket| run(socket, events))
+    };
+    let app = Router::new().route("/rooms", any(upgrade));
     (app, Box::new(move |n| drop(events.send(event(n)))))
+}
+
+/// What no server can do without.
+async fn write() -> (SocketAddr, Publish) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .unwrap();
+    let addr = listener.local_addr().unwrap();
+    let sockets = Arc::new(Mutex::new(Vec::new()));
+    let accepted = sockets.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"\r\n\r\n") {
+                seen.push(socket.read_u8().await.unwrap());
+            }
+            socket.write_all(b"HTTP/1.1 101 x\r\n\r\n").await.unwrap();
+            socket.read_u8().await.unwrap();
+            let mut socket = socket.into_std().unwrap();
+            let mut accepted = accepted.lock().unwrap();
+            socket.write_all(b"x").unwrap(); // the answer to the join
+            accepted.push(socket);
+        }
+    });
+    let publish = move |n: u64| {
+        let mut frame = vec![0x81, LEN as u8];
+        frame.extend(event(n).into_bytes());
+        for socket in sockets.lock().unwrap().iter_mut() {
+            socket.write_all(&frame).unwrap();
+        }
+    };
+    (addr, Box::new(publish))
 }
 
 /// The chat of many tutorials.

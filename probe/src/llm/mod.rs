@@ -64,6 +64,7 @@ pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachabl
 
 /// What only the provider's side shows.
 const NEEDS_UPSTREAM: &[&str] = &[
+    "llm-gzip-incremental",
     "llm-truncation-visible",
     "llm-provider-error-visible",
     "llm-abort-stops-work",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::answer::{self, Part};
 use super::provider::{Call, INTERNAL, Provider, SECRET};
 use super::{PATIENCE, Probe};
-use crate::http1::{Opened, Response};
+use crate::http1::{Opened, Request, Response};
 use crate::reader::Reader;
 use crate::report::quote;
 use crate::target::Link;
@@ -46,9 +46,8 @@ enum Begun {
 
 impl Probe<'_> {
     /// Sends the request and waits until the service has asked the provider.
-    async fn begin(&self, provider: &Provider, link: Link) -> Begun {
-        let mut request = self.request.clone();
-        request.link = link;
+    async fn begin(&self, provider: &Provider, request: &Request) -> Begun {
+        let request = request.clone();
         let (target, patience) = (self.target.clone(), self.run.left());
         let mut response = tokio::spawn(async move {
             match request.open(&target, patience).await {
@@ -56,9 +55,11 @@ impl Probe<'_> {
                 _ => None,
             }
         });
+        // Kept over the answer: dropping it would drop the connection whose request it is reading.
+        let mut calling = std::pin::pin!(provider.call(self.run.at_most(PATIENCE * 2)));
         tokio::select! {
             biased;
-            call = provider.call(self.run.at_most(PATIENCE * 2)) => match call {
+            call = &mut calling => match call {
                 Some(call) => Begun::Chat(Box::new(Chat { response, call })),
                 None => {
                     response.abort();
@@ -68,7 +69,7 @@ impl Probe<'_> {
             // The head may come at once; the provider is asked a moment later.
             answered = &mut response => match answered {
                 Ok(Some(answer)) if answer.head.status == 200 => {
-                    match provider.call(self.run.at_most(PATIENCE * 2)).await {
+                    match calling.await {
                         Some(call) => Begun::Chat(Box::new(Chat { response: tokio::spawn(async move { Some(answer) }), call })),
                         None => Begun::Answered(Box::new(answer)),
                     }
@@ -81,7 +82,15 @@ impl Probe<'_> {
 
     /// A chat of which provider and client are ready, or why there is none.
     async fn chat(&self, provider: &Provider) -> Result<(Call, Reader), String> {
-        match self.begin(provider, Link::Http1).await {
+        self.chat_with(provider, &self.request).await
+    }
+
+    async fn chat_with(
+        &self,
+        provider: &Provider,
+        request: &Request,
+    ) -> Result<(Call, Reader), String> {
+        match self.begin(provider, request).await {
             Begun::Chat(mut chat) => {
                 chat.call.head().await;
                 let wait = self.run.at_most(PATIENCE);
@@ -115,6 +124,7 @@ impl Probe<'_> {
         if !self.paced(provider).await {
             return;
         }
+        self.gzip(provider).await;
         self.unsafe_characters(provider).await;
         self.split(provider).await;
         self.truncated(provider).await;
@@ -128,7 +138,7 @@ impl Probe<'_> {
     async fn paced(&self, provider: &Provider) -> bool {
         const HEAD: &str = "llm-headers-before-token";
         const ID: &str = "llm-incremental";
-        let mut chat = match self.begin(provider, Link::Http1).await {
+        let mut chat = match self.begin(provider, &self.request).await {
             Begun::Chat(chat) => chat,
             Begun::Answered(mut answer) => {
                 let status = answer.head.status;
@@ -235,6 +245,59 @@ impl Probe<'_> {
             );
         }
         true
+    }
+
+    /// The answer as a browser asks for it.
+    async fn gzip(&self, provider: &Provider) {
+        const ID: &str = "llm-gzip-incremental";
+        if !self.run.needs(&[ID]) {
+            return;
+        }
+        if self.run.failed("llm-incremental") {
+            return self
+                .run
+                .unknown(ID, "tokens are held back without gzip too");
+        }
+        let request = self.request.clone().header("Accept-Encoding", "gzip");
+        let (mut call, reader) = match self.chat_with(provider, &request).await {
+            Ok(chat) => chat,
+            Err(why) => return self.run.unknown(ID, why),
+        };
+        let coding = reader.head.get("content-encoding");
+        let coding = coding.as_deref().unwrap_or("none");
+        if !matches!(coding, "none" | "gzip" | "identity") {
+            let text = format!("content-encoding: {coding} for a client that accepts only gzip");
+            return self.run.fail(ID, text);
+        }
+        for n in 1..=3 {
+            let token = format!("stream-probe-{n} ");
+            call.token(&token).await;
+            let arrived = |log: &Log| contains(log, token.trim_end());
+            if !reader.until(self.run.at_most(PATIENCE), arrived).await {
+                if !self.run.left().is_zero() {
+                    self.run.fail(ID, format!("content-encoding {coding}: token {n} did not arrive within {} s while the provider waited", PATIENCE.as_secs()));
+                }
+                return;
+            }
+        }
+        call.finish().await;
+        let patience = self.run.at_most(PATIENCE);
+        reader.until(patience, |log| log.end.is_some()).await;
+        match reader.ended() {
+            Some(end) if end.is_cut() => self.run.fail(
+                ID,
+                format!(
+                    "content-encoding {coding}: the answer was cut: {}",
+                    end.text()
+                ),
+            ),
+            Some(_) => self.run.pass(
+                ID,
+                format!("content-encoding {coding}: 3 tokens arrived one by one, and the end"),
+            ),
+            // Without gzip it did not end either, or the budget is used up.
+            None => self.run.unknown(ID, "the answer did not end"),
+        }
     }
 
     fn text(&self, events: &[Event]) -> String {
@@ -379,7 +442,7 @@ impl Probe<'_> {
         }
         // Before it; SDKs ask again, and are refused again.
         let begun = Instant::now();
-        match self.begin(provider, Link::Http1).await {
+        match self.begin(provider, &self.request).await {
             Begun::Chat(mut chat) => {
                 chat.call.refuse().await;
                 let mut response = chat.response;
@@ -513,7 +576,9 @@ impl Probe<'_> {
         if !self.run.needs(&[ID]) {
             return;
         }
-        let mut chat = match self.begin(provider, Link::Stalled).await {
+        let mut request = self.request.clone();
+        request.link = Link::Stalled;
+        let mut chat = match self.begin(provider, &request).await {
             Begun::Chat(chat) => chat,
             _ => return self.run.unknown(ID, "the service asked no provider"),
         };

@@ -1,5 +1,10 @@
 //! Proxies, scale-out, deploys, observation, testing.
 
+pub mod chaos;
+pub mod chaos_connection;
+pub mod chaos_flow;
+pub mod drain;
+pub mod feed;
 pub mod memory_log;
 #[cfg(feature = "nats")]
 pub mod nats_log;
