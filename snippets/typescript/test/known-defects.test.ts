@@ -25,7 +25,7 @@ const DEFECTS: Record<string, [defect: string, ...shownBy: string[]]> = {
   O17: ["a ws server without error listeners", "anti-patterns/ws-server-without-error-listener.test.ts"],
   O18: ["text relayed as a binary frame", "anti-patterns/relay-text-as-binary.test.ts"],
   O19: ["send() directly after new WebSocket()", "anti-patterns/send-before-open.test.ts"],
-  O20: ["no Origin check, no size limit, no bound on what waits, no heartbeat", "anti-patterns/ws-server-without-error-listener.test.ts", "websocket-browser-facts.test.ts::sends SameSite=Strict cookies to another port of the same host, whatever page asks", "snippets/tests/anti_patterns/ws_no_origin_check.rs"],
+  O20: ["no Origin check, no size limit, no bound on what waits, no heartbeat", "anti-patterns/ws-server-without-error-listener.test.ts", "websocket-browser-facts.test.ts::sends SameSite=Strict cookies to another port and to a sibling subdomain, whatever page asks", "snippets/tests/anti_patterns/ws_no_origin_check.rs"],
   O21: ["a WebSocketServer opened in a module of Next.js", "anti-patterns/nextjs-websocket-in-module.test.ts"],
   O22: ["a heartbeat each 30 seconds", "snippets/tests/sse_serve.rs"],
   O23: ["compression advised for every stream", "anti-patterns/nextjs-rewrite-gzip.test.ts", "sse-browser-facts.test.ts::reads on while its handlers wait; fetch stops reading, if the response says no-store", "snippets/tests/sse_serve.rs"],

@@ -39,9 +39,9 @@ async function build(route: string, config: object): Promise<string> {
 
 test("Next 16 runs it at each request by default", async () => {
   expect(await build(ROUTE, {})).toContain("ƒ /ends");
-});
+}, 180_000);
 
 test("with cacheComponents the setting that older versions needed is a build error", async () => {
   const said = await build(`${ROUTE}export const dynamic = "force-dynamic";\n`, { cacheComponents: true, partialPrefetching: true });
   expect(said).toContain('Route segment config "dynamic" is not compatible with `nextConfig.cacheComponents`');
-});
+}, 180_000);

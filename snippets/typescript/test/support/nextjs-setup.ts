@@ -2,7 +2,7 @@
 // patterns with their scripted model, and a backend that knows nothing of `no-transform`.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
 import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -34,38 +34,49 @@ const app = fileURLToPath(new URL("../../nextjs", import.meta.url));
 const bin = join(app, "node_modules/next/dist/bin/next");
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const folder = mkdtempSync(join(tmpdir(), "nextjs-"));
-  const rust = await startRust();
-  const plain = await startPlain();
-  const websocketPort = await freePort();
-  const env = {
-    ...process.env,
-    NODE_ENV: "production" as const,
-    NEXT_TELEMETRY_DISABLED: "1",
-    BACKEND_URL: rust.url,
-    PLAIN_URL: plain.url,
+  if (!existsSync(bin)) throw new Error("run `npm ci` in snippets/typescript/nextjs first");
+  const stops: (() => unknown)[] = [];
+  const stop = async (): Promise<void> => {
+    for (const each of stops.splice(0).reverse()) await each();
   };
-  const built = spawnSync(process.execPath, [bin, "build"], { cwd: app, env, encoding: "utf8" });
-  if (built.status !== 0) throw new Error(`next build failed\n${built.stdout}\n${built.stderr}`);
-  const runtime = {
-    ...env,
-    OPENAI_BASE_URL: `${rust.url}/model/v1`,
-    OPENAI_API_KEY: "sk-secret",
-    MODELS: MODELS.map((name) => `scripted/${name}`).join(","),
-    WRONG_WEBSOCKET_PORT: String(websocketPort),
-  };
-  const servers = await Promise.all([startNext(folder, runtime), startNext(folder, { ...runtime, PROXY_BODY: "20mb", MODEL_SILENCE_MS: "300" })]);
-  project.provide("nextjs", servers[0].server);
-  project.provide("second", servers[1].server);
-  project.provide("backend", rust.url);
-  project.provide("plain", plain.url);
-  project.provide("websocketPort", websocketPort);
-  return async () => {
-    await Promise.all(servers.map(({ stop }) => stop()));
-    plain.stop();
-    rust.stop();
-    rmSync(folder, { recursive: true, force: true });
-  };
+  try {
+    const folder = mkdtempSync(join(tmpdir(), "nextjs-"));
+    stops.push(() => rmSync(folder, { recursive: true, force: true }));
+    const rust = await startRust();
+    stops.push(rust.stop);
+    const plain = await startPlain();
+    stops.push(plain.stop);
+    const websocketPort = await freePort();
+    const env = {
+      ...process.env,
+      NODE_ENV: "production" as const,
+      NEXT_TELEMETRY_DISABLED: "1",
+      BACKEND_URL: rust.url,
+      PLAIN_URL: plain.url,
+    };
+    const built = spawnSync(process.execPath, [bin, "build"], { cwd: app, env, encoding: "utf8" });
+    if (built.status !== 0) throw new Error(`next build failed\n${built.stdout}\n${built.stderr}`);
+    const runtime = {
+      ...env,
+      OPENAI_BASE_URL: `${rust.url}/model/v1`,
+      OPENAI_API_KEY: "sk-secret",
+      MODELS: MODELS.map((name) => `scripted/${name}`).join(","),
+      WRONG_WEBSOCKET_PORT: String(websocketPort),
+    };
+    const first = await startNext(folder, runtime);
+    stops.push(first.stop);
+    const second = await startNext(folder, { ...runtime, PROXY_BODY: "20mb", MODEL_SILENCE_MS: "300" });
+    stops.push(second.stop);
+    project.provide("nextjs", first.server);
+    project.provide("second", second.server);
+    project.provide("backend", rust.url);
+    project.provide("plain", plain.url);
+    project.provide("websocketPort", websocketPort);
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return stop;
 }
 
 const MODELS = ["plain", "bytes", "tools", "length", "refusal", "cut", "cut-inside", "abort", "stall", "hold-head", "error", "rate-limit", "overloaded"];

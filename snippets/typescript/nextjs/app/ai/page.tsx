@@ -11,10 +11,14 @@ export default function Page(): React.ReactNode {
     // A stream that ended too early has the status `ready` as well: only the missing reason tells.
     onFinish: ({ finishReason, isAbort, isError }) => setFinished(isError ? "failed" : isAbort ? "stopped" : (finishReason ?? "cut")),
   });
+  const send = (): void => {
+    setFinished("");
+    void sendMessage({ text: "Hello" });
+  };
   const answer = messages.findLast(({ role }) => role === "assistant");
   return (
     <main>
-      <button id="send" onClick={() => void sendMessage({ text: "Hello" })}>Send</button>
+      <button id="send" onClick={send}>Send</button>
       <button id="stop" onClick={() => void stop()}>Stop</button>
       <p id="status">{status}</p>
       <p id="finished">{finished}</p>
