@@ -16,7 +16,6 @@ mod eof_as_completion_behind_a_proxy;
 pub(crate) mod llm_error_text_to_client;
 mod key_follows_redirect;
 mod gauge_after_the_loop;
-mod llm_error_text_to_client;
 mod llm_mcp_detached_tool;
 pub(crate) mod llm_parse_per_chunk;
 mod llm_tool_call_before_stop;
