@@ -44,7 +44,7 @@ async fn sse_resume_passes() {
     .await;
     let mut options = options(addr, "/events");
     options.resumable = true;
-    options.skip = vec!["sse-stalled-*".to_owned()];
+    options.skip = crate::support::without_stalls();
     options.publish = Publish::Call(Arc::new(move |n| {
         log.publish(Message::new("tick", &n).unwrap()).unwrap();
     }));

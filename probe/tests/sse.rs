@@ -108,7 +108,7 @@ async fn promised_resume_needs_ids() {
     );
     let mut options = service.options();
     options.resumable = true;
-    options.skip = vec!["sse-stalled-*".to_owned()];
+    options.skip = crate::support::without_stalls();
     assert_failed(&probe(Kind::Sse, &options).await, &["sse-ids-present"]);
 }
 

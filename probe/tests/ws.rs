@@ -11,7 +11,12 @@ async fn a_right_service_passes() {
     for fault in [Fault::None, Fault::Http2, Fault::AcceptThenClose] {
         let report = Service::start(fault).await.report().await;
         assert_failed(&report, &[]);
-        let unknown = ["ws-disconnect-noticed", "ws-shutdown-1001"];
+        let unknown = [
+            "ws-one-writer",
+            "ws-queue-bounded",
+            "ws-disconnect-noticed",
+            "ws-shutdown-1001",
+        ];
         assert_eq!(
             report.ids(Verdict::CouldNotTell),
             unknown,

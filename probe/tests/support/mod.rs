@@ -75,6 +75,11 @@ pub fn chunk(bytes: &[u8]) -> Vec<u8> {
     chunk
 }
 
+/// What to skip where the service does not send megabytes.
+pub fn without_stalls() -> Vec<String> {
+    vec!["sse-stalled-*".to_owned(), "sse-lag-is-told".to_owned()]
+}
+
 /// Options for a server of the tests: the budget only turns a hang into a failure.
 pub fn options(addr: SocketAddr, path: &str) -> Options {
     let mut options = Options::new(Target::parse(&format!("http://{addr}{path}")).unwrap());

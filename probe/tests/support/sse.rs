@@ -144,7 +144,7 @@ impl Service {
     pub async fn report(&self) -> Report {
         let mut options = self.options();
         // It needs megabytes: a test of its own.
-        options.skip = vec!["sse-stalled-*".to_owned()];
+        options.skip = crate::support::without_stalls();
         probe(Kind::Sse, &options).await
     }
 }
