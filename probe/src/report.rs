@@ -110,12 +110,16 @@ impl Run {
 
     pub(crate) fn failed(&self, id: &str) -> bool {
         let findings = self.findings();
-        findings.get(id).is_some_and(|f| f.verdict == Verdict::Failed)
+        findings
+            .get(id)
+            .is_some_and(|f| f.verdict == Verdict::Failed)
     }
 
     pub(crate) fn passed(&self, id: &str) -> bool {
         let findings = self.findings();
-        findings.get(id).is_some_and(|f| f.verdict == Verdict::Passed)
+        findings
+            .get(id)
+            .is_some_and(|f| f.verdict == Verdict::Passed)
     }
 
     fn findings(&self) -> MutexGuard<'_, BTreeMap<&'static str, Finding>> {

@@ -62,12 +62,20 @@ async fn a_right_service_passes_behind_tls() {
     let sockets = async {
         let service = ws::Service::start(ws::Fault::Http2).await;
         let mut options = behind_tls(service.options(), service.addr).await;
-        options.skip = vec!["ws-silent-peer-dropped".to_owned()];
+        options.skip = ["ws-silent-peer-dropped", "ws-heartbeat"]
+            .map(str::to_owned)
+            .into();
         let report = probe(Kind::Ws, &options).await;
         assert_failed(&report, &[]);
         assert_passed(&report, "ws-http2-connect");
-        let seen = report.findings.iter().find(|f| f.check.id == "ws-http2-connect");
-        assert_eq!(seen.unwrap().evidence, "extended CONNECT is answered with 200");
+        let seen = report
+            .findings
+            .iter()
+            .find(|f| f.check.id == "ws-http2-connect");
+        assert_eq!(
+            seen.unwrap().evidence,
+            "extended CONNECT is answered with 200"
+        );
     };
     // A service that speaks HTTP/2, and whose route does not.
     let get_only = async {
@@ -94,7 +102,10 @@ async fn whom_to_believe_is_said() {
     };
     options.target.trust = Trust::System;
     let said = failure(&options).await;
-    assert!(said.contains("certificate") && said.contains("--cacert"), "{said}");
+    assert!(
+        said.contains("certificate") && said.contains("--cacert"),
+        "{said}"
+    );
     options.target.trust = Trust::Anybody;
     options.target.host = "127.0.0.1".to_owned();
     assert_passed(&probe(Kind::Ws, &options).await, "ws-handshake");

@@ -19,7 +19,6 @@ mod llm_ui_message_stream;
 mod llm_vendor_sdks;
 mod production_proxies;
 mod production_shared_log;
-mod stream_probe_twins;
 mod sse_consume;
 mod sse_fanout;
 mod sse_lifecycle;

@@ -12,7 +12,7 @@ use futures::{StreamExt, stream};
 use snippets::llm::upstream::{Dialect, Upstream};
 use stream_probe::{Kind, Options, Publish, Report, Target, Verdict};
 
-use crate::anti_patterns as twins;
+use super as twins;
 use crate::support::Server;
 use crate::support::wrong::Wrong;
 
@@ -289,10 +289,7 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "nginx_gzip_of_streams",
         "compressed, and still event by event",
     ),
-    (
-        "redis_blocking_on_shared_connection",
-        "within the service",
-    ),
+    ("redis_blocking_on_shared_connection", "within the service"),
     (
         "redis_trimmed_cursor",
         "needs Redis; on the wire it is sse_ids_without_epoch",
@@ -361,7 +358,9 @@ fn every_twin_is_shown_or_has_a_reason() {
         .filter(|name| name != "mod")
         .collect();
     let shown = [SSE, WS, LLM].into_iter().flatten().map(|twin| twin.name);
-    let placed: Vec<&str> = shown.chain(NOT_SHOWN.iter().map(|(name, _)| *name)).collect();
+    let placed: Vec<&str> = shown
+        .chain(NOT_SHOWN.iter().map(|(name, _)| *name))
+        .collect();
     let once: BTreeSet<String> = placed.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(once.len(), placed.len(), "a twin stands in both tables");
     assert_eq!(once, files);
@@ -465,7 +464,11 @@ struct Process {
 impl Process {
     fn start(name: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "stream_probe_twins::service", "--nocapture"])
+            .args([
+                "--exact",
+                "anti_patterns::stream_probe_twins::service",
+                "--nocapture",
+            ])
             .env(SERVICE, name)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

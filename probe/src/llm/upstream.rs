@@ -254,7 +254,9 @@ impl Probe<'_> {
             return;
         }
         if self.run.failed("llm-incremental") {
-            return self.run.unknown(ID, "tokens are held back without gzip too");
+            return self
+                .run
+                .unknown(ID, "tokens are held back without gzip too");
         }
         let request = self.request.clone().header("Accept-Encoding", "gzip");
         let (mut call, reader) = match self.chat_with(provider, &request).await {
@@ -284,7 +286,10 @@ impl Probe<'_> {
         match reader.ended() {
             Some(end) if end.is_cut() => self.run.fail(
                 ID,
-                format!("content-encoding {coding}: the answer was cut: {}", end.text()),
+                format!(
+                    "content-encoding {coding}: the answer was cut: {}",
+                    end.text()
+                ),
             ),
             Some(_) => self.run.pass(
                 ID,

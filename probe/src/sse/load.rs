@@ -124,7 +124,11 @@ impl Probe<'_> {
                 let why = format!("the reader was answered with {}", head.status);
                 return self.run.unknown(LAG, why);
             }
-            _ => return self.run.pass(LAG, "the reader was cut off: it comes back with its cursor"),
+            _ => {
+                return self
+                    .run
+                    .pass(LAG, "the reader was cut off: it comes back with its cursor");
+            }
         };
         let reader = Reader::start(stalled.into_response(head));
         let sent: Vec<String> = self.first.with(|log| {
@@ -136,9 +140,8 @@ impl Probe<'_> {
                 .run
                 .unknown(LAG, "events have no ids, so what is missing cannot be told");
         };
-        let reached = |log: &crate::wire_log::Log| {
-            log.events.iter().any(|e| e.id.as_deref() == Some(last))
-        };
+        let reached =
+            |log: &crate::wire_log::Log| log.events.iter().any(|e| e.id.as_deref() == Some(last));
         let caught_up = reader.until(self.run.at_most(PATIENCE * 2), reached).await;
         let types = self
             .first

@@ -146,7 +146,8 @@ impl Probe<'_> {
         let patience = self.run.at_most(PATIENCE);
         let beside = other.ping(b"beside", patience).await;
         let sent = pumping.as_ref().map_or(0, |pumped| pumped.sent);
-        let stopped = matches!(&pumping, Ok(pumped) if !matches!(pumped.outcome, Some(Waited::Silent)));
+        let stopped =
+            matches!(&pumping, Ok(pumped) if !matches!(pumped.outcome, Some(Waited::Silent)));
         self.queue(before, sent, stopped, &how);
         match beside {
             Waited::Found(_) if pushes && self.held_up(&mut other).await => {
@@ -154,13 +155,18 @@ impl Probe<'_> {
                 if self.reaches(&mut other).await {
                     self.run.fail(ID, format!("beside a connection that reads nothing ({how}), what is published reached no other until the first was gone"));
                 }
-                self.run.unknown(ID, "what is published does not arrive any more");
+                self.run
+                    .unknown(ID, "what is published does not arrive any more");
             }
             Waited::Found(_) => self.run.pass(
                 ID,
                 format!(
                     "beside a connection that reads nothing ({how}), another {}",
-                    if pushes { "is sent what is published" } else { "answers Ping" }
+                    if pushes {
+                        "is sent what is published"
+                    } else {
+                        "answers Ping"
+                    }
                 ),
             ),
             Waited::Silent if patience < PATIENCE => {}
@@ -187,14 +193,17 @@ impl Probe<'_> {
             return self.run.unknown(ID, "needs --pid");
         };
         let (grown, kib) = (after.saturating_sub(before), sent as u64 / 1024);
-        let text = format!("resident memory grew by {grown} KiB beside a connection that reads nothing ({how})");
+        let text = format!(
+            "resident memory grew by {grown} KiB beside a connection that reads nothing ({how})"
+        );
         // Half of what was sent is far more than any fixed buffer in this volume.
         if grown > kib / 2 && grown > 3 * 1024 {
             self.run.fail(ID, text);
         } else if stopped || kib > 8 * 1024 {
             self.run.pass(ID, text);
         } else {
-            self.run.unknown(ID, format!("only {kib} KiB could be sent"));
+            self.run
+                .unknown(ID, format!("only {kib} KiB could be sent"));
         }
     }
 

@@ -118,6 +118,19 @@ pub fn assert_passed(report: &Report, id: &str) {
     );
 }
 
+/// Runs all of them at the same time: they wait more than they work.
+pub async fn together<F>(runs: impl IntoIterator<Item = F>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let runs = runs.into_iter().map(tokio::spawn);
+    for done in futures::future::join_all(runs).await {
+        if let Err(failed) = done {
+            std::panic::resume_unwind(failed.into_panic());
+        }
+    }
+}
+
 /// Probes the service of every fault, a few at a time (they wait more than they work), and compares
 /// what failed with what had to.
 pub async fn assert_faults<F, R>(table: &'static [(F, &'static [&'static str])], run: fn(F) -> R)
@@ -137,7 +150,7 @@ where
                 )
             })
         })
-        .buffer_unordered(6)
+        .buffer_unordered(16)
         .filter_map(|wrong| async { wrong })
         .collect()
         .await;

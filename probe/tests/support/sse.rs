@@ -68,8 +68,6 @@ pub enum Fault {
     Unnoticed,
     /// Queues without a bound for a reader that does not read.
     Hoards,
-    /// Does nothing on SIGTERM.
-    StaysOpen,
     /// Ends streams on SIGTERM without their last chunk.
     CutsOff,
 }
@@ -431,7 +429,6 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
                 }
             }
             _ = stop.changed() => match fault {
-                Fault::StaysOpen => {}
                 Fault::CutsOff => return Ok(()),
                 _ => {
                     out.send(b"retry: 2000\n\n").await?;

@@ -5,9 +5,9 @@
 use axum::{Router, routing::post};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
-use snippets::llm::providers::{FinishReason, ModelError, ModelEvent};
 use snippets::llm::providers::decode::Records;
 use snippets::llm::providers::openai_chat::OpenAiChat;
+use snippets::llm::providers::{FinishReason, ModelError, ModelEvent};
 
 use crate::support::wrong::{Wrong, answer};
 

@@ -20,13 +20,17 @@ use crate::support::wrong::{Wrong, answer};
 pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
     let handler = async move || {
         let opening = async move { upstream.open(&[]).await };
-        answer(stream::once(opening).try_flatten().map(|event| match event {
-            Err(ModelError::Truncated) => Ok(ModelEvent::Finish {
-                reason: FinishReason::Stop,
-                tool_calls: Vec::new(),
-            }),
-            event => event,
-        }))
+        answer(
+            stream::once(opening)
+                .try_flatten()
+                .map(|event| match event {
+                    Err(ModelError::Truncated) => Ok(ModelEvent::Finish {
+                        reason: FinishReason::Stop,
+                        tool_calls: Vec::new(),
+                    }),
+                    event => event,
+                }),
+        )
     };
     Wrong::new(Router::new().route("/chat", post(handler)))
 }

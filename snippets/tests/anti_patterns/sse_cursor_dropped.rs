@@ -32,9 +32,8 @@ async fn wrong(headers: HeaderMap) -> Json<Vec<usize>> {
 pub(crate) fn wrong_service() -> Wrong {
     let feed = Feed::new("shard-b-", 0);
     let followed = feed.clone();
-    let events = async move |headers: HeaderMap| -> Response {
-        respond(followed.after(cursor(&headers)))
-    };
+    let events =
+        async move |headers: HeaderMap| -> Response { respond(followed.after(cursor(&headers))) };
     let app = Router::new().route("/events", route(events));
     Wrong::publishing(app, move |n| feed.publish(n))
 }

@@ -24,9 +24,7 @@ async fn wrong() -> impl IntoResponse {
 }
 
 pub(crate) fn wrong_service() -> Wrong {
-    Wrong::new(with_headers(
-        Router::new().route("/events", route(wrong)),
-    ))
+    Wrong::new(with_headers(Router::new().route("/events", route(wrong))))
 }
 
 async fn right() -> impl IntoResponse {

@@ -34,9 +34,7 @@ pub(crate) fn wrong_service() -> Wrong {
         let body = Body::from_stream(wrong().into_data_stream().chain(end));
         ([("content-type", "text/event-stream")], body)
     };
-    Wrong::new(with_headers(
-        Router::new().route("/events", route(answer)),
-    ))
+    Wrong::new(with_headers(Router::new().route("/events", route(answer))))
 }
 
 #[tokio::test]

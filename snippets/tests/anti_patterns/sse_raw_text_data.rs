@@ -25,9 +25,7 @@ pub(crate) fn wrong_service() -> Wrong {
         ];
         Sse::new(stream::iter(events.map(Ok::<_, Infallible>)))
     };
-    Wrong::new(with_headers(
-        Router::new().route("/events", route(text)),
-    ))
+    Wrong::new(with_headers(Router::new().route("/events", route(text))))
 }
 
 async fn received(response: axum::response::Response) -> String {

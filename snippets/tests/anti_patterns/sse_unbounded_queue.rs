@@ -3,13 +3,13 @@
 //! Instead: sse/fanout
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::State;
-use axum::response::{Response, Sse};
 use axum::response::sse::Event;
+use axum::response::{Response, Sse};
 use axum::routing::get;
 use futures::{Stream, StreamExt};
 use snippets::sse::fanout::{Config, Hub};
@@ -59,7 +59,9 @@ async fn events(
 
 /// A quarter of a megabyte in each event.
 pub(crate) fn wrong_service() -> Wrong {
-    let subscribers = Arc::new(Mutex::new(Vec::<mpsc::UnboundedSender<Result<Message, InvalidMessage>>>::new()));
+    let subscribers = Arc::new(Mutex::new(Vec::<
+        mpsc::UnboundedSender<Result<Message, InvalidMessage>>,
+    >::new()));
     let all = subscribers.clone();
     let events = async move || -> Response {
         let (sender, receiver) = mpsc::unbounded_channel();

@@ -143,10 +143,13 @@ impl Feed {
         cursor: usize,
     ) -> impl Stream<Item = Result<Message, InvalidMessage>> + Send + use<> {
         let (feed, length) = (self.clone(), self.length.subscribe());
-        stream::unfold((feed, length, cursor), |(feed, mut length, at)| async move {
-            length.wait_for(|length| *length > at).await.ok()?;
-            Some((feed.event(at + 1), (feed, length, at + 1)))
-        })
+        stream::unfold(
+            (feed, length, cursor),
+            |(feed, mut length, at)| async move {
+                length.wait_for(|length| *length > at).await.ok()?;
+                Some((feed.event(at + 1), (feed, length, at + 1)))
+            },
+        )
     }
 }
 
