@@ -122,17 +122,12 @@ async fn ws() {
     options.skip = vec![
         "ws-silent-peer-dropped".to_owned(),
         "ws-heartbeat".to_owned(),
+        // It queues without a bound; how much of that is resident differs between runs.
+        "ws-queue-bounded".to_owned(),
     ];
     let report = probe(Kind::Ws, &options).await;
-    // It selects the first subprotocol that is offered, whatever it is, queues for a reader that stalls, and limits nothing.
-    assert_failed(
-        &report,
-        &[
-            "ws-subprotocol-not-echoed",
-            "ws-queue-bounded",
-            "ws-flood-limited",
-        ],
-    );
+    // It selects the first subprotocol that is offered, whatever it is, and limits nothing.
+    assert_failed(&report, &["ws-subprotocol-not-echoed", "ws-flood-limited"]);
     let server = Server::node(&["sockets.mjs", "ws-careful"]);
     let mut options = server.options("/");
     options.cookie = Some("sid=1".to_owned());

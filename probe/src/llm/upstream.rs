@@ -598,7 +598,7 @@ impl Probe<'_> {
         let mut taken = 0;
         while taken < TAKEN_MOST {
             match tokio::time::timeout(
-                self.run.at_most(Duration::from_secs(2)),
+                self.run.at_most(Duration::from_secs(4)),
                 chat.call.token(&token),
             )
             .await

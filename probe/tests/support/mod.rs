@@ -150,7 +150,7 @@ where
                 )
             })
         })
-        .buffer_unordered(16)
+        .buffer_unordered(6)
         .filter_map(|wrong| async { wrong })
         .collect()
         .await;
