@@ -58,11 +58,16 @@ describe("the route with the openai package", () => {
   });
 
   test("an answer is stored as what it is, also when the client has left", async () => {
-    const stored = async (text: string): Promise<string[]> => (await state()).answers.filter((each) => each.text === text).map(({ outcome }) => outcome);
-    await read(`${origin()}/api/chat`, ask("length", "stored"));
-    await eventually(async () => (await stored(ANSWER)).includes("done"));
+    const stored = async (about: string): Promise<[string, string][]> =>
+      (await state()).answers.filter(({ question }) => question === about).map(({ text, outcome }) => [text, outcome]);
+    await read(`${origin()}/api/chat`, ask("plain", "whole"));
+    await read(`${origin()}/api/chat`, ask("cut", "cut off"));
     await askAndLeave("/api/chat", ask("stall", "left alone"), async () => (await exchanges("left alone")).length === 1);
-    await eventually(async () => (await state()).answers.some(({ text, outcome }) => outcome === "stopped" && ANSWER.startsWith(text)));
+    for (const [about, outcome] of [["whole", "done"], ["cut off", "failed"], ["left alone", "stopped"]] as const) {
+      await eventually(async () => (await stored(about)).length === 1);
+      const [text, found] = (await stored(about))[0]!;
+      expect([ANSWER.startsWith(text), text === ANSWER, found]).toEqual([true, outcome === "done", outcome]);
+    }
   });
 
   test("the time to the first token is measured at a token", async () => {
@@ -90,7 +95,7 @@ test("both routes end the answer of a model that is silent for too long as faile
     const question = `silent ${script}`;
     expect((await read(`${origin}/api/chat`, ask(script, question)))[1]).toMatchObject({ code: "model_silent", retryable: true });
     expect((await parts(script, origin, question)).at(-1)).toEqual({ type: "error", errorText: "The answer failed." });
-    expect((await exchanges(question)).map(({ end }) => end)).not.toContain("None");
+    await eventually(async () => (await exchanges(question)).every(({ end }) => end !== "None"));
   }
 });
 
