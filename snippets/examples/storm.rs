@@ -12,7 +12,7 @@ use snippets::sse::jobs::{self, Jobs};
 use snippets::sse::lifecycle::serve_until;
 use snippets::sse::serve::{Config, Streams};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -26,9 +26,10 @@ struct Instance {
     _job: tokio::sync::watch::Sender<jobs::Progress>,
 }
 
-async fn instance(config: Config) -> io::Result<Instance> {
-    // The kernel keeps as many connections that are not accepted yet as `somaxconn` allows, 4,096 today.
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+async fn instance(config: Config, backlog: u32) -> io::Result<Instance> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(([127, 0, 0, 1], 0).into())?;
+    let listener = socket.listen(backlog)?;
     let addr = listener.local_addr()?;
     let stop = CancellationToken::new();
     let known = Jobs::default();
@@ -98,8 +99,11 @@ async fn client(mut stream: TcpStream, mut text: String, next: SocketAddr) -> io
     Ok(seen)
 }
 
-async fn storm(clients: usize, config: Config) -> io::Result<String> {
-    let (old, new) = (instance(config).await?, instance(Config::default()).await?);
+async fn storm(clients: usize, config: Config, backlog: u32) -> io::Result<String> {
+    let (old, new) = (
+        instance(config, backlog).await?,
+        instance(Config::default(), backlog).await?,
+    );
     let mut running = JoinSet::new();
     for _ in 0..clients {
         let (stream, text) = open(old.addr).await?;
@@ -143,25 +147,42 @@ async fn main() -> io::Result<()> {
         "{clients} clients: connects in the busiest 100 ms | 99 % first event within | median, longest outage | all back"
     );
     let secs = Duration::from_secs;
-    for (name, retry_min, retry_spread, drain_spread) in [
+    let half = Duration::from_millis(500);
+    for (name, retry_min, retry_spread, drain_spread, backlog) in [
         (
             "retry 1 s for all, ended at once",
             secs(1),
             secs(0),
             secs(0),
+            128,
         ),
-        ("retry 1 to 5 s, ended at once", secs(1), secs(4), secs(0)),
+        (
+            "the same, with a backlog of 4,096",
+            secs(1),
+            secs(0),
+            secs(0),
+            4096,
+        ),
+        (
+            "retry 1 to 5 s, ended at once",
+            secs(1),
+            secs(4),
+            secs(0),
+            128,
+        ),
         (
             "retry 1 s for all, ended over 10 s",
             secs(1),
             secs(0),
             secs(10),
+            128,
         ),
         (
             "retry 0.5 to 1 s, ended over 10 s",
-            secs(1) / 2,
-            secs(1) / 2,
+            half,
+            half,
             secs(10),
+            128,
         ),
     ] {
         let config = Config {
@@ -170,7 +191,7 @@ async fn main() -> io::Result<()> {
             drain_spread,
             ..Config::default()
         };
-        println!("{name:<36} | {}", storm(clients, config).await?);
+        println!("{name:<36} | {}", storm(clients, config, backlog).await?);
     }
     Ok(())
 }

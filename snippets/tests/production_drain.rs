@@ -13,7 +13,7 @@ use axum::http::{Request, StatusCode};
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use futures::{FutureExt, StreamExt};
-use snippets::production::drain::{Instance, Plan};
+use snippets::production::drain::{Instance, Plan, listen};
 use snippets::production::feed;
 use snippets::production::memory_log::MemoryLog;
 use snippets::production::shared_log::SharedLog;
@@ -304,6 +304,75 @@ async fn a_stream_that_waits_for_its_end_gets_events_until_then() {
         "{events} of {n} in {took:?}"
     );
     assert!(body.contains("event: restart"), "{body}");
+}
+
+/// Nobody accepts: how many connections the kernel keeps.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn tokio_lets_128_connections_wait_and_the_pattern_more() {
+    let connects = |addr: SocketAddr| {
+        let connects = (0..300).map(|_| tokio::net::TcpStream::connect(addr));
+        connects.collect::<futures::stream::FuturesUnordered<_>>()
+    };
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let mut waiting = connects(listener.local_addr().unwrap());
+    let mut connected = Vec::new();
+    while connected.len() < 129 {
+        connected.push(
+            within("a connection", waiting.next())
+                .await
+                .unwrap()
+                .unwrap(),
+        );
+    }
+    assert!(
+        waiting.next().now_or_never().is_none(),
+        "the others wait for a place"
+    );
+
+    let listener = listen(([127, 0, 0, 1], 0).into()).unwrap();
+    let all = connects(listener.local_addr().unwrap()).collect::<Vec<_>>();
+    assert!(
+        within("all connections", all)
+            .await
+            .into_iter()
+            .all(|connected| connected.is_ok())
+    );
+}
+
+/// In a process of its own, which has 64 file descriptors and may ask for more.
+#[test]
+fn a_process_may_raise_its_own_limit_of_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const CHILD: &str = "PRODUCTION_DRAIN_FEW_DESCRIPTORS";
+    let open = || {
+        let sockets: std::io::Result<Vec<_>> = (0..100)
+            .map(|_| std::net::UdpSocket::bind("127.0.0.1:0"))
+            .collect();
+        sockets.map(|sockets| sockets.len())
+    };
+    if std::env::var_os(CHILD).is_some() {
+        let few = open().unwrap_err();
+        assert_eq!(few.raw_os_error(), Some(libc::EMFILE));
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, Some(64));
+        let all = Rlimit {
+            current: limit.maximum,
+            ..limit
+        };
+        setrlimit(Resource::Nofile, all).unwrap();
+        assert_eq!(open().unwrap(), 100);
+        return;
+    }
+    let this = "production_drain::a_process_may_raise_its_own_limit_of_descriptors";
+    let status = std::process::Command::new("sh")
+        .args(["-c", "ulimit -Sn 64 && exec \"$0\" --exact \"$1\""])
+        .arg(std::env::current_exe().unwrap())
+        .arg(this)
+        .env(CHILD, "1")
+        .stdout(std::process::Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
 }
 
 /// What axum hands to hyper: Nagle's algorithm is on, unless the listener turns it off.

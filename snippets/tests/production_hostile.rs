@@ -1,21 +1,12 @@
 //! Three patterns behind `production/chaos`: whatever the network does, the promise of the pattern holds.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::production::chaos_flow::{Cut, Fault, Flow, Plan};
-use snippets::sse::consume::EventSource;
-use snippets::sse::message::Message;
-use snippets::sse::reconnect::Policy;
-use snippets::sse::resume::{self, Log};
-use snippets::sse::serve::{Config, Streams};
-use snippets::sse::transports::over_reqwest;
-use snippets::sse::wire::Limits;
-use tokio_util::sync::CancellationToken;
 
 use crate::support::chat::{self, ask, events};
-use crate::support::{Server, chaos, within};
+use crate::support::{Server, chaos};
 
 /// Small pieces both ways, and after so many bytes to the client a cut: FIN and RST in turn.
 fn hostile(number: u64, bytes: std::ops::RangeInclusive<u64>) -> Plan {
@@ -33,49 +24,78 @@ fn hostile(number: u64, bytes: std::ops::RangeInclusive<u64>) -> Plan {
     }
 }
 
-// ANCHOR: resume
-/// Cut wherever the seed says, a client that resumes has each event once, in order, up to the terminal event.
-#[tokio::test]
-async fn an_sse_client_gets_everything_through_a_hostile_network() {
-    for seed in 1..=5 {
-        let log = Arc::new(Log::new(seed, 1_000, 1 << 20));
-        let streams = Streams::new(Config::default(), CancellationToken::new());
-        let server = Server::start(resume::app(log.clone(), streams)).await;
-        let proxy = chaos(server.addr, seed, |number| hostile(number, 200..=2_000)).await;
-        let url = format!("http://{}/events", proxy.addr());
-        let policy = Policy {
-            retry: (Duration::from_millis(1), Duration::from_millis(2)),
-            longest: Duration::from_millis(5),
-            attempts: u32::MAX,
-            ..Policy::default()
+/// The one that the chapter shows.
+mod sse {
+    // ANCHOR: resume
+    use std::{sync::Arc, time::Duration};
+
+    use snippets::production::{
+        chaos::ChaosProxy,
+        chaos_flow::{Cut, Fault, Flow, Plan},
+    };
+    use snippets::sse::{
+        consume::EventSource,
+        message::Message,
+        reconnect::Policy,
+        resume::{self, Log},
+        serve::{Config, Streams},
+        transports::over_reqwest,
+        wire::Limits,
+    };
+    use tokio_util::sync::CancellationToken;
+
+    /// Small pieces, and every connection cut somewhere, with RST and FIN in turn.
+    fn hostile(number: u64) -> Plan {
+        let cut = [Cut::Reset, Cut::Fin][(number % 2) as usize];
+        let to_client = Flow {
+            split: Some(1..=40),
+            fault: Some((200..=2_000, Fault::Cut(cut))),
+            ..Flow::default()
         };
-        let connect = over_reqwest(reqwest::Client::new(), url);
-        let mut client = EventSource::new(policy, Limits::default(), connect);
-        let publish = async {
+        Plan {
+            to_client,
+            ..Plan::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn each_event_once_and_in_order_through_a_hostile_network() {
+        for seed in 1..=5 {
+            let log = Arc::new(Log::new(seed, 1_000, 1 << 20));
+            let streams = Streams::new(Config::default(), CancellationToken::new());
+            let app = resume::app(log.clone(), streams);
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (free, server) = (([127, 0, 0, 1], 0).into(), listener.local_addr().unwrap());
+            tokio::spawn(async move { axum::serve(listener, app).await });
+            let proxy = ChaosProxy::start(free, server, seed, 100, hostile)
+                .await
+                .unwrap();
+
+            let url = format!("http://{}/events", proxy.addr());
+            let policy = Policy {
+                retry: (Duration::from_millis(1), Duration::from_millis(2)),
+                longest: Duration::from_millis(5),
+                attempts: u32::MAX,
+                ..Policy::default()
+            };
+            let connect = over_reqwest(reqwest::Client::new(), url);
+            let mut client = EventSource::new(policy, Limits::default(), connect);
             for n in 0..100 {
                 log.publish(Message::new("tick", &n).unwrap()).unwrap();
-                tokio::task::yield_now().await;
             }
-            log.publish(Message::new("done", &100).unwrap().last())
-                .unwrap();
-        };
-        let read = async {
-            let mut seen = Vec::new();
-            while let Some(event) = client.next().await.unwrap() {
-                seen.push(event.data);
+            let done = Message::new("done", &100).unwrap().last();
+            log.publish(done).unwrap();
+            for n in 0..=100 {
+                let event = tokio::time::timeout(Duration::from_secs(20), client.next()).await;
+                let event = event.expect("no hang").unwrap().expect("no early end");
+                assert_eq!(event.data, n.to_string(), "seed {seed}");
             }
-            seen
-        };
-        let (seen, ()) = within(&format!("the end with seed {seed}"), async {
-            tokio::join!(read, publish)
-        })
-        .await;
-        let expected: Vec<_> = (0..=100).map(|n| n.to_string()).collect();
-        assert_eq!(seen, expected, "seed {seed}");
-        assert!(proxy.connections().len() > 2, "seed {seed} has cut nothing");
+            assert!(client.next().await.unwrap().is_none(), "204 after the end");
+            assert!(proxy.connections().len() > 2, "seed {seed} has cut nothing");
+        }
     }
+    // ANCHOR_END: resume
 }
-// ANCHOR_END: resume
 
 /// The model's answer cut anywhere: the browser sees a beginning of it and is told that it is not whole. Only what is
 /// whole is called so, and nothing is asked, and paid for, twice.

@@ -62,7 +62,7 @@ async fn follow(
             let event = Event::default().id(id.to_string()).event(status);
             Ok(event.data(order.to_string()))
         });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(5)))
+    Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(1)))
 }
 
 pub async fn serve(

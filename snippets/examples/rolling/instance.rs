@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::response::Html;
 use axum::routing::get;
-use snippets::production::drain::{Instance, Plan, signal};
+use snippets::production::drain::{Instance, Plan, listen, signal};
 use snippets::production::feed;
 use snippets::production::redis_log::RedisLog;
 use snippets::production::shared_log::SharedLog;
@@ -14,7 +14,6 @@ use snippets::sse::listen::{Listener, SocketLimits};
 use snippets::sse::serve::{Config, Streams};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::serve::Sockets;
-use tokio::net::TcpListener;
 
 /// Events that Redis keeps, and that each instance keeps in memory.
 const KEPT: usize = 10_000;
@@ -28,6 +27,7 @@ pub(crate) async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     raise_descriptors();
     let store = RedisLog::connect(redis, "rolling", KEPT, Duration::from_secs(1)).await?;
     let log = SharedLog::start(store, IN_MEMORY, Duration::from_secs(10)).await?;
+    // ANCHOR: instance
     let instance = Instance::default();
     // Short, for a demonstration. In production: `retry` and spread of seconds, and a notice above the balancer's probe.
     let spread = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub(crate) async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let app = feed::app(log.into(), streams.clone(), sockets.clone())
         .route("/", get(async || Html(include_str!("page.html"))))
         .merge(instance.ready());
-    let listener = TcpListener::bind(("127.0.0.1", port.parse()?)).await?;
+    let listener = listen(([127, 0, 0, 1], port.parse()?).into())?;
     let listener = Listener::new(listener, SocketLimits::default());
     let told = async {
         signal().await;
@@ -65,6 +65,7 @@ pub(crate) async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let drained = instance
         .serve(listener, app, plan.clone(), told, rest)
         .await?;
+    // ANCHOR_END: instance
     say(format!("{name}: {drained:?}"));
     Ok(())
 }

@@ -6,10 +6,13 @@
 //! Needs `sse/{lifecycle,message}.rs`; give the same `stopping` token to `sse/serve.rs` and `websocket/serve.rs`.
 
 // ANCHOR: drain
-use std::{fmt::Debug, io, time::Duration};
+use std::{fmt::Debug, io, net::SocketAddr, time::Duration};
 
 use axum::{Router, http::StatusCode, routing::get, serve::Listener};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    time::{Instant, sleep, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::sse::lifecycle::{Drained, serve_on};
@@ -78,6 +81,20 @@ impl Instance {
                 .map_or(Drained::DeadlinePassed, |()| Drained::Complete)),
         }
     }
+}
+
+/// A listener for the moment in which the clients of another instance arrive. `TcpListener::bind` lets 128 connections wait
+/// for `accept`; the next ones try again after 1 s, then 2 s more. The kernel allows `net.core.somaxconn`.
+pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As `TcpListener::bind` does: a restart need not wait for the old connections' TIME_WAIT.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(4096)
 }
 
 /// SIGTERM, as orchestrators send it, or Ctrl-C.

@@ -25,7 +25,7 @@ use governor::{NotUntil, Quota, RateLimiter};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::admission::expire;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, message_len};
 use super::protect::User;
 use super::serve::Handler;
 
@@ -200,15 +200,10 @@ pub struct Limited<H> {
 impl<H: Handler> Handler for Limited<H> {
     fn on_message(&mut self, message: Message, outbox: &Outbox) {
         let Place { users, user, .. } = &self.place;
-        let bytes = match &message {
-            Message::Text(text) => text.len(),
-            Message::Binary(data) => data.len(),
-            _ => 0,
-        };
         let allowed = self.messages.check().map_err(|until| wait(&until));
         let allowed = allowed
             .and_then(|()| users.messages.check(user, 1))
-            .and_then(|()| users.bytes.check(user, bytes));
+            .and_then(|()| users.bytes.check(user, message_len(&message)));
         match allowed {
             Ok(()) => self.handler.on_message(message, outbox),
             // The message is not carried out, and its sender is told when to try again.

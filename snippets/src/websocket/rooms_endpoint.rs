@@ -1,4 +1,4 @@
-//! The protocol of the rooms: `join` (with `resume`), `leave`, `publish` with an id that is acknowledged.
+//! The protocol of the rooms: `join` (with `resume`), `leave`, `publish` with an id that is acknowledged, `ping` for pages.
 //!
 //! Goes with [`super::rooms`], [`super::serve`] and [`super::protect`].
 
@@ -41,12 +41,15 @@ pub enum Request {
         room: String,
         data: Value,
     },
+    /// A page can neither send nor see the ping of the protocol: this is how it learns that the way is open.
+    Ping,
 }
 
 /// What the server answers; `joined`, `reset`, `gap` and the events come from [`super::rooms`].
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Reply<'a> {
+    Pong,
     Left {
         room: &'a str,
     },
@@ -148,6 +151,7 @@ impl Member {
                 };
                 send(outbox, &reply);
             }
+            Request::Ping => send(outbox, &Reply::Pong),
         }
         Ok(())
     }

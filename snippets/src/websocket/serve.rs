@@ -15,13 +15,12 @@ use axum::response::Response;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::limits::{End, Limits};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, message_len};
 
 /// What an endpoint does with messages. It is not async: the reader must go back to reading at once, because pongs and
 /// Close are only handled while the socket is polled. Slow work is spawned and answers through the outbox. The value
@@ -82,8 +81,7 @@ impl Sockets {
         self.open.len()
     }
 
-    /// A task of its own, and what is moved into it no argument of an async fn: the task that has waited for the upgrade
-    /// keeps the room for all that it ever held (2.9 KiB instead of 0.9).
+    /// A task of its own: the one that has waited for the upgrade keeps room for all that it ever held, 2.9 KiB and not 0.9.
     fn open<H: Handler>(
         self,
         socket: WebSocket,
@@ -171,7 +169,7 @@ impl Sockets {
                         Some(Ok(message)) if message_len(&message) > limits.message => outbox.close(1009, "message too big"),
                         // After our Close the peer's data is read and ignored.
                         Some(Ok(message)) => if !outbox.is_closed() { handler.on_message(message, outbox) },
-                        Some(Err(error)) => return close_code(&error).map_or(End::Lost, End::Violation),
+                        Some(Err(error)) => return End::of(&error),
                         None => return End::Lost,
                     }
                 }
@@ -229,24 +227,6 @@ async fn write(
         if closing {
             return Ok(());
         }
-    }
-}
-
-fn message_len(message: &Message) -> usize {
-    match message {
-        Message::Text(text) => text.len(),
-        Message::Binary(data) => data.len(),
-        _ => 0,
-    }
-}
-
-/// The close code for an error of the library (RFC 6455, 7.4.1); none when the transport has failed.
-fn close_code(error: &axum::Error) -> Option<u16> {
-    match error.source()?.downcast_ref::<WsError>()? {
-        WsError::Capacity(_) => Some(1009),
-        WsError::Utf8(_) => Some(1007),
-        WsError::Protocol(e) if *e != tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake => Some(1002),
-        _ => None,
     }
 }
 // ANCHOR_END: serve

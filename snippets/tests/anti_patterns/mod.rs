@@ -8,10 +8,15 @@ pub(crate) mod err_discards;
 mod hot_loop;
 mod select_restarts;
 
+mod closed_loop_load;
+mod csrf_json_by_hand;
 mod disconnect_hidden_by_proxy;
 mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
 pub(crate) mod llm_error_text_to_client;
+mod key_follows_redirect;
+mod gauge_after_the_loop;
+mod llm_error_text_to_client;
 mod llm_mcp_detached_tool;
 pub(crate) mod llm_parse_per_chunk;
 mod llm_tool_call_before_stop;
@@ -20,12 +25,17 @@ mod llm_usage_summed;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
 mod nginx_leaves_out_restarted_instance;
+#[cfg(feature = "postgres")]
+mod postgres_sequence_order;
 mod reconnect_storm;
+mod proxy_retries_posts;
 #[cfg(feature = "redis")]
 mod redis_blocking_on_shared_connection;
 #[cfg(feature = "redis")]
 mod redis_trimmed_cursor;
+mod replay_without_owner;
 mod retry_pays_twice;
+mod sleep_for_luck;
 mod sse_auth_once;
 pub(crate) mod sse_cors_mirror;
 pub(crate) mod sse_cursor_dropped;
@@ -51,8 +61,10 @@ mod sse_ticket_in_logs;
 mod sse_total_timeout;
 pub(crate) mod sse_unbounded_queue;
 pub(crate) mod sse_unchecked_event_fields;
+mod ssrf_by_prefix;
 mod stalled_reader_lives_on;
 mod stop_stops_reading;
+mod stream_counted_as_request;
 mod tee_without_bound;
 pub(crate) mod token_queue_without_bound;
 mod total_timeout;

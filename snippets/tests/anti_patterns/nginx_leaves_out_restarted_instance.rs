@@ -1,7 +1,6 @@
 //! Wrong: Two instances in nginx's `upstream` without `max_fails=0`, restarted one after the other.
-//! Harm: The first one is left out for 10 s after its restart (`fail_timeout`); when the second one restarts within them,
-//! Harm: clients get 502, and an EventSource that gets one gives up for good.
-//! Instead: production/drain
+//! Harm: The first is left out for 10 s after its restart; when the second restarts within them, clients get 502, which ends an EventSource for good.
+//! Instead: production/deploy
 
 use std::net::SocketAddr;
 

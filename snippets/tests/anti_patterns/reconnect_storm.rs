@@ -1,6 +1,6 @@
 //! Wrong: Every stream ends in the same moment at a shutdown, and every client has the same `retry`.
 //! Harm: All clients connect again in the same 100 ms, on the instances that are left.
-//! Instead: production/drain
+//! Instead: production/deploy
 
 use std::time::Duration;
 

@@ -11,22 +11,25 @@ declare module "vitest" {
   }
 }
 
+/** Silent, and without a sandbox, which containers rarely allow. */
+export const browserArguments = [
+  "--headless",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const rust = await startRust();
   const browser = await chromium.launchServer({
     executablePath: chromiumPath(),
     // Playwright turns the back/forward cache off, and with it what `pagehide` is for.
     ignoreDefaultArgs: ["--disable-back-forward-cache"],
-    args: [
-      "--headless",
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-    ],
+    args: browserArguments,
   });
   project.provide("browser", browser.wsEndpoint());
   project.provide("rust", rust.url);
@@ -36,7 +39,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   };
 }
 
-function chromiumPath(): string {
+export function chromiumPath(): string {
   const found = [process.env["CHROMIUM"], "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(
     (path) => path !== undefined && existsSync(path),
   );
