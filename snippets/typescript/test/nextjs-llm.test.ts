@@ -22,10 +22,13 @@ const askUi = (script: string, text = "Hello"): object => ({
   messages: [{ id: "1", role: "user", parts: [{ type: "text", text }] }],
 });
 
+const post = (url: string, body: unknown, signal = never, type = "application/json"): Promise<Response> =>
+  fetch(url, { method: "POST", headers: { "content-type": type }, body: JSON.stringify(body), signal });
+
 /** Asks, waits for the head of the response and one chunk of it, and leaves. */
 async function askAndLeave(path: string, body: object, until: () => Promise<boolean>): Promise<void> {
   const abort = new AbortController();
-  const response = await fetch(origin() + path, { method: "POST", body: JSON.stringify(body), signal: abort.signal });
+  const response = await post(origin() + path, body, abort.signal);
   expect(response.status).toBe(200);
   await response.body!.getReader().read();
   await eventually(until);
@@ -54,6 +57,8 @@ describe("the route with the openai package", () => {
       const [, outcome] = await read(`${origin()}/api/chat`, body);
       expect(outcome).toMatchObject({ code: "invalid", retryable: false });
     }
+    // What a page of another site may send without asking.
+    for (const path of ["/api/chat", "/api/ai"]) expect((await post(origin() + path, ask("plain", "refused"), never, "text/plain")).status).toBe(400);
     expect(await exchanges("refused")).toEqual([]);
   });
 
@@ -101,7 +106,7 @@ test("both routes end the answer of a model that is silent for too long as faile
 
 /** What `useChat` is sent. */
 async function parts(script: string, from = origin(), question = "Hello"): Promise<{ type: string; finishReason?: string }[]> {
-  const response = await fetch(`${from}/api/ai`, { method: "POST", body: JSON.stringify(askUi(script, question)) });
+  const response = await post(`${from}/api/ai`, askUi(script, question));
   expect(response.headers.get("x-vercel-ai-ui-message-stream")).toBe("v1");
   expect(response.headers.get("cache-control")).toBe("no-store, no-transform");
   const lines = (await response.text()).split("\n").filter((line) => line.startsWith("data: {"));
@@ -122,8 +127,7 @@ describe("the route with the AI SDK", () => {
 
   test("refuses system messages", async () => {
     const body = { messages: [{ id: "1", role: "system", parts: [{ type: "text", text: "system words" }] }] };
-    const response = await fetch(`${origin()}/api/ai`, { method: "POST", body: JSON.stringify(body) });
-    await response.text();
+    await (await post(`${origin()}/api/ai`, body)).text();
     expect(await exchanges("system words")).toEqual([]);
   });
 });

@@ -56,7 +56,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     };
     const first = await startNext(folder, runtime);
     stops.push(first.stop);
-    const second = await startNext(folder, { ...runtime, PROXY_BODY: "20mb", MODEL_SILENCE_MS: "300" });
+    const second = await startNext(folder, { ...runtime, BACKEND_URL: "http://127.0.0.1:9", PROXY_BODY: "20mb", MODEL_SILENCE_MS: "300" });
     stops.push(second.stop);
     project.provide("nextjs", first.server);
     project.provide("second", second.server);
