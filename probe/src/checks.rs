@@ -696,6 +696,14 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         kind: Kind::Llm,
+        id: "llm-failures-survived",
+        level: Level::Must,
+        chapter: "llm/relay",
+        title: "A provider that is cut off ends one answer, not the service",
+        looks_for: "a service that can no longer be connected to after the provider's connection was cut in the middle (--upstream)",
+    },
+    Check {
+        kind: Kind::Llm,
         id: "llm-abort-stops-work",
         level: Level::Must,
         chapter: "llm/relay",

@@ -12,7 +12,7 @@ use futures::{StreamExt, stream};
 use snippets::llm::upstream::{Dialect, Upstream};
 use stream_probe::{Kind, Options, Publish, Report, Target, Verdict};
 
-use crate::anti_patterns as twins;
+use super as twins;
 use crate::support::Server;
 use crate::support::wrong::Wrong;
 
@@ -366,7 +366,7 @@ fn every_twin_is_shown_or_has_a_reason() {
     assert_eq!(once, files);
 }
 
-/// All at the same time: they wait more than they work.
+/// Several at the same time: they wait more than they work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_twin_fails_its_check_and_no_other() {
     let wrong: Vec<String> = stream::iter([SSE, WS, LLM].into_iter().flatten())
@@ -377,7 +377,7 @@ async fn every_twin_fails_its_check_and_no_other() {
             (failed != twin.failed)
                 .then(|| format!("{}: {failed:?}\n{}", twin.name, lines.join("\n")))
         })
-        .buffer_unordered(16)
+        .buffer_unordered(8)
         .filter_map(|wrong| async { wrong })
         .collect()
         .await;
@@ -464,7 +464,11 @@ struct Process {
 impl Process {
     fn start(name: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "stream_probe_twins::service", "--nocapture"])
+            .args([
+                "--exact",
+                "anti_patterns::stream_probe_twins::service",
+                "--nocapture",
+            ])
             .env(SERVICE, name)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -1,5 +1,6 @@
 //! The checks for which the probe plays the provider.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::answer::{self, Part};
@@ -93,12 +94,16 @@ impl Probe<'_> {
         match self.begin(provider, request).await {
             Begun::Chat(mut chat) => {
                 chat.call.head().await;
-                let wait = self.run.at_most(PATIENCE);
                 // A service that holds its head back until the first token is given one.
+                let wait = match self.holds_head.load(Ordering::Relaxed) {
+                    true => Duration::from_millis(300),
+                    false => self.run.at_most(PATIENCE),
+                };
                 let mut response = chat.response;
                 let answered = match tokio::time::timeout(wait, &mut response).await {
                     Ok(answered) => answered,
                     Err(_) => {
+                        self.holds_head.store(true, Ordering::Relaxed);
                         chat.call.token("stream-probe ").await;
                         tokio::time::timeout(self.run.at_most(PATIENCE), response)
                             .await
@@ -132,6 +137,7 @@ impl Probe<'_> {
         self.abort(provider).await;
         self.slow_reader(provider).await;
         self.thinking(provider).await;
+        self.survived(provider).await;
     }
 
     /// Head before the first token, then each token before the next; false when nothing can be probed.
@@ -175,6 +181,7 @@ impl Probe<'_> {
                 let late = tokio::time::timeout(self.run.at_most(PATIENCE), response).await;
                 match late {
                     Ok(answered) => {
+                        self.holds_head.store(true, Ordering::Relaxed);
                         self.run.fail(HEAD, format!("the provider's head was held for {} ms, and the service's came with the first token", held.elapsed().as_millis()));
                         answered
                     }
@@ -323,7 +330,7 @@ impl Probe<'_> {
 
     async fn split(&self, provider: &Provider) {
         const ID: &str = "llm-split-utf8";
-        const TEXT: &str = "begin 😀ä漢👩‍💻 end";
+        const TEXT: &str = "😀ä漢👩‍💻";
         if !self.run.needs(&[ID]) {
             return;
         }
@@ -331,9 +338,13 @@ impl Probe<'_> {
             Ok(chat) => chat,
             Err(why) => return self.run.unknown(ID, why),
         };
+        // Whole ones around it: a service that loses the split one is known by them.
+        call.token("begin ").await;
         call.token_by_bytes(TEXT).await;
+        call.token(" end").await;
         call.finish().await;
-        self.compare(ID, &reader, TEXT, "end").await;
+        let sent = format!("begin {TEXT} end");
+        self.compare(ID, &reader, &sent, "end").await;
     }
 
     async fn compare(&self, id: &str, reader: &Reader, sent: &str, last: &str) {
@@ -587,7 +598,7 @@ impl Probe<'_> {
         let mut taken = 0;
         while taken < TAKEN_MOST {
             match tokio::time::timeout(
-                self.run.at_most(Duration::from_secs(2)),
+                self.run.at_most(Duration::from_secs(4)),
                 chat.call.token(&token),
             )
             .await
@@ -623,6 +634,46 @@ impl Probe<'_> {
             );
         }
         chat.response.abort();
+    }
+
+    /// The provider's connection is cut, after a token and before the first.
+    async fn survived(&self, provider: &Provider) {
+        const ID: &str = "llm-failures-survived";
+        if !self.run.needs(&[ID]) {
+            return;
+        }
+        for token in [Some("before the cut "), None] {
+            let (mut call, reader) = match self.chat(provider).await {
+                Ok(chat) => chat,
+                Err(why) => return self.gone(ID, &why).await,
+            };
+            if let Some(token) = token {
+                call.token(token).await;
+                let arrived = |log: &Log| contains(log, token.trim_end());
+                reader.until(self.run.at_most(PATIENCE), arrived).await;
+            }
+            drop(call);
+            let patience = self.run.at_most(PATIENCE);
+            reader.until(patience, |log| log.end.is_some()).await;
+        }
+        match self.chat(provider).await {
+            Ok(_) => self.run.pass(ID, "after two cuts the next answer begins"),
+            Err(why) => self.gone(ID, &why).await,
+        }
+    }
+
+    /// An answer did not begin: is the service still there?
+    async fn gone(&self, id: &str, why: &str) {
+        if self.run.left().is_zero() {
+            return;
+        }
+        match self.target.connect(Link::Http1).await {
+            Ok(_) => self.run.unknown(id, why),
+            Err(error) => self.run.fail(
+                id,
+                format!("after the provider's connection was cut: {error}"),
+            ),
+        }
     }
 
     /// The model thinks for longer than proxies wait.

@@ -151,7 +151,8 @@ impl Probe<'_> {
             });
         }
         let with = |log: &crate::wire_log::Log| {
-            log.events.iter().filter(|e| e.id.is_some()).count() >= expected
+            let told = log.events.first().is_some_and(|e| announces(e, types));
+            told || log.events.iter().filter(|e| e.id.is_some()).count() >= expected
         };
         resumed.until(self.run.at_most(PATIENCE), with).await;
         // Nothing is known to be missing before the first reader has it too.
