@@ -78,8 +78,11 @@ async fn client(mut stream: TcpStream, mut text: String, next: SocketAddr) -> io
     }
     let ended = Instant::now();
     drop(stream);
-    let retry = text.lines().filter_map(|line| line.strip_prefix("retry: "));
-    let retry = retry.last().and_then(|ms| ms.parse().ok()).unwrap_or(0);
+    let mut retry = text.lines().filter_map(|line| line.strip_prefix("retry: "));
+    let retry = retry
+        .next_back()
+        .and_then(|ms| ms.parse().ok())
+        .unwrap_or(0);
     sleep(Duration::from_millis(retry)).await;
     let reconnected = Instant::now();
     let (stream, _) = open(next).await?;
