@@ -1,7 +1,13 @@
 //! Proxies, scale-out, deploys, observation, testing.
 
+pub mod channels;
+pub mod chaos;
+pub mod chaos_connection;
+pub mod chaos_flow;
+pub mod cross_site;
 pub mod drain;
 pub mod feed;
+pub mod load;
 pub mod memory_log;
 #[cfg(feature = "nats")]
 pub mod nats_log;
