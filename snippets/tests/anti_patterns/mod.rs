@@ -13,6 +13,7 @@ mod csrf_json_by_hand;
 mod disconnect_hidden_by_proxy;
 mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
+mod gauge_after_the_loop;
 mod key_follows_redirect;
 mod llm_error_text_to_client;
 mod llm_mcp_detached_tool;
@@ -22,7 +23,11 @@ mod llm_truncation_is_success;
 mod llm_usage_summed;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
+mod nginx_leaves_out_restarted_instance;
+#[cfg(feature = "postgres")]
+mod postgres_sequence_order;
 mod proxy_retries_posts;
+mod reconnect_storm;
 #[cfg(feature = "redis")]
 mod redis_blocking_on_shared_connection;
 #[cfg(feature = "redis")]
@@ -58,6 +63,7 @@ mod sse_unchecked_event_fields;
 mod ssrf_by_prefix;
 mod stalled_reader_lives_on;
 mod stop_stops_reading;
+mod stream_counted_as_request;
 mod tee_without_bound;
 mod token_queue_without_bound;
 mod total_timeout;
@@ -67,8 +73,13 @@ mod unfold_under_compression;
 mod work_dies_with_client;
 mod ws_close_without_draining;
 mod ws_error_without_close;
+mod ws_inflate_without_bound;
 mod ws_mutex_around_socket;
 mod ws_no_origin_check;
 mod ws_send_in_fanout;
 mod ws_unbounded_queue;
 mod ws_write_only;
+
+// It serves the twins, and so stands among them.
+#[path = "../stream_probe_twins.rs"]
+mod stream_probe_twins;

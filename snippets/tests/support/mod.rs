@@ -15,6 +15,7 @@ pub mod raw;
 pub mod server;
 pub mod sse_reference;
 pub mod transcript;
+pub mod wrong;
 
 pub use frames::{Frame, FrameClient};
 pub mod stalled;
