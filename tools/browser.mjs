@@ -27,6 +27,11 @@ context.on("request", (request) => {
 /** Exceptions that no code of the page has caught. */
 const exceptions = [];
 context.on("weberror", (error) => exceptions.push(error.error().message));
+/** What the pages complain of: a script or an image that is not there, a violation of a policy. */
+const complaints = [];
+context.on("console", (message) => {
+  if (message.type() === "error") complaints.push(`${message.location().url}: ${message.text()}`);
+});
 
 async function open(address) {
   const page = await context.newPage();
@@ -93,6 +98,28 @@ const scenarios = {
     assert.ok(after[0] > 5, "the log was trimmed");
   },
 
+  // Compression that does not flush, and what stops it; beside it, one slow subscriber among a hundred,
+  // which costs the others nothing and loses nothing itself.
+  async gzip() {
+    const page = await open(url);
+    const fan = panelOf(page, "sse-fanout");
+    await fan.press("Disconnect");
+    const p = panelOf(page, "sse-gzip");
+    for (const [button, end] of [
+      ["A hop that gzips", "all at once"],
+      ["The same, no-transform", "one by one"],
+      ["tower-http gzips", "one by one"],
+    ]) {
+      await p.press(button);
+      await p.status(end);
+      assert.equal((await p.lines()).filter((line) => line.startsWith("tick ")).length, 10, button);
+    }
+    await fan.status("Disconnect: over");
+    await fan.line(/all others: 80 of 80; the slow one: 80;/);
+    await fan.line(/^disconnected/);
+    assert.match(await fan.root.locator("label").first().innerText(), /^this page: 80 events/);
+  },
+
   // Without the program: a hint in place of the example, and no exception.
   async hint() {
     const page = await open(url);
@@ -123,24 +150,84 @@ const scenarios = {
     for (const [theme, colorScheme] of [["light", "light"], ["navy", "dark"]]) {
       await page.evaluate((name) => localStorage.setItem("mdbook-theme", name), theme);
       await page.emulateMedia({ colorScheme });
-      for (const width of [1280, 390]) {
-        await page.setViewportSize({ width, height: 900 });
-        for (const address of addresses) {
-          const where = `${address} (${theme}, ${width} px)`;
-          assert.equal((await page.goto(address)).status(), 200, where);
-          const examples = await page.locator("[data-live]").count();
-          for (let n = 0; n < examples; n += 1) await page.locator("[data-live]").nth(n).locator(".live-panel button").first().waitFor();
-          assert.equal(await page.locator(".live-hint").count(), 0, where);
-          const wider = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-          assert.ok(wider <= 0, `${where} is ${wider} px wider than the screen`);
-          const nameless = await page.locator(".live-panel :is(button, input, select, textarea)").evaluateAll((all) =>
-            all.filter((e) => !(e.textContent.trim() || e.labels?.[0]?.textContent.trim() || e.ariaLabel)).map((e) => e.outerHTML),
-          );
-          assert.deepEqual(nameless, [], where);
+      for (const address of addresses) {
+        assert.equal((await page.goto(address)).status(), 200, address);
+        const examples = await page.locator("[data-live]").count();
+        for (let n = 0; n < examples; n += 1) await page.locator("[data-live]").nth(n).locator(".live-panel button").first().waitFor();
+        for (const width of [1280, 390]) {
+          await page.setViewportSize({ width, height: 900 });
+          const seen = await page.evaluate(() => {
+            const outer = (selector, wrong) => [...document.querySelectorAll(selector)].filter(wrong).map((e) => e.outerHTML);
+            return {
+              hints: outer(".live-hint", () => true),
+              wider: Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth),
+              nameless: outer(":is(.live-panel, .checklist-filter) :is(button, input, select, textarea)", (e) =>
+                !(e.textContent.trim() || e.labels?.[0]?.textContent.trim() || e.ariaLabel)),
+              // Images without a picture, or without words for it.
+              images: outer("main img", (e) => e.alt.trim() === "" || !e.complete || e.naturalWidth === 0),
+            };
+          });
+          assert.deepEqual(seen, { hints: [], wider: 0, nameless: [], images: [] }, `${address} (${theme}, ${width} px)`);
         }
       }
     }
+    assert.deepEqual(complaints, [], "errors in the console");
+    await this.checklist(page);
+    await this.search(page);
+    // The page that prints the whole book asks for the printer by itself: it must come up, with every chapter.
+    await page.addInitScript(() => { window.print = () => {}; });
+    assert.equal((await page.goto(new URL("/print.html", url).href)).status(), 200);
+    const chapters = await page.locator("main h1").count();
+    assert.ok(chapters >= addresses.length - 2, `${chapters} chapters in print.html, ${addresses.length} pages`);
+    assert.equal(await page.locator(".live-panel").count(), 0, "no live example on paper");
     assert.deepEqual(streams, [], "a stream opened before its reader asked for it");
+  },
+
+  // The checklist: its filter, and paper: one column, nothing of the screen's navigation, a box for each item.
+  async checklist(page) {
+    await page.setViewportSize({ width: 1280, height: 900 });
+    await page.goto(new URL("/checklist.html", url).href);
+    const rows = page.locator("main tbody tr:visible");
+    const all = await rows.count();
+    const [endpoint, verify] = [page.getByLabel("Show the items of"), page.getByLabel("verified by")];
+    await endpoint.selectOption("SSE client");
+    const client = await rows.allInnerTexts();
+    assert.ok(client.length > 5 && client.length < all / 4, `${client.length} of ${all}`);
+    assert.ok(client.every((row) => row.includes("SSE client")));
+    assert.equal(await page.locator("main h2:visible").count(), 1, "no heading above nothing");
+    await endpoint.selectOption("SSE server");
+    assert.ok((await rows.allInnerTexts()).some((row) => row.includes("every server")));
+    await verify.selectOption("probe");
+    assert.ok((await rows.allInnerTexts()).every((row) => /probe\s*$/.test(row)));
+    await endpoint.selectOption({ index: 0 });
+    await verify.selectOption({ index: 0 });
+    assert.equal(await rows.count(), all);
+
+    await page.emulateMedia({ media: "print", colorScheme: "light" });
+    // A4 without margins, at 96 dots an inch.
+    await page.setViewportSize({ width: 718, height: 1000 });
+    for (const selector of [".sidebar", ".menu-bar", ".nav-chapters", ".nav-wide-wrapper", ".checklist-filter"]) {
+      assert.equal(await page.locator(`${selector}:visible`).count(), 0, `${selector} on paper`);
+    }
+    const paper = await page.evaluate(() => ({
+      wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+      lefts: new Set([...document.querySelectorAll("main tbody tr")].map((row) => Math.round(row.getBoundingClientRect().left))).size,
+      box: getComputedStyle(document.querySelector("main tbody td"), "::before").content,
+    }));
+    assert.deepEqual(paper, { wider: 0, lefts: 1, box: '"☐ "' });
+    const pdf = await page.pdf({ format: "A4" });
+    assert.equal(pdf.subarray(0, 5).toString(), "%PDF-");
+    await page.emulateMedia({ media: "screen" });
+  },
+
+  // The search finds a chapter by a word of its text.
+  async search(page) {
+    await page.setViewportSize({ width: 1280, height: 900 });
+    await page.goto(url);
+    await page.locator("#mdbook-search-toggle").click();
+    // It listens for keys.
+    await page.locator("#mdbook-searchbar").pressSequentially("presence");
+    await page.locator("#mdbook-searchresults a", { hasText: "Rooms" }).first().waitFor();
   },
 };
 

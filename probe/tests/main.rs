@@ -10,4 +10,5 @@ mod sse;
 mod support;
 mod tls;
 mod wild;
+mod worked;
 mod ws;

@@ -10,7 +10,9 @@
 
 pub mod connection;
 pub mod cut;
+pub mod fanout;
 pub mod frame;
+pub mod gzip;
 pub mod llm;
 pub mod sse;
 pub mod streams;

@@ -1,4 +1,5 @@
-//! Server-Sent Events: a job to watch (`sse/serve`) and a log to be cut off from (`sse/resume`).
+//! Server-Sent Events: a job to watch (`sse/serve`), a log to be cut off from (`sse/resume`), a hundred
+//! subscribers (`super::fanout`), and compression that holds events back (`super::gzip`).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +30,7 @@ pub fn router(shutdown: CancellationToken) -> Router {
         heartbeat: Duration::from_secs(5),
         retry_min: Duration::from_millis(1000),
         retry_spread: Duration::from_millis(500),
+        ..Config::default()
     };
     let streams = Streams::new(config, shutdown.clone());
     let started = Started {
@@ -36,6 +38,8 @@ pub fn router(shutdown: CancellationToken) -> Router {
         ids: Arc::default(),
         shutdown,
     };
+    let fanout = super::fanout::router(streams.clone(), started.shutdown.clone());
+    let gzip = super::gzip::router(started.shutdown.clone());
     let serve = jobs::app(started.jobs.clone(), streams.clone()).merge(
         Router::new()
             .route("/jobs", post(start))
@@ -47,7 +51,11 @@ pub fn router(shutdown: CancellationToken) -> Router {
             .route("/publish", post(publish))
             .with_state(log),
     );
-    Router::new().nest("/serve", serve).nest("/resume", resume)
+    Router::new()
+        .nest("/serve", serve)
+        .nest("/resume", resume)
+        .nest("/fanout", fanout)
+        .nest("/gzip", gzip)
 }
 
 #[derive(Clone)]

@@ -15,6 +15,31 @@ pub const TOPICS: [(&str, &str, &str); 5] = [
     ("production", "Production", "prod-"),
 ];
 
+/// The groups of the checklist's page, with the heading of each. The first five are the topics' own.
+pub const GROUPS: [(&str, &str); 7] = [
+    ("sse", "Server-Sent Events"),
+    ("websocket", "WebSockets"),
+    ("streams", "Streams and backpressure"),
+    ("llm", "LLM token streaming"),
+    ("security", "Security"),
+    ("operations", "Operations"),
+    ("testing", "Testing"),
+];
+
+/// What a reader may have in front of them. `streams` and `production` concern every server.
+pub const ENDPOINTS: [&str; 8] = [
+    "SSE server",
+    "SSE client",
+    "WebSocket server",
+    "WebSocket client",
+    "LLM relay",
+    "MCP server",
+    "TypeScript server",
+    "page",
+];
+/// Stands for all servers of [`ENDPOINTS`].
+pub const EVERY_SERVER: &str = "every server";
+
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -37,10 +62,47 @@ pub struct Item {
     pub level: Level,
     pub chapter: String,
     pub text: String,
+    /// One of [`GROUPS`], where it is not the one of the chapter.
+    group: Option<String>,
     #[serde(default)]
     pub proof: Vec<String>,
     pub source: Option<Source>,
     pub probe: bool,
+}
+
+impl Item {
+    /// Its group: as written, or of its chapter.
+    pub fn group(&self) -> &str {
+        let (topic, name) = self.chapter.split_once('/').unwrap_or_default();
+        match (&self.group, topic, name) {
+            (Some(group), _, _) => group,
+            (_, _, "protect" | "rates") => "security",
+            (_, "testing", _) => "testing",
+            (_, "production", name) if name.contains("test") || name.contains("load") => "testing",
+            (_, "production", _) => "operations",
+            _ => topic,
+        }
+    }
+
+    /// What it is asked of.
+    pub fn endpoints(&self) -> &'static [&'static str] {
+        let (topic, name) = self.chapter.split_once('/').unwrap_or_default();
+        match (topic, name) {
+            (_, name) if name.starts_with("next") || name.starts_with("node") => {
+                &["TypeScript server"]
+            }
+            ("streams", "readable") => &["TypeScript server"],
+            (_, "browser" | "event-source") => &["page"],
+            ("sse", "wire") => &["SSE server", "SSE client"],
+            ("sse", "consume") => &["SSE client"],
+            ("websocket", "client") => &["WebSocket client"],
+            ("llm", "mcp") => &["MCP server"],
+            ("sse", _) => &["SSE server"],
+            ("websocket", _) => &["WebSocket server"],
+            ("llm", _) => &["LLM relay"],
+            _ => &[EVERY_SERVER],
+        }
+    }
 }
 
 /// The items of `topic`, sorted by chapter in the order of the book, then as written.
@@ -91,6 +153,9 @@ pub fn check(root: &Path) -> Vec<String> {
                 .is_file()
             {
                 problems.push(format!("{id}: no chapter book/src/{}.md", item.chapter));
+            }
+            if !GROUPS.iter().any(|(name, _)| *name == item.group()) {
+                problems.push(format!("{id}: no group {}", item.group()));
             }
             if item.text.len() > 240 || !item.text.ends_with('.') {
                 problems.push(format!(

@@ -1,4 +1,5 @@
-//! Blocks of the book that are generated: checklist items, wrong twins, and what to copy.
+//! Blocks of the book that are generated: checklist items, the chapters for each kind of endpoint,
+//! wrong twins, what to copy, and whole files of Markdown (`<!-- copy: path -->` … `<!-- /copy -->`).
 //!
 //! `<!-- checklist: sse/resume -->` … `<!-- /checklist -->` and
 //! `<!-- anti-patterns: sse/resume -->` … `<!-- /anti-patterns -->`; with `all` instead of a chapter
@@ -7,10 +8,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::checklist::{self, Item, Level, TOPICS};
+use super::checklist::{self, ENDPOINTS, EVERY_SERVER, GROUPS, Item, Level, TOPICS};
 use super::fences::directive;
 
-const KINDS: [&str; 3] = ["checklist", "anti-patterns", "copying"];
+const KINDS: [&str; 5] = ["checklist", "endpoints", "anti-patterns", "copying", "copy"];
 
 /// Compares every generated block of `document`; returns the corrected text and the problems.
 pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
@@ -34,6 +35,10 @@ pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
             let found = lines[at + 1..at + length].join("\n");
             let made = match kind {
                 "checklist" => checklist_block(root, &argument),
+                "endpoints" => endpoints_block(root),
+                "copy" => {
+                    fs::read_to_string(root.join(&argument)).map_err(|e| format!("{argument}: {e}"))
+                }
                 "copying" => Ok(super::copying::table(root)),
                 _ => twins_block(root, &argument),
             };
@@ -76,21 +81,37 @@ fn checklist_block(root: &Path, which: &str) -> Result<String, String> {
         lines.extend(probe_command(&found));
         return Ok(lines.join("\n"));
     }
+    let all = checklist::read_all(root)?;
     let mut text = String::new();
-    for (topic, title, _) in TOPICS {
-        let items = checklist::read(root, topic)?;
+    for (group, title) in GROUPS {
+        let items: Vec<&Item> = all.iter().filter(|item| item.group() == group).collect();
         if items.is_empty() {
             continue;
         }
         text.push_str(&format!(
-            "## {title}\n\n| item | what | proof | verify |\n|---|---|---|---|\n"
+            "## {title}\n\n| item | for | what | proof | verify |\n|---|---|---|---|---|\n"
         ));
-        for item in &items {
+        for item in items {
             text.push_str(&row(item));
         }
         text.push('\n');
     }
     Ok(text)
+}
+
+/// The chapters whose items concern each kind of endpoint.
+fn endpoints_block(root: &Path) -> Result<String, String> {
+    let items = checklist::read_all(root)?;
+    let lines = ENDPOINTS.iter().chain([&EVERY_SERVER]).map(|endpoint| {
+        let mut chapters: Vec<&str> = Vec::new();
+        for item in &items {
+            if item.endpoints().contains(endpoint) && !chapters.contains(&item.chapter.as_str()) {
+                chapters.push(&item.chapter);
+            }
+        }
+        format!("- {endpoint}: `{}`", chapters.join(" "))
+    });
+    Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 
 fn line(item: &Item) -> String {
@@ -132,9 +153,10 @@ fn row(item: &Item) -> String {
         proof.push(format!("[source]({}), {}", source.url, source.date));
     }
     format!(
-        "| [`{}`]({}.md) <br> {level} | {} | {} | {} |\n",
+        "| [`{}`]({}.md) <br> {level} | {} | {} | {} | {} |\n",
         item.id,
         item.chapter,
+        item.endpoints().join(", "),
         item.text.replace('|', "\\|"),
         proof.join(" <br> "),
         if item.probe { "probe" } else { "review" }

@@ -24,10 +24,11 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Markdown file that readers get, relative to the root: the front doors, the chapters, the prompts.
+/// Every Markdown file that readers get, relative to the root: the front doors, the worked examples of the prompts (which
+/// pages of the book copy, and so come before them), the chapters, the prompts.
 pub fn documents(root: &Path) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("SKILL.md"), PathBuf::from("README.md")];
-    for folder in ["book/src", "prompts"] {
+    for folder in ["probe/tests/worked", "prompts", "book/src"] {
         walk(root, Path::new(folder), &mut |path| {
             if path.extension().is_some_and(|e| e == "md") {
                 found.push(path.to_owned());
@@ -45,7 +46,7 @@ pub fn walk(root: &Path, folder: &Path, visit: &mut dyn FnMut(&Path)) {
     let mut names: Vec<_> = entries.flatten().map(|e| e.file_name()).collect();
     names.sort();
     for name in names {
-        if name == "node_modules" || name == "target" {
+        if name == "node_modules" || name == "target" || name == ".next" {
             continue;
         }
         let path = folder.join(name);

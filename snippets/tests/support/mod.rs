@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod broker;
+pub mod chaos;
 pub mod chat;
 pub mod frames;
 pub mod gated;
@@ -19,6 +20,7 @@ pub mod wrong;
 pub use frames::{Frame, FrameClient};
 pub mod stalled;
 
+pub use chaos::chaos;
 pub use gauge::Gauge;
 pub use raw::RawClient;
 pub use server::Server;
