@@ -92,6 +92,7 @@ pub fn check(root: &Path) -> Vec<String> {
             problems.push(format!("SKILL.md names {path}, which is not there"));
         }
     }
+    problems.extend(unknown_ids(root, body));
     problems.extend(versions(root, body));
     problems
 }
@@ -129,6 +130,18 @@ pub fn paths(text: &str) -> Vec<String> {
     found.sort();
     found.dedup();
     found
+}
+
+/// Ids of rules that the checklist does not have.
+fn unknown_ids(root: &Path, body: &str) -> Vec<String> {
+    let items = super::checklist::read_all(root).unwrap_or_default();
+    let span = regex::Regex::new(r"`((?:sse|ws|stream|llm|prod)-[a-z0-9-]+)`").unwrap();
+    span.captures_iter(body)
+        .map(|c| c[1].to_owned())
+        // The program is called stream-probe.
+        .filter(|id| id != "stream-probe" && !items.iter().any(|item| item.id == *id))
+        .map(|id| format!("SKILL.md names {id}, which no checklist has"))
+        .collect()
 }
 
 /// Every `crate x.y.z` of the line that begins with "Verified against" is the version in Cargo.lock.
