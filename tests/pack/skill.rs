@@ -93,6 +93,7 @@ pub fn check(root: &Path) -> Vec<String> {
         }
     }
     problems.extend(unknown_ids(root, body));
+    problems.extend(openai_yaml(root));
     problems.extend(versions(root, body));
     problems
 }
@@ -130,6 +131,27 @@ pub fn paths(text: &str) -> Vec<String> {
     found.sort();
     found.dedup();
     found
+}
+
+/// What Codex reads beside SKILL.md.
+fn openai_yaml(root: &Path) -> Vec<String> {
+    let path = "agents/openai.yaml";
+    let text = fs::read_to_string(root.join(path)).unwrap_or_default();
+    let yaml: Value = match serde_yaml_ng::from_str(&text) {
+        Ok(yaml) => yaml,
+        Err(e) => return vec![format!("{path}: {e}")],
+    };
+    let field = |name: &str| yaml["interface"][name].as_str().unwrap_or("");
+    let mut problems = Vec::new();
+    if !(25..=64).contains(&field("short_description").chars().count()) {
+        problems.push(format!("{path}: short_description has 25 to 64 characters"));
+    }
+    if !field("default_prompt").contains("$streaming-api-patterns") {
+        problems.push(format!(
+            "{path}: default_prompt names $streaming-api-patterns"
+        ));
+    }
+    problems
 }
 
 /// Ids of rules that the checklist does not have.
