@@ -135,9 +135,8 @@ pub fn broken_links(out: &Path) -> Result<Vec<String>> {
         .collect();
     let mut broken = Vec::new();
     for (page, html) in &pages {
-        // The pages that mdBook makes itself: print.html repeats the chapters under other
-        // addresses, 404.html and toc.html are relative to another page.
-        if matches!(*page, "print.html" | "404.html" | "toc.html") {
+        // mdBook's own pages whose links are relative to another one.
+        if matches!(*page, "404.html" | "toc.html") {
             continue;
         }
         for link in LINK.captures_iter(html).filter_map(|found| found.get(1)) {

@@ -22,7 +22,7 @@ pub const MAX_FILE: u64 = 512 * 1024;
 pub const MAX_TREE: u64 = 4 * 1024 * 1024;
 
 /// Left out whether or not git ignores them.
-const LEFT_OUT: [&str; 9] = [
+const LEFT_OUT: [&str; 10] = [
     ".git",
     ".hg",
     ".svn",
@@ -30,6 +30,7 @@ const LEFT_OUT: [&str; 9] = [
     ".ci",
     "target",
     "node_modules",
+    ".next",
     "__pycache__",
     ".DS_Store",
 ];

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "node",
     "npm",
     "python3",
@@ -20,6 +20,7 @@ const PROGRAMS: [&str; 8] = [
     "caddy",
     "haproxy",
     "redis-server",
+    "postgres",
 ];
 
 struct Folder(TempDir);

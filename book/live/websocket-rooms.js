@@ -30,11 +30,11 @@ export default function mount(element, base) {
       if (own !== socket) return; // an earlier connection
       if (message.type === "joined" || message.type === "reset") {
         const first = cursor === undefined;
-        if (message.type === "reset") p.log("reset", { id: "", text: "the room does not know where you left off", kind: "failed" });
+        if (message.type === "reset") p.log("reset", { text: "the room has forgotten what you missed: load a snapshot", kind: "failed" });
         if (first || message.type === "reset") cursor = { epoch: message.epoch, seq: message.seq - message.events.length };
-        if (!first) p.note(`${message.events.length} replayed`);
+        if (!first && message.type === "joined") p.note(`resumed: ${message.events.length} replayed`);
         message.events.forEach(seen);
-        p.status("open", `in the room with ${message.users.length - 1} others`);
+        p.status("open", "in the room");
       } else if (message.type === "gap") {
         p.log("gap", { id: `${message.from}–${message.to}`, text: "dropped: this page was too slow", kind: "failed" });
       } else if (message.seq && message.type !== "ack") {
@@ -56,7 +56,7 @@ export default function mount(element, base) {
       const other = open((message) => {
         if (message.type === "joined") {
           for (let n = 0; n < count; n++) {
-            other.send(JSON.stringify({ type: "publish", id: `${Date.now()}-${id++}`, room, data: `message ${id}` }));
+            other.send(JSON.stringify({ type: "publish", id: `${Date.now()}-${id++}`, room, data: `hello ${id}` }));
           }
         } else if (message.type === "ack" && ++acks === count) {
           other.close(1000);
@@ -71,6 +71,7 @@ export default function mount(element, base) {
   }
 
   const awayFor = (count) => async () => {
+    if (cursor === undefined) return p.note("join first");
     socket = undefined;
     await p.cut(base, `${base}/rooms`);
     p.status("waiting", "cut off by the server");
@@ -80,7 +81,10 @@ export default function mount(element, base) {
   };
 
   p.button("Join", connect);
-  p.button("Somebody publishes", () => publish(1));
+  p.button("Somebody publishes", async () => {
+    if (cursor === undefined) return p.note("join first");
+    await publish(1);
+  });
   p.button("Cut, publish 2", awayFor(2));
   p.button("Cut, publish 12", awayFor(12));
   onLeave(() => {

@@ -336,6 +336,14 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         kind: Kind::Sse,
+        id: "sse-lag-is-told",
+        level: Level::Must,
+        chapter: "sse/resume",
+        title: "A reader that fell behind is told",
+        looks_for: "events missing on a reader that stalled and reads again, without a reset, a cut or an event that says so (needs ids and megabytes: --publish)",
+    },
+    Check {
+        kind: Kind::Sse,
         id: "sse-disconnect-noticed",
         level: Level::Must,
         chapter: "sse/lifecycle",
@@ -364,7 +372,7 @@ pub const CHECKS: &[Check] = &[
         level: Level::Must,
         chapter: "sse/protect",
         title: "Error bodies leak nothing",
-        looks_for: "stack traces, source paths and internals in the bodies of error responses",
+        looks_for: "stack traces, source paths and internals in the bodies of error responses and in events of failures",
     },
     Check {
         kind: Kind::Sse,
@@ -445,6 +453,14 @@ pub const CHECKS: &[Check] = &[
         chapter: "websocket/serve",
         title: "Close is answered",
         looks_for: "a Close frame in answer to Close, then the end of the connection (RFC 6455, 7.1)",
+    },
+    Check {
+        kind: Kind::Ws,
+        id: "ws-one-writer",
+        level: Level::Must,
+        chapter: "websocket/serve",
+        title: "The server can send while the client is silent",
+        looks_for: "a published message (--publish) that comes only when the client has sent something: a lock is held around the socket",
     },
     Check {
         kind: Kind::Ws,
@@ -540,7 +556,15 @@ pub const CHECKS: &[Check] = &[
         level: Level::Must,
         chapter: "websocket/rooms",
         title: "A stalled reader does not delay others",
-        looks_for: "the Pong of a second connection while the first sends and reads nothing",
+        looks_for: "the Pong of a second connection, and what is published (--publish), while the first sends and reads nothing",
+    },
+    Check {
+        kind: Kind::Ws,
+        id: "ws-queue-bounded",
+        level: Level::Must,
+        chapter: "websocket/serve",
+        title: "The queue of a reader that stalls is bounded",
+        looks_for: "resident memory of --pid while one connection sends megabytes and reads nothing",
     },
     Check {
         kind: Kind::Ws,
@@ -624,6 +648,14 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         kind: Kind::Llm,
+        id: "llm-gzip-incremental",
+        level: Level::Must,
+        chapter: "llm/relay",
+        title: "Tokens arrive one by one for clients that accept gzip",
+        looks_for: "the same with Accept-Encoding: gzip, as every browser asks; tokens that are held back, or an answer without its end (--upstream)",
+    },
+    Check {
+        kind: Kind::Llm,
         id: "llm-headers-before-token",
         level: Level::Must,
         chapter: "llm/relay",
@@ -661,6 +693,14 @@ pub const CHECKS: &[Check] = &[
         chapter: "llm/relay",
         title: "A provider error reaches the client",
         looks_for: "200 and a normal end although the provider answered 500 (--upstream)",
+    },
+    Check {
+        kind: Kind::Llm,
+        id: "llm-failures-survived",
+        level: Level::Must,
+        chapter: "llm/relay",
+        title: "A provider that is cut off ends one answer, not the service",
+        looks_for: "a service that can no longer be connected to after the provider's connection was cut in the middle (--upstream)",
     },
     Check {
         kind: Kind::Llm,

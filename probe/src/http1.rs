@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use bytes::{Buf, BytesMut};
 use flate2::{Decompress, FlushDecompress, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -75,7 +76,7 @@ impl Request {
         drop(flushed);
         Ok(Exchange {
             conn,
-            received: Vec::new(),
+            received: BytesMut::new(),
             sent_at: Instant::now(),
             head_only: self.method == "HEAD",
         })
@@ -119,7 +120,7 @@ pub(crate) enum Opened {
 /// A connection on which a request has been sent.
 pub(crate) struct Exchange {
     pub(crate) conn: Conn,
-    pub(crate) received: Vec<u8>,
+    pub(crate) received: BytesMut,
     pub(crate) sent_at: Instant,
     head_only: bool,
 }
@@ -158,6 +159,10 @@ impl Head {
 
 /// No head of a sane service is longer.
 const HEAD_MOST: usize = 256 * 1024;
+/// Nor is the line before a chunk, or one of a trailer.
+const LINE_MOST: usize = 16 * 1024;
+/// Room for each read.
+pub(crate) const READ: usize = 16 * 1024;
 
 impl Exchange {
     /// Reads the next head; 1xx responses other than 101 are passed over. Safe to drop at any await.
@@ -165,7 +170,7 @@ impl Exchange {
         loop {
             if let Some(end) = find(&self.received, b"\r\n\r\n") {
                 let head = parse_head(&self.received[..end], self.sent_at.elapsed());
-                self.received.drain(..end + 4);
+                self.received.advance(end + 4);
                 match head {
                     Some(head) if (102..200).contains(&head.status) || head.status == 100 => {}
                     Some(head) => return Ok(Some(head)),
@@ -176,6 +181,7 @@ impl Exchange {
             if self.received.len() > HEAD_MOST {
                 return Err(io::Error::other("the response head is too long"));
             }
+            self.received.reserve(READ);
             if self.conn.read_buf(&mut self.received).await? == 0 {
                 return Ok(None);
             }
@@ -275,7 +281,7 @@ enum Coding {
 pub(crate) struct Response {
     pub(crate) head: Head,
     conn: Conn,
-    received: Vec<u8>,
+    received: BytesMut,
     coding: Coding,
     pub(crate) sent_at: Instant,
 }
@@ -299,6 +305,7 @@ impl Response {
                 Ok(None) => {}
                 Err(()) => return Part::End(End::Cut),
             }
+            self.received.reserve(READ);
             match self.conn.read_buf(&mut self.received).await {
                 Ok(0) => {
                     return Part::End(match self.coding {
@@ -323,7 +330,7 @@ impl Response {
         let mut data = Vec::new();
         loop {
             match self.coding {
-                Coding::UntilClose => data.append(&mut self.received),
+                Coding::UntilClose => data.extend_from_slice(&self.received.split()),
                 Coding::Length(0) => {
                     if data.is_empty() {
                         return Ok(Some(Part::End(End::Complete)));
@@ -338,7 +345,7 @@ impl Response {
                 }
                 Coding::Size => {
                     if let Some(end) = find(&self.received, b"\r\n") {
-                        let line: Vec<u8> = self.received.drain(..end + 2).collect();
+                        let line = self.received.split_to(end + 2);
                         let size = String::from_utf8_lossy(&line);
                         let size = size.split(';').next().unwrap_or_default().trim();
                         let size = u64::from_str_radix(size, 16).map_err(|_| ())?;
@@ -348,6 +355,9 @@ impl Response {
                             Coding::Chunk(size)
                         };
                         continue;
+                    }
+                    if self.received.len() > LINE_MOST {
+                        return Err(());
                     }
                 }
                 Coding::Chunk(left) => {
@@ -363,7 +373,7 @@ impl Response {
                 }
                 Coding::AfterChunk => {
                     if self.received.len() >= 2 {
-                        self.received.drain(..2);
+                        self.received.advance(2);
                         self.coding = Coding::Size;
                         continue;
                     }
@@ -371,11 +381,14 @@ impl Response {
                 Coding::Trailer => {
                     if data.is_empty() {
                         while let Some(end) = find(&self.received, b"\r\n") {
-                            self.received.drain(..end + 2);
+                            self.received.advance(end + 2);
                             if end == 0 {
                                 self.coding = Coding::Length(0);
                                 return Ok(Some(Part::End(End::Complete)));
                             }
+                        }
+                        if self.received.len() > LINE_MOST {
+                            return Err(());
                         }
                     }
                 }
@@ -388,7 +401,7 @@ impl Response {
         let take = usize::try_from(left)
             .unwrap_or(usize::MAX)
             .min(self.received.len());
-        data.extend(self.received.drain(..take));
+        data.extend_from_slice(&self.received.split_to(take));
         take as u64
     }
 

@@ -22,6 +22,13 @@ const SIGNS: &[&str] = &[
     "syntax error at or near",
     "ECONNREFUSED",
     "Connection refused (os error",
+    "postgres://",
+    "postgresql://",
+    "mysql://",
+    "mongodb://",
+    "mongodb+srv://",
+    "redis://",
+    "amqp://",
     "-----BEGIN ",
     "sk-",
 ];

@@ -24,7 +24,7 @@ use std::time::Duration;
 pub use checks::Kind;
 pub use publish::Publish;
 pub use report::{Finding, Report, Run, Verdict};
-pub use target::{Target, Unreachable};
+pub use target::{Target, Trust, Unreachable};
 
 /// What reads the stream in production; some advice depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

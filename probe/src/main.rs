@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 use stream_probe::checks::{self, CHECKS};
 use stream_probe::wire::{Limits, Parser as Events};
-use stream_probe::{Client, Finding, Kind, Options, Publish, Report, Target};
+use stream_probe::{Client, Finding, Kind, Options, Publish, Report, Target, Trust};
 
 /// Runs the streaming checklist against a live endpoint.
 #[derive(Parser)]
@@ -119,6 +119,15 @@ struct Probe {
     /// Write the report as JUnit XML to a file
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Write the failures as SARIF 2.1.0 to a file, for code scanning
+    #[arg(long, value_name = "FILE")]
+    sarif: Option<PathBuf>,
+    /// https and wss: believe the certificates of the authorities in this PEM file, and no others
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    cacert: Option<PathBuf>,
+    /// https and wss: believe every certificate
+    #[arg(long)]
+    insecure: bool,
     /// Warnings fail the run too
     #[arg(long)]
     strict: bool,
@@ -166,6 +175,9 @@ fn run(kind: Kind, probe: Probe) -> Result<u8, Box<dyn std::error::Error>> {
     if let Some(path) = &probe.junit {
         std::fs::write(path, report.junit(probe.strict))?;
     }
+    if let Some(path) = &probe.sarif {
+        std::fs::write(path, format!("{:#}\n", report.sarif()))?;
+    }
     show(&report, &probe);
     Ok(report.exit_code(probe.strict))
 }
@@ -195,6 +207,12 @@ fn paint(finding: &Finding) -> String {
 fn options(kind: Kind, probe: &Probe) -> Result<Options, Box<dyn std::error::Error>> {
     let seconds = |value: f64| Duration::try_from_secs_f64(value);
     let mut options = Options::new(Target::parse(&probe.url)?);
+    if probe.insecure {
+        options.target.trust = Trust::Anybody;
+    } else if let Some(path) = &probe.cacert {
+        let pem = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        options.target.trust = Trust::Authorities(pem);
+    }
     for header in &probe.headers {
         let (name, value) = header
             .split_once(':')

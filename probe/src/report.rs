@@ -1,4 +1,4 @@
-//! What a run found, and how it is written: for people, as JSON, as JUnit XML.
+//! What a run found, and how it is written: for people, as JSON, as JUnit XML, as SARIF.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -106,6 +106,20 @@ impl Run {
 
     pub(crate) fn decided(&self, id: &str) -> bool {
         self.findings().contains_key(id)
+    }
+
+    pub(crate) fn failed(&self, id: &str) -> bool {
+        let findings = self.findings();
+        findings
+            .get(id)
+            .is_some_and(|f| f.verdict == Verdict::Failed)
+    }
+
+    pub(crate) fn passed(&self, id: &str) -> bool {
+        let findings = self.findings();
+        findings
+            .get(id)
+            .is_some_and(|f| f.verdict == Verdict::Passed)
     }
 
     fn findings(&self) -> MutexGuard<'_, BTreeMap<&'static str, Finding>> {
@@ -260,6 +274,68 @@ impl Report {
             "exit_code": self.exit_code(strict),
             "took_ms": self.took.as_millis() as u64,
             "checks": checks,
+        })
+    }
+
+    /// SARIF 2.1.0: every check of the command as a rule, every failure as a result. The query of the URL, which may
+    /// hold a ticket, is left out.
+    pub fn sarif(&self) -> Value {
+        let url = self.url.split('?').next().unwrap_or_default();
+        let level = |check: &Check| match check.level {
+            Level::Must => "error",
+            Level::Should => "warning",
+        };
+        let all: Vec<&Check> = checks::CHECKS
+            .iter()
+            .filter(|check| check.kind == self.kind)
+            .collect();
+        let rules: Vec<Value> = all
+            .iter()
+            .map(|check| {
+                let chapter = format!("book/src/{}.md", check.chapter);
+                json!({
+                    "id": check.id,
+                    "shortDescription": { "text": check.title },
+                    "fullDescription": { "text": format!("{}. Looks for: {}.", check.title, check.looks_for) },
+                    "help": {
+                        "text": format!("Looks for: {}.\nRead: {chapter}", check.looks_for),
+                        "markdown": format!("Looks for: {}.\n\nRead: `{chapter}`", check.looks_for),
+                    },
+                    "defaultConfiguration": { "level": level(check) },
+                    "properties": { "chapter": check.chapter },
+                })
+            })
+            .collect();
+        let failed = self
+            .findings
+            .iter()
+            .filter(|finding| finding.verdict == Verdict::Failed);
+        let results: Vec<Value> = failed
+            .map(|finding| {
+                let check = finding.check;
+                json!({
+                    "ruleId": check.id,
+                    "ruleIndex": all.iter().position(|rule| rule.id == check.id),
+                    "level": level(check),
+                    "message": { "text": format!("{}: {}", check.title, finding.evidence) },
+                    "locations": [{ "physicalLocation": { "artifactLocation": { "uri": url } } }],
+                    // The same finding of the next run, whatever its timing.
+                    "partialFingerprints": { "check/v1": format!("{} {url}", check.id) },
+                })
+            })
+            .collect();
+        json!({
+            "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+            "version": "2.1.0",
+            "runs": [{
+                "tool": { "driver": {
+                    "name": "stream-probe",
+                    "semanticVersion": env!("CARGO_PKG_VERSION"),
+                    "rules": rules,
+                } },
+                "invocations": [{ "executionSuccessful": true }],
+                "results": results,
+            }],
         })
     }
 

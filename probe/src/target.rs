@@ -18,6 +18,20 @@ pub struct Target {
     pub port: u16,
     /// Path and query, beginning with `/`.
     pub path: String,
+    /// Whose certificates are believed.
+    pub trust: Trust,
+}
+
+/// Which certificates of a secure target are believed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Trust {
+    /// Those of the system's authorities, and of `SSL_CERT_FILE`.
+    #[default]
+    System,
+    /// Those of the authorities in this PEM text, and no others.
+    Authorities(Vec<u8>),
+    /// Every certificate.
+    Anybody,
 }
 
 /// Why a service cannot be probed at all.
@@ -77,6 +91,7 @@ impl Target {
             host: host.to_owned(),
             port,
             path,
+            trust: Trust::System,
         })
     }
 
@@ -104,7 +119,10 @@ impl Target {
     /// The target of a `Location` header.
     pub(crate) fn join(&self, location: &str) -> Result<Self, Unreachable> {
         if location.contains("://") {
-            return Self::parse(location);
+            return Ok(Self {
+                trust: self.trust.clone(),
+                ..Self::parse(location)?
+            });
         }
         if location.starts_with('/') {
             return Ok(self.with_path(location));
@@ -130,7 +148,9 @@ impl Target {
             } else {
                 b"http/1.1"
             };
-            let stream = tls::connect(&self.host, tcp, alpn).await.map_err(failed)?;
+            let stream = tls::connect(self, tcp, alpn)
+                .await
+                .map_err(|error| failed(explained(error)))?;
             Ok(Conn::Tls(Box::new(stream)))
         }
         #[cfg(not(feature = "tls"))]
@@ -156,6 +176,20 @@ impl Target {
         }
         Err(last)
     }
+}
+
+/// Says what to do about a certificate that nobody vouches for.
+#[cfg(feature = "tls")]
+fn explained(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    let help = if text.contains("certificate") {
+        "--cacert names the authority, --insecure believes everybody"
+    } else if text.contains("corrupt message") {
+        "does it speak TLS on this port?"
+    } else {
+        return error;
+    };
+    io::Error::new(error.kind(), format!("{text} ({help})"))
 }
 
 impl std::fmt::Display for Target {
@@ -244,8 +278,17 @@ mod tls {
     use tokio::net::TcpStream;
     use tokio_rustls::TlsConnector;
     use tokio_rustls::client::TlsStream;
-    use tokio_rustls::rustls::pki_types::ServerName;
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+    use tokio_rustls::rustls::client::danger::{
+        HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+    };
+    use tokio_rustls::rustls::crypto::{self, CryptoProvider};
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use tokio_rustls::rustls::{
+        ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    };
+
+    use super::{Target, Trust};
 
     /// The system's certificates; a private authority is named by `SSL_CERT_FILE`.
     fn roots() -> Arc<RootCertStore> {
@@ -258,16 +301,77 @@ mod tls {
         Arc::clone(ROOTS.get_or_init(load))
     }
 
+    fn authorities(pem: &[u8]) -> io::Result<Arc<RootCertStore>> {
+        let mut store = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(io::Error::other)?;
+            store.add(certificate).map_err(io::Error::other)?;
+        }
+        Ok(Arc::new(store))
+    }
+
+    /// Believes every certificate; signatures are checked all the same.
+    #[derive(Debug)]
+    struct Anybody(Arc<CryptoProvider>);
+
+    impl ServerCertVerifier for Anybody {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.0.signature_verification_algorithms;
+            crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.0.signature_verification_algorithms;
+            crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            let algorithms = &self.0.signature_verification_algorithms;
+            algorithms.supported_schemes()
+        }
+    }
+
     pub(super) async fn connect(
-        host: &str,
+        target: &Target,
         tcp: TcpStream,
         alpn: &[u8],
     ) -> io::Result<TlsStream<TcpStream>> {
-        let mut config = ClientConfig::builder()
-            .with_root_certificates(roots())
-            .with_no_client_auth();
+        // Named, since another crate of the build may have brought a second one.
+        let provider = Arc::new(crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?;
+        let mut config = match &target.trust {
+            Trust::System => builder.with_root_certificates(roots()),
+            Trust::Authorities(pem) => builder.with_root_certificates(authorities(pem)?),
+            Trust::Anybody => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Anybody(provider))),
+        }
+        .with_no_client_auth();
         config.alpn_protocols = vec![alpn.to_vec()];
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let name = ServerName::try_from(target.host.clone()).map_err(io::Error::other)?;
         TlsConnector::from(Arc::new(config))
             .connect(name, tcp)
             .await

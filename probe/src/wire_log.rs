@@ -181,8 +181,15 @@ impl Log {
     }
 
     fn push_events(&mut self, bytes: &[u8], now: Instant) {
-        for &byte in bytes {
-            self.block.push(byte);
+        let mut rest = bytes;
+        while let Some(&byte) = rest.first() {
+            let run = match byte {
+                b'\n' | b'\r' => 1,
+                _ => memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len()),
+            };
+            let (bytes, after) = rest.split_at(run);
+            rest = after;
+            self.block.extend_from_slice(bytes);
             match byte {
                 b'\n' if self.after_cr => {
                     self.after_cr = false;
@@ -197,7 +204,7 @@ impl Log {
                 _ => {
                     // The CR before this byte ended a line on its own.
                     self.after_cr = false;
-                    self.line.push(byte);
+                    self.line.extend_from_slice(bytes);
                 }
             }
         }

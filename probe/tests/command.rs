@@ -1,14 +1,16 @@
 //! The command line: decode, list, explain, exit codes, JSON and JUnit.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
+use stream_probe::Kind;
 use stream_probe::checks::CHECKS;
 
 use crate::support::sse::{Fault, Service};
+use crate::support::together;
 
 fn probe(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_stream-probe"))
@@ -175,20 +177,22 @@ fn usage_and_unreachable_exit_with_2() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes half a minute: run ./check"]
-async fn json_junit_and_the_exit_code_agree() {
-    for (fault, strict, code) in [
+async fn json_junit_sarif_and_the_exit_code_agree() {
+    let runs = [
         (Fault::None, true, 0),
         (Fault::NoAccelHeader, false, 0),
         (Fault::NoAccelHeader, true, 1),
         (Fault::WrongType, false, 1),
-    ] {
+    ];
+    together(runs.map(|(fault, strict, code)| async move {
         let service = Service::start(fault).await;
         let url = format!("http://{}/events", service.addr);
         let folder = tempfile::tempdir().unwrap();
         let junit = folder.path().join("report.xml");
+        let sarif = folder.path().join("report.sarif");
         let output = tokio::task::spawn_blocking({
             let junit = junit.to_str().unwrap().to_owned();
+            let sarif = sarif.to_str().unwrap().to_owned();
             move || {
                 let mut arguments = vec![
                     "sse",
@@ -196,8 +200,10 @@ async fn json_junit_and_the_exit_code_agree() {
                     "--json",
                     "--junit",
                     &junit,
+                    "--sarif",
+                    &sarif,
                     "--only",
-                    "sse-n*,sse-status-200,sse-content-type",
+                    "sse-status-200,sse-content-type,sse-not-cached,sse-no-transform,sse-no-buffering-headers",
                 ];
                 if strict {
                     arguments.push("--strict");
@@ -224,5 +230,57 @@ async fn json_junit_and_the_exit_code_agree() {
         );
         let xml = std::fs::read_to_string(&junit).unwrap();
         assert!(xml.contains(&format!("failures=\"{code}\"")), "{xml}");
+        let sarif = std::fs::read_to_string(&sarif).unwrap();
+        judge_sarif(&serde_json::from_str(&sarif).unwrap(), &failed);
+    }))
+    .await;
+}
+
+/// What SARIF 2.1.0 requires (OASIS, sections 3.13 to 3.52) of the properties in use, and that it says what the report says.
+fn judge_sarif(log: &Value, failed: &[&Value]) {
+    assert_eq!(log["version"], "2.1.0");
+    let [run] = log["runs"].as_array().unwrap().as_slice() else {
+        panic!("one run");
+    };
+    assert_eq!(run["invocations"][0]["executionSuccessful"], true);
+    let driver = &run["tool"]["driver"];
+    assert_eq!(driver["name"], "stream-probe");
+    let rules = driver["rules"].as_array().unwrap();
+    let checks: Vec<&str> = CHECKS
+        .iter()
+        .filter(|check| check.kind == Kind::Sse)
+        .map(|check| check.id)
+        .collect();
+    let ids: Vec<&str> = rules
+        .iter()
+        .map(|rule| rule["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, checks);
+    for rule in rules {
+        for text in ["shortDescription", "fullDescription", "help"] {
+            assert!(!rule[text]["text"].as_str().unwrap().is_empty(), "{rule:#}");
+        }
+        let chapter = rule["properties"]["chapter"].as_str().unwrap();
+        assert!(rule["help"]["markdown"].as_str().unwrap().contains(chapter));
+        let level = rule["defaultConfiguration"]["level"].as_str().unwrap();
+        assert!(matches!(level, "error" | "warning"), "{level}");
+    }
+    let results = run["results"].as_array().unwrap();
+    assert_eq!(results.len(), failed.len());
+    for (result, check) in results.iter().zip(failed) {
+        assert_eq!(result["ruleId"], check["id"]);
+        let index = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
+        assert_eq!(rules[index]["id"], check["id"]);
+        assert_eq!(
+            result["level"],
+            rules[index]["defaultConfiguration"]["level"]
+        );
+        let message = result["message"]["text"].as_str().unwrap();
+        assert!(
+            message.ends_with(check["evidence"].as_str().unwrap()),
+            "{message}"
+        );
+        let place = &result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"];
+        assert!(place.as_str().unwrap().ends_with("/events"), "{place}");
     }
 }

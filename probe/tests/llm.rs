@@ -4,27 +4,39 @@
 use stream_probe::{Kind, Verdict};
 
 use crate::support::relay::{Fault, Relay};
-use crate::support::{assert_failed, assert_faults, assert_passed, probe, show};
+use crate::support::{assert_failed, assert_faults, assert_passed, probe, show, together};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn right_relays_pass() {
+    tokio::join!(
+        a_right_relay_passes(),
+        a_pass_through_is_judged_by_what_it_passes(),
+    );
+}
+
 async fn a_right_relay_passes() {
-    for fault in [Fault::None, Fault::Ndjson] {
-        let report = Relay::start(fault).await.report().await;
-        assert_failed(&report, &[]);
-        assert_eq!(
-            report.ids(Verdict::CouldNotTell),
-            Vec::<&str>::new(),
-            "{fault:?}\n{}",
-            show(&report)
-        );
-    }
+    together(
+        [Fault::None, Fault::Ndjson, Fault::Responses].map(|fault| async move {
+            let report = Relay::start(fault).await.report().await;
+            assert_failed(&report, &[]);
+            assert_eq!(
+                report.ids(Verdict::CouldNotTell),
+                Vec::<&str>::new(),
+                "{fault:?}\n{}",
+                show(&report)
+            );
+        }),
+    )
+    .await;
 }
 
 /// What the provider sends is passed on as it is: that leaks its error text, and has no heartbeat,
 /// but everything else holds.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pass_through_is_judged_by_what_it_passes() {
-    let report = Relay::start(Fault::PassThrough).await.report().await;
+    let relay = Relay::start(Fault::PassThrough).await;
+    let mut options = relay.options();
+    options.heartbeat = Some(std::time::Duration::from_secs(1));
+    let report = probe(Kind::Llm, &options).await;
     assert_failed(
         &report,
         &["llm-heartbeat-before-token", "llm-error-text-clean"],

@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod command;
+mod liars;
 mod llm;
 mod patterns;
 mod process;
 mod sse;
 mod support;
+mod tls;
 mod wild;
 mod worked;
 mod ws;

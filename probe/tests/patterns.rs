@@ -17,7 +17,7 @@ use snippets::websocket::serve::Sockets;
 use stream_probe::{Kind, Publish, Verdict};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{assert_failed, options, probe, show};
+use crate::support::{assert_failed, options, probe, show, together};
 
 async fn start(app: Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -35,6 +35,14 @@ fn streams(heartbeat: Duration) -> Streams {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_pass() {
+    tokio::join!(
+        sse_resume_passes(),
+        websocket_serve_passes(),
+        llm_relay_passes_in_every_dialect(),
+    );
+}
+
 async fn sse_resume_passes() {
     let log = Arc::new(Log::new(1, 1000, 1 << 20));
     let addr = start(resume::app(
@@ -44,7 +52,7 @@ async fn sse_resume_passes() {
     .await;
     let mut options = options(addr, "/events");
     options.resumable = true;
-    options.skip = vec!["sse-stalled-*".to_owned()];
+    options.skip = crate::support::without_stalls();
     options.publish = Publish::Call(Arc::new(move |n| {
         log.publish(Message::new("tick", &n).unwrap()).unwrap();
     }));
@@ -57,7 +65,6 @@ async fn sse_resume_passes() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn websocket_serve_passes() {
     let limits = Limits {
         ping_every: Duration::from_secs(1),
@@ -77,35 +84,38 @@ async fn websocket_serve_passes() {
     assert_failed(&report, &[]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn llm_relay_passes() {
-    // A free port, which the probe binds a moment later.
-    let upstream = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    for dialect in [Dialect::OpenAiChat, Dialect::Anthropic] {
-        let base = format!("http://{upstream}");
-        let relay = Relay {
-            upstream: Upstream::new(dialect, &base, "key", "m", Duration::from_secs(60)).unwrap(),
-            streams: streams(Duration::from_secs(2)),
-            places: PerUser::new(2),
-            config: relay::Config::default(),
-            shutdown: CancellationToken::new(),
-        };
-        let app = relay::app(Arc::new(relay)).layer(Extension(UserId("ada".to_owned())));
-        let mut options = options(start(app).await, "/chat");
-        options.method = "POST".to_owned();
-        options.body = Some(br#"{"messages":[{"role":"user","content":"hello"}]}"#.to_vec());
-        options.upstream = Some(upstream);
-        options.heartbeat = Some(Duration::from_secs(5));
-        let report = probe(Kind::Llm, &options).await;
-        assert_failed(&report, &[]);
-        assert_eq!(
-            report.ids(Verdict::CouldNotTell),
-            Vec::<&str>::new(),
-            "\n{}",
-            show(&report)
-        );
-    }
+async fn llm_relay_passes_in_every_dialect() {
+    together(
+        [Dialect::OpenAiChat, Dialect::Anthropic].map(|dialect| async move {
+            // A free port, which the probe binds a moment later.
+            let upstream = std::net::TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap();
+            let base = format!("http://{upstream}");
+            let relay = Relay {
+                upstream: Upstream::new(dialect, &base, "key", "m", Duration::from_secs(60))
+                    .unwrap(),
+                streams: streams(Duration::from_secs(2)),
+                places: PerUser::new(2),
+                config: relay::Config::default(),
+                shutdown: CancellationToken::new(),
+            };
+            let app = relay::app(Arc::new(relay)).layer(Extension(UserId("ada".to_owned())));
+            let mut options = options(start(app).await, "/chat");
+            options.method = "POST".to_owned();
+            options.body = Some(br#"{"messages":[{"role":"user","content":"hello"}]}"#.to_vec());
+            options.upstream = Some(upstream);
+            options.heartbeat = Some(Duration::from_secs(5));
+            let report = probe(Kind::Llm, &options).await;
+            assert_failed(&report, &[]);
+            assert_eq!(
+                report.ids(Verdict::CouldNotTell),
+                Vec::<&str>::new(),
+                "\n{}",
+                show(&report)
+            );
+        }),
+    )
+    .await;
 }

@@ -179,7 +179,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// `llm/relay` at `/llm/{script}/chat` and `llm/ui_message_stream` at `/ui/{script}/chat`, in front of the
-/// scripted model; `GET /exchanges` says how each exchange with the model ended.
+/// scripted model, which is at `/model` as well; `GET /exchanges` says how each exchange with it ended.
 async fn llm() -> std::io::Result<Router> {
     let model = ScriptedModel::new(Script::reply(Reply::text("Hello from the scripted model.")));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -212,13 +212,19 @@ async fn llm() -> std::io::Result<Router> {
             .nest(&format!("/llm/{script}"), relay::app(Arc::new(relay)))
             .route(&format!("/ui/{script}/chat"), post(ui));
     }
+    let provider = model.router();
     let exchanges = move || async move {
         let ends = model.exchanges().into_iter().map(|exchange| {
-            serde_json::json!({ "end": format!("{:?}", exchange.end), "tokens": exchange.tokens })
+            serde_json::json!({
+                "end": format!("{:?}", exchange.end),
+                "tokens": exchange.tokens,
+                "request": exchange.request,
+            })
         });
         Json(ends.collect::<Vec<_>>())
     };
     Ok(router
+        .nest("/model", provider)
         .route("/exchanges", axum::routing::get(exchanges))
         .layer(Extension(UserId("ada".to_owned()))))
 }

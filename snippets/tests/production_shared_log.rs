@@ -13,7 +13,7 @@ use snippets::sse::message::{LastEventId, Message};
 use snippets::sse::serve::{Config, Streams};
 use tokio_util::sync::CancellationToken;
 
-#[cfg(any(feature = "redis", feature = "nats"))]
+#[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
 use crate::support::broker::Broker;
 use crate::support::{RawClient, Server, Transcript, within};
 
@@ -25,7 +25,10 @@ const OUTAGE: Duration = Duration::from_secs(30);
 type Events = BoxStream<'static, Result<Message, Unavailable>>;
 
 /// A fresh broker, and what the contract needs of it.
-#[cfg_attr(not(any(feature = "redis", feature = "nats")), expect(dead_code))]
+#[cfg_attr(
+    not(any(feature = "redis", feature = "nats", feature = "postgres")),
+    expect(dead_code)
+)]
 trait Backend: Sized {
     type Store: Store;
     async fn fresh() -> Self;
@@ -54,7 +57,7 @@ async fn publish<S: Store>(log: &SharedLog<S>, numbers: impl IntoIterator<Item =
 }
 
 /// The first attempts after an outage may still meet the old connection.
-#[cfg(any(feature = "redis", feature = "nats"))]
+#[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
 async fn publish_when_it_is_back<S: Store>(log: &SharedLog<S>, n: u64) {
     within("the broker to acknowledge again", async {
         while log.publish(&event(n)).await.is_err() {
@@ -172,7 +175,7 @@ async fn an_old_a_future_and_a_garbage_cursor_are_resets<B: Backend>() {
     }
 }
 
-#[cfg(any(feature = "redis", feature = "nats"))]
+#[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
 async fn a_wiped_log_is_a_reset_for_open_streams_and_old_cursors<B: Backend>() {
     let broker = B::fresh().await;
     let log = broker.instance().await;
@@ -208,7 +211,7 @@ async fn the_terminal_event_ends_the_stream_and_the_reconnects<B: Backend>() {
 
 /// The broker dies and comes back with its data: publishing fails meanwhile, open streams wait, and
 /// everything acknowledged arrives once.
-#[cfg(any(feature = "redis", feature = "nats"))]
+#[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
 async fn a_restart_of_the_broker_loses_nothing<B: Backend + AsMut<Broker>>() {
     let mut broker = B::fresh().await;
     let log = broker.instance().await;
@@ -241,7 +244,7 @@ async fn a_restart_of_the_broker_loses_nothing<B: Backend + AsMut<Broker>>() {
 }
 
 /// The broker stays away: open streams end with an error, which `sse/serve` turns into an event.
-#[cfg(any(feature = "redis", feature = "nats"))]
+#[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
 async fn a_long_outage_ends_the_streams<B: Backend + AsMut<Broker>>() {
     let mut broker = B::fresh().await;
     let store = broker.connect().await;
@@ -263,7 +266,7 @@ async fn a_long_outage_ends_the_streams<B: Backend + AsMut<Broker>>() {
 
 /// A broker that accepts connections and answers nothing (SIGSTOP): publishing fails in bounded time,
 /// and goes on when it wakes up.
-#[cfg(any(feature = "redis", feature = "nats"))]
+#[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
 async fn a_frozen_broker_fails_in_bounded_time<B: Backend + AsMut<Broker>>() {
     let mut broker = B::fresh().await;
     let log = broker.instance().await;
@@ -279,6 +282,62 @@ async fn a_frozen_broker_fails_in_bounded_time<B: Backend + AsMut<Broker>>() {
         while next(&mut events).await.data() != "2" {}
     })
     .await;
+}
+
+/// A broker that answers late, then too late: a late acknowledgement is one, everything else ends within bounds, the open
+/// stream lives on, and nothing that was acknowledged is lost.
+#[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
+async fn a_slow_broker_is_waited_for_within_bounds<B: Backend + AsMut<Broker>>() {
+    // Well above the second that the stores of the tests give an answer, with one more attempt.
+    const BOUND: Duration = Duration::from_secs(10);
+    let mut broker = B::fresh().await;
+    let log = broker.instance().await;
+    let mut events = open(&log, &LastEventId::None).await.unwrap();
+    let last = 2 * IN_MEMORY as u64;
+    publish(&log, 1..=last).await;
+    read(&mut events, 1..=last).await;
+    let broker = broker.as_mut();
+
+    broker.signal("STOP");
+    let goes_on = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        broker.signal("CONT");
+    };
+    let late = event(last + 1);
+    let (published, ()) = tokio::join!(log.publish(&late), goes_on);
+    published.unwrap();
+    read(&mut events, [last + 1]).await;
+
+    broker.signal("STOP");
+    let lost = event(0);
+    let replay = async {
+        // Older than what is in memory: this needs the broker.
+        let mut replay = open(&log, &LastEventId::None).await.unwrap();
+        replay.next().await
+    };
+    let (published, replayed) = tokio::join!(
+        tokio::time::timeout(BOUND, log.publish(&lost)),
+        tokio::time::timeout(BOUND, replay),
+    );
+    broker.signal("CONT");
+    published.expect("a bound").expect_err("not acknowledged");
+    let replayed = replayed.expect("a bound");
+    assert!(
+        matches!(replayed, Some(Err(Unavailable::Broker))),
+        "{replayed:?}"
+    );
+
+    publish_when_it_is_back(&log, last + 2).await;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&(last + 2)) {
+        seen.push(next(&mut events).await.data().parse::<u64>().unwrap());
+    }
+    // Attempts that were not acknowledged may have arrived all the same.
+    seen.retain(|n| *n != 0);
+    seen.dedup();
+    assert_eq!(seen, [last + 2]);
+    let mut all = open(&log, &LastEventId::None).await.unwrap();
+    read(&mut all, 1..=last + 1).await;
 }
 
 /// Two publishers, six subscribers that leave and come back on the other instance at every third
@@ -396,5 +455,7 @@ contract!(in_memory, Memory, ,);
 
 #[cfg(feature = "nats")]
 mod with_nats;
+#[cfg(feature = "postgres")]
+pub(crate) mod with_postgres;
 #[cfg(feature = "redis")]
 mod with_redis;

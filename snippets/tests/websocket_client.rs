@@ -10,6 +10,8 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::http::StatusCode;
 use axum::routing::any;
 use serde_json::{Value, json};
+use snippets::production::chaos::ChaosProxy;
+use snippets::production::chaos_flow::{Cut, Fault, Flow, Plan};
 use snippets::websocket::client::{Command, Config, Stopped, Update, full_jitter, run};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::{Full, Outbox};
@@ -19,68 +21,13 @@ use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Hub, Membership, Rules};
 use snippets::websocket::rooms_endpoint;
 use snippets::websocket::serve::Sockets;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Server, eventually, within};
-
-/// What the network between client and server does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Net {
-    Up,
-    /// Nothing from the server arrives any more, on connections that are open then.
-    Deaf,
-    /// Connections are reset, new ones are refused.
-    Down,
-}
-
-/// Forwards to `to` as the network allows.
-async fn network(to: SocketAddr) -> (SocketAddr, watch::Sender<Net>) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let (set, net) = watch::channel(Net::Up);
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(forward(client, to, net.clone()));
-        }
-    });
-    (addr, set)
-}
-
-async fn forward(client: TcpStream, to: SocketAddr, mut net: watch::Receiver<Net>) {
-    if *net.borrow_and_update() == Net::Down {
-        return;
-    }
-    let server = TcpStream::connect(to).await.unwrap();
-    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
-        (client.into_split(), server.into_split());
-    let mut down = net.clone();
-    let up = tokio::io::copy(&mut from_client, &mut to_server);
-    let back = async {
-        tokio::select! {
-            _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
-            () = becomes(&mut net, Net::Deaf) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = up => {}
-        () = back => {}
-        () = becomes(&mut down, Net::Down) => {}
-    }
-}
-
-/// Waits for a change to `state`; what it is now does not count.
-async fn becomes(net: &mut watch::Receiver<Net>, state: Net) {
-    while net.changed().await.is_ok() {
-        if *net.borrow() == state {
-            return;
-        }
-    }
-}
+use crate::support::{Server, chaos, eventually, within};
 
 fn ada() -> User {
     User {
@@ -97,11 +44,19 @@ fn plenty() -> governor::Quota {
 struct World {
     hub: Hub,
     _server: Server,
-    net: watch::Sender<Net>,
+    network: ChaosProxy,
     addr: SocketAddr,
 }
 
 async fn world(quotas: Quotas) -> World {
+    world_behind(quotas, 0, |_| Plan::default()).await
+}
+
+async fn world_behind(
+    quotas: Quotas,
+    seed: u64,
+    plan: impl Fn(u64) -> Plan + Send + 'static,
+) -> World {
     let hub = Hub::new(Rules {
         history: 1000,
         history_bytes: 100_000,
@@ -114,25 +69,42 @@ async fn world(quotas: Quotas) -> World {
     let app = rooms_endpoint::router(sockets, hub.clone(), Rates::new(quotas))
         .layer(axum::Extension(ada()));
     let server = Server::start(app).await;
-    let (addr, net) = network(server.addr).await;
+    let network = chaos(server.addr, seed, plan).await;
+    let addr = network.addr();
     World {
         hub,
         _server: server,
-        net,
+        network,
         addr,
     }
 }
 
-async fn generous_world() -> World {
-    world(Quotas {
+fn generous() -> Quotas {
+    Quotas {
         messages: plenty(),
         user: plenty(),
         ..Quotas::default()
-    })
-    .await
+    }
+}
+
+async fn generous_world() -> World {
+    world(generous()).await
 }
 
 impl World {
+    /// Connections are reset, new ones are refused.
+    async fn down(&self) {
+        self.network.refuse(true).await;
+        self.network.cut_all(Cut::Reset);
+    }
+
+    /// Nothing from the server arrives any more on the connections that are open.
+    fn deaf(&self) {
+        for connection in self.network.connections() {
+            connection.to_client.stall();
+        }
+    }
+
     /// A member on the server's side.
     fn member(&self, name: &str) -> (Membership, Outbox) {
         let outbox = Outbox::new(10_000, 1 << 20);
@@ -237,12 +209,12 @@ async fn resumes_after_a_cut_without_gap_or_duplicate() {
     let mut last = client.joined(&bob).await;
     for round in 0..5 {
         bob.publish(format!("{round} before"), &json!(round));
-        world.net.send_replace(Net::Down);
+        world.down().await;
         presence(&watching, "user_left").await;
         for n in 0..10 {
             bob.publish(format!("{round} {n}"), &json!(n));
         }
-        world.net.send_replace(Net::Up);
+        world.network.refuse(false).await;
         presence(&watching, "user_joined").await;
         let end = bob.publish(format!("{round} after"), &json!(round));
         while last < end {
@@ -254,6 +226,60 @@ async fn resumes_after_a_cut_without_gap_or_duplicate() {
                 other => panic!("{other:?}"),
             }
         }
+    }
+}
+
+/// In small pieces both ways, and six times cut at any byte: every event once and in order, every message of the client
+/// in the room once. (Each resume is one message: a network that never carries one whole lets nobody through.)
+#[tokio::test]
+async fn loses_and_doubles_nothing_through_a_hostile_network() {
+    for seed in 1..=4 {
+        let world = world_behind(generous(), seed, |number| {
+            let pieces = Flow {
+                split: Some(1..=40),
+                ..Flow::default()
+            };
+            let how = [Cut::Reset, Cut::Fin][(number % 2) as usize];
+            Plan {
+                to_client: Flow {
+                    fault: (number < 6).then_some((200..=3_000, Fault::Cut(how))),
+                    ..pieces.clone()
+                },
+                to_server: pieces,
+            }
+        })
+        .await;
+        let (bob, watching) = world.member("bob");
+        let mut client = start(Config {
+            max_delay: Duration::from_millis(10),
+            ..config(world.addr)
+        });
+        client.join().await;
+        presence(&watching, "user_joined").await;
+        let mut last = client.joined(&bob).await;
+        let (mut acknowledged, mut own) = (0, Vec::new());
+        for tag in 0..12 {
+            client.publish(tag).await;
+            bob.publish(format!("{tag}"), &json!("x".repeat(800)));
+        }
+        let end = bob.publish("end".into(), &json!("end"));
+        while last < end || acknowledged < 12 || own.len() < 12 {
+            match client.news().await {
+                Update::Event { seq, event, .. } => {
+                    assert_eq!(seq, last + 1, "seed {seed}");
+                    last = seq;
+                    own.extend(event["data"].as_u64());
+                }
+                Update::Published { outcome, .. } => {
+                    outcome.unwrap();
+                    acknowledged += 1;
+                }
+                other => panic!("seed {seed}: {other:?}"),
+            }
+        }
+        assert_eq!(own, (0..12).collect::<Vec<_>>(), "seed {seed}");
+        let connections = world.network.connections().len();
+        assert!(connections >= 3, "seed {seed} has cut nothing");
     }
 }
 
@@ -274,7 +300,7 @@ async fn a_room_that_has_begun_anew_is_reported_as_reset() {
     presence(&watching, "user_joined").await;
     client.joined(&bob).await;
     *addr.lock().unwrap() = second.addr;
-    first.net.send_replace(Net::Down);
+    first.down().await;
     assert_eq!(
         client.news().await,
         Update::Reset {
@@ -306,7 +332,7 @@ async fn a_message_whose_ack_was_lost_is_published_once() {
     client.join().await;
     presence(&watching, "user_joined").await;
     client.joined(&bob).await;
-    world.net.send_replace(Net::Deaf);
+    world.deaf();
     for tag in 0..20 {
         client.publish(tag).await;
     }
@@ -330,9 +356,9 @@ async fn a_message_whose_ack_was_lost_is_published_once() {
         collect(&mut seen) == 16
     })
     .await;
-    world.net.send_replace(Net::Down);
+    world.down().await;
     presence(&watching, "user_left").await;
-    world.net.send_replace(Net::Up);
+    world.network.refuse(false).await;
     let mut published = Vec::new();
     while published.len() < 20 {
         if let Update::Published { tag, outcome } = client.news().await {
@@ -351,7 +377,7 @@ async fn a_message_whose_ack_was_lost_is_published_once() {
 #[tokio::test]
 async fn messages_wait_while_offline_up_to_the_bound() {
     let world = generous_world().await;
-    world.net.send_replace(Net::Down);
+    world.down().await;
     let mut client = start(Config {
         pending: Pending::new(3, 16, Duration::from_secs(60)),
         ..config(world.addr)
@@ -367,7 +393,7 @@ async fn messages_wait_while_offline_up_to_the_bound() {
             outcome: Err("queue_full".into())
         }
     );
-    world.net.send_replace(Net::Up);
+    world.network.refuse(false).await;
     client.commands.send(Command::Wake).await.unwrap();
     let mut published = Vec::new();
     while published.len() < 3 {
@@ -419,7 +445,7 @@ async fn a_silent_connection_is_given_up() {
         ..config(world.addr)
     });
     assert_eq!(client.next().await, Update::Connected);
-    world.net.send_replace(Net::Deaf);
+    world.deaf();
     assert_eq!(client.next().await, Update::Disconnected);
     assert_eq!(client.next().await, Update::Connected, "a new connection");
 }

@@ -6,13 +6,13 @@ use axum::Router;
 use axum::extract::ws::{Message as AxumMessage, WebSocket, WebSocketUpgrade};
 use axum::routing::any;
 use futures::{FutureExt, SinkExt, StreamExt};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use crate::support::frames::{PING, PONG, Seen};
+use crate::support::frames::{CONTINUATION, PING, PONG, Seen};
 use crate::support::{Frame, FrameClient, Server};
 
 /// A client and a server in this process, with `buffer` bytes each way between them: nothing depends on the kernel.
@@ -143,4 +143,62 @@ async fn a_pong_sent_by_hand_replaces_the_automatic_one() {
         );
     }
     assert!(client.next().now_or_never().is_none());
+}
+
+/// A message of `fragments` frames without payload, and one that ends it.
+fn empty_fragments(fragments: usize) -> Vec<u8> {
+    let mut bytes = Frame::text("").more().encode();
+    for _ in 0..fragments {
+        bytes.extend(Frame::new(CONTINUATION, "").more().encode());
+    }
+    bytes.extend(Frame::new(CONTINUATION, "whole").encode());
+    bytes
+}
+
+// The limits count bytes of payload: a hundred thousand frames of nothing are a message of five bytes.
+#[tokio::test]
+async fn fragments_without_payload_are_not_counted() {
+    let (mut client, server) = tokio::io::duplex(1 << 16);
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(8))
+        .max_frame_size(Some(8));
+    let mut server = WebSocketStream::from_raw_socket(server, Role::Server, Some(config)).await;
+    let flood = empty_fragments(100_000);
+    let (_, message) = tokio::join!(client.write_all(&flood), server.next());
+    assert_eq!(message.unwrap().unwrap(), Message::text("whole"));
+}
+
+// All this time `next` has not returned once. tokio's budget of 128 reads makes it yield, so that others are served all the
+// same; with a small read buffer after fewer frames.
+#[tokio::test]
+async fn a_flood_of_fragments_does_not_starve_other_connections() {
+    let app = Router::new().route(
+        "/ws",
+        any(|ws: WebSocketUpgrade| async {
+            ws.read_buffer_size(1024)
+                .on_upgrade(|mut socket: WebSocket| async move {
+                    while let Some(Ok(message)) = socket.recv().await {
+                        let _ = socket.send(message).await;
+                    }
+                })
+        }),
+    );
+    let server = Server::start(app).await;
+    let mut flooding = FrameClient::connect(server.addr, "/ws").await;
+    let flood = tokio::spawn(async move {
+        let mut bytes = empty_fragments(10_000);
+        bytes.truncate(bytes.len() - Frame::new(CONTINUATION, "whole").encode().len());
+        let first = Frame::text("").more().encode().len();
+        flooding.socket.write_all(&bytes[..first]).await.unwrap();
+        loop {
+            flooding.socket.write_all(&bytes[first..]).await.unwrap();
+        }
+    });
+    let mut client = FrameClient::connect(server.addr, "/ws").await;
+    for _ in 0..5 {
+        client.send(Frame::text("still here")).await;
+        assert_eq!(client.next_text().await, "still here");
+    }
+    assert!(!flood.is_finished());
+    flood.abort();
 }

@@ -24,6 +24,8 @@ fn quotas() -> Quotas {
     Quotas {
         messages: burst(3),
         user: burst(5),
+        bytes: burst(1000),
+        sockets: 2,
         control: burst(2),
         refusals: burst(2),
         connects: burst(2),
@@ -99,6 +101,50 @@ async fn a_user_has_one_limit_over_all_connections() {
         .limit(&eve, &other, Count(0))
         .on_message("x".into(), &other);
     assert_eq!(text(&other), "1");
+}
+
+/// Long messages use up the bytes before the messages; one that is longer than the burst takes all of it.
+#[tokio::test]
+async fn a_user_has_one_limit_of_bytes_over_all_connections() {
+    let rates = Rates::new(quotas());
+    let (one, two) = (Outbox::new(16, 1 << 20), Outbox::new(16, 1 << 20));
+    let (mut first, mut second) = (
+        rates.limit(&ada(), &one, Count(0)),
+        rates.limit(&ada(), &two, Count(0)),
+    );
+    first.on_message("x".repeat(600).into(), &one);
+    second.on_message(vec![0; 401].into(), &two);
+    second.on_message(vec![0; 400].into(), &two);
+    assert_eq!(text(&one), "1");
+    assert!(text(&two).contains("rate_limited"));
+    assert_eq!(text(&two), "1");
+    let other = Outbox::new(16, 1 << 20);
+    let eve = User {
+        name: "eve".into(),
+        ..ada()
+    };
+    let mut handler = rates.limit(&eve, &other, Count(0));
+    handler.on_message(vec![0; 5000].into(), &other);
+    handler.on_message(vec![0; 1].into(), &other);
+    assert_eq!(text(&other), "1");
+    assert!(text(&other).contains("rate_limited"));
+}
+
+/// The place of a connection is free again when it ends.
+#[tokio::test]
+async fn a_user_has_so_many_open_sockets() {
+    let rates = Rates::new(quotas());
+    let open = || {
+        let outbox = Outbox::new(16, 1 << 20);
+        (rates.limit(&ada(), &outbox, Count(0)), outbox)
+    };
+    let (first, second, third) = (open(), open(), open());
+    assert!(!first.1.is_closed() && !second.1.is_closed());
+    assert_eq!(text(&third.1), "close 1013");
+    drop(third);
+    assert!(open().1.is_closed());
+    drop(first);
+    assert!(!open().1.is_closed());
 }
 
 #[tokio::test]

@@ -482,6 +482,15 @@ async fn resuming_while_others_publish_leaves_no_gap_and_no_duplicate() {
 }
 
 #[tokio::test]
+async fn the_ping_of_a_page_is_answered() {
+    let hub = Hub::new(rules());
+    let server = start(&hub, "ada", Limits::default()).await;
+    let mut client = FrameClient::connect(server.addr, "/rooms").await;
+    client.send_text(r#"{"type":"ping"}"#).await;
+    assert_eq!(client.next_text().await, r#"{"type":"pong"}"#);
+}
+
+#[tokio::test]
 async fn rooms_names_and_members_are_bounded() {
     let hub = Hub::new(Rules {
         rooms: 20,

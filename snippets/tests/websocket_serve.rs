@@ -604,3 +604,29 @@ async fn compression_is_not_negotiated() {
         client.head
     );
 }
+
+/// The writer does not outlive the reader, however that ends.
+#[tokio::test]
+async fn a_handler_that_panics_ends_its_connection() {
+    struct Panics;
+    impl Handler for Panics {
+        fn on_message(&mut self, _: Message, _: &Outbox) {
+            panic!("as the test wants it");
+        }
+    }
+    async fn upgrade(
+        State(sockets): State<Sockets>,
+        ws: WebSocketUpgrade,
+    ) -> axum::response::Response {
+        sockets.accept(ws, |_| Panics)
+    }
+    let sockets = sockets(Limits::default());
+    let app = Router::new()
+        .route("/ws", any(upgrade))
+        .with_state(sockets.clone());
+    let server = Server::start(app).await;
+    let mut client = FrameClient::connect(server.addr, "/ws").await;
+    client.send_text("x").await;
+    assert!(matches!(client.next().await, Seen::Cut(_)));
+    assert_eq!(sockets.drained(PATIENCE).await, 0);
+}

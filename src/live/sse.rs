@@ -30,6 +30,7 @@ pub fn router(shutdown: CancellationToken) -> Router {
         heartbeat: Duration::from_secs(5),
         retry_min: Duration::from_millis(1000),
         retry_spread: Duration::from_millis(500),
+        ..Config::default()
     };
     let streams = Streams::new(config, shutdown.clone());
     let started = Started {

@@ -46,7 +46,7 @@ pub fn walk(root: &Path, folder: &Path, visit: &mut dyn FnMut(&Path)) {
     let mut names: Vec<_> = entries.flatten().map(|e| e.file_name()).collect();
     names.sort();
     for name in names {
-        if name == "node_modules" || name == "target" {
+        if name == "node_modules" || name == "target" || name == ".next" {
             continue;
         }
         let path = folder.join(name);

@@ -172,8 +172,10 @@ fn versions(root: &Path, body: &str) -> Vec<String> {
         return vec!["SKILL.md: no line that begins with `Verified against`".to_owned()];
     };
     let lock = fs::read_to_string(root.join("Cargo.lock")).unwrap_or_default();
-    let packages =
-        fs::read_to_string(root.join("snippets/typescript/package-lock.json")).unwrap_or_default();
+    let packages = ["snippets/typescript", "snippets/typescript/nextjs"]
+        .map(|folder| root.join(folder).join("package-lock.json"))
+        .map(|lock| fs::read_to_string(lock).unwrap_or_default())
+        .concat();
     let word = regex::Regex::new(r"([a-z@][a-z0-9_/@-]*) (\d+\.\d+\.\d+)").unwrap();
     let mut problems = Vec::new();
     let mut seen = 0;

@@ -24,6 +24,8 @@ struct Probe<'a> {
     run: &'a Run,
     target: Target,
     request: Request,
+    /// The service was seen to send its head with the first token only.
+    holds_head: std::sync::atomic::AtomicBool,
 }
 
 pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachable> {
@@ -41,6 +43,7 @@ pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachabl
         run,
         target: options.target.clone(),
         request,
+        holds_head: std::sync::atomic::AtomicBool::new(false),
     };
     // A service that cannot be connected to is no finding but an error of the run.
     drop(probe.target.connect(crate::target::Link::Http1).await?);
@@ -64,8 +67,10 @@ pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachabl
 
 /// What only the provider's side shows.
 const NEEDS_UPSTREAM: &[&str] = &[
+    "llm-gzip-incremental",
     "llm-truncation-visible",
     "llm-provider-error-visible",
+    "llm-failures-survived",
     "llm-abort-stops-work",
     "llm-slow-reader-bounded",
     "llm-split-utf8",

@@ -1,11 +1,12 @@
 //! The checks for which the probe plays the provider.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::answer::{self, Part};
 use super::provider::{Call, INTERNAL, Provider, SECRET};
 use super::{PATIENCE, Probe};
-use crate::http1::{Opened, Response};
+use crate::http1::{Opened, Request, Response};
 use crate::reader::Reader;
 use crate::report::quote;
 use crate::target::Link;
@@ -46,9 +47,8 @@ enum Begun {
 
 impl Probe<'_> {
     /// Sends the request and waits until the service has asked the provider.
-    async fn begin(&self, provider: &Provider, link: Link) -> Begun {
-        let mut request = self.request.clone();
-        request.link = link;
+    async fn begin(&self, provider: &Provider, request: &Request) -> Begun {
+        let request = request.clone();
         let (target, patience) = (self.target.clone(), self.run.left());
         let mut response = tokio::spawn(async move {
             match request.open(&target, patience).await {
@@ -56,9 +56,11 @@ impl Probe<'_> {
                 _ => None,
             }
         });
+        // Kept over the answer: dropping it would drop the connection whose request it is reading.
+        let mut calling = std::pin::pin!(provider.call(self.run.at_most(PATIENCE * 2)));
         tokio::select! {
             biased;
-            call = provider.call(self.run.at_most(PATIENCE * 2)) => match call {
+            call = &mut calling => match call {
                 Some(call) => Begun::Chat(Box::new(Chat { response, call })),
                 None => {
                     response.abort();
@@ -68,7 +70,7 @@ impl Probe<'_> {
             // The head may come at once; the provider is asked a moment later.
             answered = &mut response => match answered {
                 Ok(Some(answer)) if answer.head.status == 200 => {
-                    match provider.call(self.run.at_most(PATIENCE * 2)).await {
+                    match calling.await {
                         Some(call) => Begun::Chat(Box::new(Chat { response: tokio::spawn(async move { Some(answer) }), call })),
                         None => Begun::Answered(Box::new(answer)),
                     }
@@ -81,15 +83,27 @@ impl Probe<'_> {
 
     /// A chat of which provider and client are ready, or why there is none.
     async fn chat(&self, provider: &Provider) -> Result<(Call, Reader), String> {
-        match self.begin(provider, Link::Http1).await {
+        self.chat_with(provider, &self.request).await
+    }
+
+    async fn chat_with(
+        &self,
+        provider: &Provider,
+        request: &Request,
+    ) -> Result<(Call, Reader), String> {
+        match self.begin(provider, request).await {
             Begun::Chat(mut chat) => {
                 chat.call.head().await;
-                let wait = self.run.at_most(PATIENCE);
                 // A service that holds its head back until the first token is given one.
+                let wait = match self.holds_head.load(Ordering::Relaxed) {
+                    true => Duration::from_millis(300),
+                    false => self.run.at_most(PATIENCE),
+                };
                 let mut response = chat.response;
                 let answered = match tokio::time::timeout(wait, &mut response).await {
                     Ok(answered) => answered,
                     Err(_) => {
+                        self.holds_head.store(true, Ordering::Relaxed);
                         chat.call.token("stream-probe ").await;
                         tokio::time::timeout(self.run.at_most(PATIENCE), response)
                             .await
@@ -115,6 +129,7 @@ impl Probe<'_> {
         if !self.paced(provider).await {
             return;
         }
+        self.gzip(provider).await;
         self.unsafe_characters(provider).await;
         self.split(provider).await;
         self.truncated(provider).await;
@@ -122,13 +137,14 @@ impl Probe<'_> {
         self.abort(provider).await;
         self.slow_reader(provider).await;
         self.thinking(provider).await;
+        self.survived(provider).await;
     }
 
     /// Head before the first token, then each token before the next; false when nothing can be probed.
     async fn paced(&self, provider: &Provider) -> bool {
         const HEAD: &str = "llm-headers-before-token";
         const ID: &str = "llm-incremental";
-        let mut chat = match self.begin(provider, Link::Http1).await {
+        let mut chat = match self.begin(provider, &self.request).await {
             Begun::Chat(chat) => chat,
             Begun::Answered(mut answer) => {
                 let status = answer.head.status;
@@ -165,6 +181,7 @@ impl Probe<'_> {
                 let late = tokio::time::timeout(self.run.at_most(PATIENCE), response).await;
                 match late {
                     Ok(answered) => {
+                        self.holds_head.store(true, Ordering::Relaxed);
                         self.run.fail(HEAD, format!("the provider's head was held for {} ms, and the service's came with the first token", held.elapsed().as_millis()));
                         answered
                     }
@@ -237,6 +254,59 @@ impl Probe<'_> {
         true
     }
 
+    /// The answer as a browser asks for it.
+    async fn gzip(&self, provider: &Provider) {
+        const ID: &str = "llm-gzip-incremental";
+        if !self.run.needs(&[ID]) {
+            return;
+        }
+        if self.run.failed("llm-incremental") {
+            return self
+                .run
+                .unknown(ID, "tokens are held back without gzip too");
+        }
+        let request = self.request.clone().header("Accept-Encoding", "gzip");
+        let (mut call, reader) = match self.chat_with(provider, &request).await {
+            Ok(chat) => chat,
+            Err(why) => return self.run.unknown(ID, why),
+        };
+        let coding = reader.head.get("content-encoding");
+        let coding = coding.as_deref().unwrap_or("none");
+        if !matches!(coding, "none" | "gzip" | "identity") {
+            let text = format!("content-encoding: {coding} for a client that accepts only gzip");
+            return self.run.fail(ID, text);
+        }
+        for n in 1..=3 {
+            let token = format!("stream-probe-{n} ");
+            call.token(&token).await;
+            let arrived = |log: &Log| contains(log, token.trim_end());
+            if !reader.until(self.run.at_most(PATIENCE), arrived).await {
+                if !self.run.left().is_zero() {
+                    self.run.fail(ID, format!("content-encoding {coding}: token {n} did not arrive within {} s while the provider waited", PATIENCE.as_secs()));
+                }
+                return;
+            }
+        }
+        call.finish().await;
+        let patience = self.run.at_most(PATIENCE);
+        reader.until(patience, |log| log.end.is_some()).await;
+        match reader.ended() {
+            Some(end) if end.is_cut() => self.run.fail(
+                ID,
+                format!(
+                    "content-encoding {coding}: the answer was cut: {}",
+                    end.text()
+                ),
+            ),
+            Some(_) => self.run.pass(
+                ID,
+                format!("content-encoding {coding}: 3 tokens arrived one by one, and the end"),
+            ),
+            // Without gzip it did not end either, or the budget is used up.
+            None => self.run.unknown(ID, "the answer did not end"),
+        }
+    }
+
     fn text(&self, events: &[Event]) -> String {
         answer::whole_text(events, self.options.terminal.as_deref())
     }
@@ -260,7 +330,7 @@ impl Probe<'_> {
 
     async fn split(&self, provider: &Provider) {
         const ID: &str = "llm-split-utf8";
-        const TEXT: &str = "begin 😀ä漢👩‍💻 end";
+        const TEXT: &str = "😀ä漢👩‍💻";
         if !self.run.needs(&[ID]) {
             return;
         }
@@ -268,9 +338,13 @@ impl Probe<'_> {
             Ok(chat) => chat,
             Err(why) => return self.run.unknown(ID, why),
         };
+        // Whole ones around it: a service that loses the split one is known by them.
+        call.token("begin ").await;
         call.token_by_bytes(TEXT).await;
+        call.token(" end").await;
         call.finish().await;
-        self.compare(ID, &reader, TEXT, "end").await;
+        let sent = format!("begin {TEXT} end");
+        self.compare(ID, &reader, &sent, "end").await;
     }
 
     async fn compare(&self, id: &str, reader: &Reader, sent: &str, last: &str) {
@@ -379,7 +453,7 @@ impl Probe<'_> {
         }
         // Before it; SDKs ask again, and are refused again.
         let begun = Instant::now();
-        match self.begin(provider, Link::Http1).await {
+        match self.begin(provider, &self.request).await {
             Begun::Chat(mut chat) => {
                 chat.call.refuse().await;
                 let mut response = chat.response;
@@ -513,7 +587,9 @@ impl Probe<'_> {
         if !self.run.needs(&[ID]) {
             return;
         }
-        let mut chat = match self.begin(provider, Link::Stalled).await {
+        let mut request = self.request.clone();
+        request.link = Link::Stalled;
+        let mut chat = match self.begin(provider, &request).await {
             Begun::Chat(chat) => chat,
             _ => return self.run.unknown(ID, "the service asked no provider"),
         };
@@ -522,7 +598,7 @@ impl Probe<'_> {
         let mut taken = 0;
         while taken < TAKEN_MOST {
             match tokio::time::timeout(
-                self.run.at_most(Duration::from_secs(2)),
+                self.run.at_most(Duration::from_secs(4)),
                 chat.call.token(&token),
             )
             .await
@@ -558,6 +634,46 @@ impl Probe<'_> {
             );
         }
         chat.response.abort();
+    }
+
+    /// The provider's connection is cut, after a token and before the first.
+    async fn survived(&self, provider: &Provider) {
+        const ID: &str = "llm-failures-survived";
+        if !self.run.needs(&[ID]) {
+            return;
+        }
+        for token in [Some("before the cut "), None] {
+            let (mut call, reader) = match self.chat(provider).await {
+                Ok(chat) => chat,
+                Err(why) => return self.gone(ID, &why).await,
+            };
+            if let Some(token) = token {
+                call.token(token).await;
+                let arrived = |log: &Log| contains(log, token.trim_end());
+                reader.until(self.run.at_most(PATIENCE), arrived).await;
+            }
+            drop(call);
+            let patience = self.run.at_most(PATIENCE);
+            reader.until(patience, |log| log.end.is_some()).await;
+        }
+        match self.chat(provider).await {
+            Ok(_) => self.run.pass(ID, "after two cuts the next answer begins"),
+            Err(why) => self.gone(ID, &why).await,
+        }
+    }
+
+    /// An answer did not begin: is the service still there?
+    async fn gone(&self, id: &str, why: &str) {
+        if self.run.left().is_zero() {
+            return;
+        }
+        match self.target.connect(Link::Http1).await {
+            Ok(_) => self.run.unknown(id, why),
+            Err(error) => self.run.fail(
+                id,
+                format!("after the provider's connection was cut: {error}"),
+            ),
+        }
     }
 
     /// The model thinks for longer than proxies wait.

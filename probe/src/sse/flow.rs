@@ -8,9 +8,42 @@ use crate::reader::Reader;
 use crate::report::quote;
 use crate::wire_log::Event;
 
+/// The checks for which events must flow.
+const NEED_EVENTS: &[&str] = &[
+    "sse-headers-before-first-event",
+    "sse-events-incremental",
+    "sse-gzip-incremental",
+    "sse-utf8",
+    "sse-no-bom",
+    "sse-line-endings",
+    "sse-known-fields",
+    "sse-data-in-every-event",
+    "sse-complete-last-event",
+    "sse-reserved-names",
+    "sse-retry-sane",
+    "sse-retry-jitter",
+    "sse-ends-cleanly",
+    "sse-terminal-event",
+    "sse-ids-present",
+    "sse-ids-unique",
+    "sse-ids-ascii",
+    "sse-resume-no-gap",
+    "sse-resume-no-duplicate",
+    "sse-cursor-past",
+    "sse-cursor-future",
+    "sse-fan-out-order",
+    "sse-stalled-reader-isolated",
+    "sse-stalled-reader-memory",
+    "sse-lag-is-told",
+    "sse-errors-clean",
+];
+
 impl Probe<'_> {
     /// Lets events flow to the first reader, to a plain second one and to one that accepts gzip.
     pub(super) async fn flow(&self) {
+        if !self.run.needs(NEED_EVENTS) {
+            return;
+        }
         let second = self.open(|request| request).await;
         let gzip = self
             .open(|request| request.header("Accept-Encoding", "gzip"))

@@ -2,25 +2,29 @@
 
 use std::time::{Duration, Instant};
 
+use super::resume::announces;
 use super::{PATIENCE, Probe};
-use crate::http1::{Opened, Part};
+use crate::http1::{Exchange, Opened, Part, is_event_stream};
 use crate::process;
+use crate::reader::Reader;
 use crate::report::quote;
 use crate::target::Link;
 
 /// More than the kernel and the libraries between hold back for one connection.
 const ENOUGH: usize = 16 << 20;
+const LAG: &str = "sse-lag-is-told";
 
 impl Probe<'_> {
     pub(super) async fn stalled_reader(&self) {
         const ISOLATED: &str = "sse-stalled-reader-isolated";
         const MEMORY: &str = "sse-stalled-reader-memory";
-        if !self.run.needs(&[ISOLATED, MEMORY]) {
+        if !self.run.needs(&[ISOLATED, MEMORY, LAG]) {
             return;
         }
         let unknown = |why: &str| {
             self.run.unknown(ISOLATED, why);
             self.run.unknown(MEMORY, why);
+            self.run.unknown(LAG, why);
         };
         if self.first.ended().is_some() {
             return unknown("the stream ended");
@@ -34,32 +38,38 @@ impl Probe<'_> {
             return unknown("one more connection was not possible");
         };
         let memory_before = self.options.pid.and_then(process::resident_kib);
-        let start = self.first.with(|log| log.bytes);
+        let (start, events) = self.first.with(|log| (log.bytes, log.events.len()));
         let began = Instant::now();
         let passed = || self.first.with(|log| log.bytes) - start;
-        // With events of its own the service is given four seconds; with --publish, as many calls.
+        // Four seconds, and more where that is about to be enough.
         let mut silent_since = None;
-        while passed() < ENOUGH && began.elapsed() < self.run.at_most(Duration::from_secs(4)) {
-            let before = self.first.with(|log| log.bytes);
+        let time = || match self.options.publish.is_some() && passed() > ENOUGH / 4 {
+            true => Duration::from_secs(20),
+            false => Duration::from_secs(4),
+        };
+        while passed() < ENOUGH && began.elapsed() < self.run.at_most(time()) {
+            // Events, not bytes: heartbeats go on while nothing else does.
+            let before = self.first.with(|log| log.events.len());
             if self.options.publish.is_some() {
                 drop(self.options.publish.once().await);
             }
             let patience = self.run.at_most(Duration::from_secs(3));
-            if !self.first.until(patience, |log| log.bytes > before).await {
+            let arrived = |log: &crate::wire_log::Log| log.events.len() > before;
+            if !self.first.until(patience, arrived).await {
                 silent_since = Some(before);
                 break;
             }
         }
         if silent_since.is_some() && self.run.left() > Duration::from_secs(1) {
             // Did the stalled reader hold it up? Without it the others must go on.
-            let before = self.first.with(|log| log.bytes);
+            let before = self.first.with(|log| log.events.len());
             drop(stalled);
             if self.options.publish.is_some() {
                 drop(self.options.publish.once().await);
             }
             let went_on = self
                 .first
-                .until(self.run.at_most(PATIENCE), |log| log.bytes > before)
+                .until(self.run.at_most(PATIENCE), |log| log.events.len() > before)
                 .await;
             if went_on && passed() > 64 * 1024 {
                 self.run.fail(ISOLATED, format!("after {} KiB the other reader received nothing for 3 s, and went on when the stalled one left", passed() / 1024));
@@ -68,7 +78,6 @@ impl Probe<'_> {
         }
         let after = self.options.pid.and_then(process::resident_kib);
         let kib = passed() / 1024;
-        drop(stalled);
         if passed() < ENOUGH {
             return unknown(&format!(
                 "only {kib} KiB were sent beside the stalled reader, which its buffers may hold (let --publish send more)"
@@ -98,6 +107,75 @@ impl Probe<'_> {
                 }
             }
             _ => self.run.unknown(MEMORY, "needs --pid"),
+        }
+        self.lag(stalled, events).await;
+    }
+
+    /// The stalled reader reads again: what is missing must have been announced. The first reader's events
+    /// from index `since` on were sent beside it.
+    async fn lag(&self, mut stalled: Exchange, since: usize) {
+        if !self.run.needs(&[LAG]) {
+            return;
+        }
+        let patience = self.run.at_most(PATIENCE);
+        let head = match tokio::time::timeout(patience, stalled.head()).await {
+            Ok(Ok(Some(head))) if head.status == 200 && is_event_stream(&head) => head,
+            Ok(Ok(Some(head))) => {
+                let why = format!("the reader was answered with {}", head.status);
+                return self.run.unknown(LAG, why);
+            }
+            _ => {
+                return self
+                    .run
+                    .pass(LAG, "the reader was cut off: it comes back with its cursor");
+            }
+        };
+        let reader = Reader::start(stalled.into_response(head));
+        let sent: Vec<String> = self.first.with(|log| {
+            let ids = log.events[since..].iter().filter_map(|e| e.id.clone());
+            ids.filter(|id| !id.is_empty()).collect()
+        });
+        let Some(last) = sent.last() else {
+            return self
+                .run
+                .unknown(LAG, "events have no ids, so what is missing cannot be told");
+        };
+        let reached =
+            |log: &crate::wire_log::Log| log.events.iter().any(|e| e.id.as_deref() == Some(last));
+        let caught_up = reader.until(self.run.at_most(PATIENCE * 2), reached).await;
+        let types = self
+            .first
+            .with(|log| log.events.iter().map(|e| e.event_type.clone()).collect());
+        let seen = reader.with(|log| log.events.clone());
+        if let Some(event) = seen.iter().find(|event| announces(event, &types)) {
+            let text = format!("the reader was told with an event {}", event.event_type);
+            return self.run.pass(LAG, text);
+        }
+        let seen: Vec<&str> = seen.iter().filter_map(|e| e.id.as_deref()).collect();
+        let due = sent
+            .iter()
+            .skip_while(|id| seen.first() != Some(&id.as_str()));
+        let missing: Vec<&String> = due.filter(|id| !seen.contains(&id.as_str())).collect();
+        match missing.first() {
+            // Behind is not the same as left out.
+            _ if reader.ended().is_some() => self.run.pass(
+                LAG,
+                format!("the reader was cut off after {} events", seen.len()),
+            ),
+            _ if !caught_up => self.run.unknown(LAG, "the reader is still behind"),
+            Some(first) => self.run.fail(
+                LAG,
+                format!(
+                    "a reader that had fallen behind misses {} of {} events, the first {}, and nothing says so",
+                    missing.len(),
+                    sent.len(),
+                    quote(first.as_bytes())
+                ),
+            ),
+            None => self.run.pass(
+                LAG,
+                format!("a reader that had fallen behind was sent all {} events", seen.len()),
+            ),
         }
     }
 

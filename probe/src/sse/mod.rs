@@ -30,6 +30,8 @@ struct Probe<'a> {
     request: Request,
     /// The first reader, open for the whole run.
     first: Reader,
+    /// How requests that are wrong were answered, once they were asked.
+    error_answers: std::sync::OnceLock<String>,
 }
 
 pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachable> {
@@ -58,6 +60,7 @@ pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachabl
         target,
         request,
         first: Reader::start(response),
+        error_answers: std::sync::OnceLock::new(),
     };
     let rest = async {
         tokio::join!(probe.small_requests(), probe.flow());
@@ -126,7 +129,7 @@ async fn reach(
             Ok(Ok(None)) | Ok(Err(_)) => {
                 run.fail(
                     "sse-status-200",
-                    "the connection ended without an HTTP response",
+                    "the connection ended without an HTTP response (an error item before the first flush does that)",
                 );
                 finish(run, "no response came");
                 return Ok(None);

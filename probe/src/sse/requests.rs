@@ -155,6 +155,7 @@ impl Probe<'_> {
                 }
             }
         }
-        self.run.pass(ID, seen.join(", "));
+        // What the stream itself says is judged at the end.
+        drop(self.error_answers.set(seen.join(", ")));
     }
 }

@@ -1,6 +1,8 @@
 //! Reconnecting with a cursor: real, garbage, before the log, beyond it.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{PATIENCE, Probe};
@@ -8,6 +10,9 @@ use crate::http1::{End, Opened};
 use crate::reader::Reader;
 use crate::report::quote;
 use crate::wire_log::Event;
+
+/// How many events are published, at most, while the service answers a reconnect.
+const MEANWHILE: usize = 10;
 
 const GAP: &str = "sse-resume-no-gap";
 const DUPLICATE: &str = "sse-resume-no-duplicate";
@@ -86,7 +91,25 @@ impl Probe<'_> {
             .request
             .clone()
             .header("Last-Event-ID", cursor.as_str());
-        let resumed = match request.open(&self.target, self.run.at_most(PATIENCE)).await {
+        // Between what is stored and what is new events get lost: some are published while the service looks.
+        let count = self.first.with(|log| log.events.len());
+        let published = AtomicUsize::new(0);
+        let publishing = async {
+            for _ in 0..MEANWHILE {
+                if self.options.publish.once().await.is_ok() {
+                    published.fetch_add(1, Ordering::Relaxed);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            std::future::pending::<Infallible>().await
+        };
+        let opened = tokio::select! {
+            biased;
+            opened = request.open(&self.target, self.run.at_most(PATIENCE)) => opened,
+            never = publishing, if self.options.publish.is_some() => match never {},
+        };
+        let published = published.into_inner();
+        let resumed = match opened {
             Ok(Opened::Response(response)) if response.head.status == 204 => {
                 self.run.fail(GAP, format!("Last-Event-ID: {shown} is answered with 204 although {must} events followed it"));
                 self.run.unknown(DUPLICATE, "resume was refused");
@@ -112,13 +135,12 @@ impl Probe<'_> {
         // The seam between replay and live is where events get lost: publish into it.
         let mut expected = must;
         if self.first.ended().is_none() && self.options.publish.is_some() {
-            let count = self.first.with(|log| log.events.len());
             for _ in 0..2 {
                 drop(self.options.publish.once().await);
             }
             self.first
                 .until(self.run.at_most(PATIENCE), |log| {
-                    log.events.len() >= count + 2
+                    log.events.len() >= count + published + 2
                 })
                 .await;
             expected += self.first.with(|log| {
@@ -129,7 +151,8 @@ impl Probe<'_> {
             });
         }
         let with = |log: &crate::wire_log::Log| {
-            log.events.iter().filter(|e| e.id.is_some()).count() >= expected
+            let told = log.events.first().is_some_and(|e| announces(e, types));
+            told || log.events.iter().filter(|e| e.id.is_some()).count() >= expected
         };
         resumed.until(self.run.at_most(PATIENCE), with).await;
         // Nothing is known to be missing before the first reader has it too.
@@ -365,7 +388,7 @@ fn number(event: &Event) -> Option<(String, u64)> {
 }
 
 /// Whether an event is of a kind of its own: what says `reset` or `gap`.
-fn announces(event: &Event, types: &HashSet<String>) -> bool {
+pub(super) fn announces(event: &Event, types: &HashSet<String>) -> bool {
     let named = |text: &str| {
         let text = text.to_ascii_lowercase();
         [

@@ -178,12 +178,34 @@ impl Probe<'_> {
                         .map(|rest| format!("ends inside an event: {rest}")),
                 ),
             }
+            self.leaks(log);
             self.cut(log);
             self.retry(log);
             self.ids(log);
             self.head_timing(log);
             self.arrival(log);
         });
+    }
+
+    /// What the stream itself tells of a failure, in whatever shape.
+    fn leaks(&self, log: &Log) {
+        let names_failure = |event: &&Event| {
+            let name = event.event_type.to_ascii_lowercase();
+            name.contains("err") || name.contains("fail")
+        };
+        let failures = log.events.iter().filter(names_failure);
+        let texts = failures.map(|event| event.data.as_str());
+        for text in texts.chain(log.unknown_lines.iter().map(String::as_str)) {
+            if let Some(sign) = crate::leak::find(text) {
+                let shown = quote(sign.as_bytes());
+                return self
+                    .run
+                    .fail("sse-errors-clean", format!("the stream says: {shown}"));
+            }
+        }
+        if let Some(answers) = self.error_answers.get() {
+            self.run.pass("sse-errors-clean", answers.as_str());
+        }
     }
 
     pub(super) fn cut(&self, log: &Log) {

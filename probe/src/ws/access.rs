@@ -167,6 +167,7 @@ impl Probe<'_> {
         match frame::connect(&request, &self.target, self.run.at_most(PATIENCE)).await {
             Ok(Upgrade::Open(socket)) => match socket.head.get("sec-websocket-protocol") {
                 Some(name) if name == NAME => self.run.fail(ID, format!("{NAME} was selected because it was offered; a bearer token in its place would be echoed")),
+                Some(name) if name.is_empty() => self.run.fail(ID, "an empty Sec-WebSocket-Protocol, with which a browser fails the connection"),
                 Some(name) => self.run.fail(ID, format!("{name} was selected, though only {NAME} was offered")),
                 None => self.run.pass(ID, "101 without a subprotocol"),
             },

@@ -3,10 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::coop::consume_budget;
 
-use crate::http1::{Head, Request, Response};
+use crate::http1::{Head, READ, Request, Response};
 use crate::target::{Conn, Link, Target, Unreachable};
 
 pub(crate) const TEXT: u8 = 1;
@@ -84,7 +86,7 @@ pub(crate) enum Upgrade {
 /// An open WebSocket.
 pub(crate) struct Socket {
     conn: Conn,
-    received: Vec<u8>,
+    received: BytesMut,
     pub(crate) head: Head,
     /// The text of messages and close reasons, to look for leaks in.
     pub(crate) heard: String,
@@ -193,7 +195,7 @@ pub(crate) fn header(fin: bool, opcode: u8, length: u64, masked: bool) -> Vec<u8
 /// More than any message that the probe waits for.
 const FRAME_MOST: u64 = 64 << 20;
 
-fn decode(received: &mut Vec<u8>) -> Result<Option<Frame>, ()> {
+fn decode(received: &mut BytesMut) -> Result<Option<Frame>, ()> {
     let [first, second, ..] = received[..] else {
         return Ok(None);
     };
@@ -236,7 +238,7 @@ fn decode(received: &mut Vec<u8>) -> Result<Option<Frame>, ()> {
         opcode: first & 0x0f,
         payload: payload.collect(),
     };
-    received.drain(..end);
+    received.advance(end);
     Ok(Some(frame))
 }
 
@@ -266,6 +268,8 @@ impl Socket {
     /// The next frame. Safe to drop at any await.
     pub(crate) async fn next(&mut self) -> Next {
         loop {
+            // A flood of small frames must not keep timeouts from being looked at.
+            consume_budget().await;
             match decode(&mut self.received) {
                 Ok(Some(frame)) => {
                     if matches!(frame.opcode, TEXT | BINARY) {
@@ -280,6 +284,7 @@ impl Socket {
                 Ok(None) => {}
                 Err(()) => return Next::Reset,
             }
+            self.received.reserve(READ);
             match self.conn.read_buf(&mut self.received).await {
                 Ok(0) => return Next::Eof,
                 Ok(_) => {}
@@ -334,6 +339,7 @@ impl Socket {
         let mut outcome = Some(Waited::Silent);
         'pumping: while sent < total {
             let rest = &unit[sent % unit.len()..];
+            self.received.reserve(READ);
             tokio::select! {
                 biased;
                 read = reader.read_buf(&mut self.received), if reads => {
@@ -342,6 +348,7 @@ impl Socket {
                         break;
                     }
                     while let Ok(Some(frame)) = decode(&mut self.received) {
+                        consume_budget().await;
                         if frame.opcode == CLOSE {
                             outcome = Some(Waited::Closed(frame.close_code()));
                             break 'pumping;
@@ -392,10 +399,10 @@ mod tests {
         for length in [0, 125, 126, 65535, 65536] {
             let payload = vec![7; length];
             for masked in [false, true] {
-                let mut bytes = encode(true, BINARY, &payload, masked);
+                let mut bytes = BytesMut::from(&encode(true, BINARY, &payload, masked)[..]);
                 let cut = bytes.split_off(bytes.len() - 1);
                 assert!(decode(&mut bytes).unwrap().is_none());
-                bytes.extend(cut);
+                bytes.extend_from_slice(&cut);
                 let frame = decode(&mut bytes).unwrap().unwrap();
                 assert_eq!((frame.opcode, frame.payload.len()), (BINARY, length));
                 assert_eq!(frame.payload, payload);

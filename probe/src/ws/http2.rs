@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::http1::Request;
+use crate::http1::{READ, Request};
 use crate::target::{Conn, Link, Target};
 
 /// What the service says over HTTP/2.
@@ -43,7 +44,7 @@ pub(crate) async fn extended_connect(
     if conn.write_all(&hello).await.is_err() {
         return Answer::NotOffered;
     }
-    let mut received = Vec::new();
+    let mut received = BytesMut::new();
     let settings = tokio::time::timeout(patience, async {
         loop {
             match next(&mut conn, &mut received).await {
@@ -120,7 +121,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The next frame: kind, flags, payload. None at the end, or for what is no HTTP/2.
-async fn next(conn: &mut Conn, received: &mut Vec<u8>) -> Option<(u8, u8, Vec<u8>)> {
+async fn next(conn: &mut Conn, received: &mut BytesMut) -> Option<(u8, u8, Vec<u8>)> {
     loop {
         if let [a, b, c, kind, flags, ..] = received[..] {
             let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
@@ -129,10 +130,11 @@ async fn next(conn: &mut Conn, received: &mut Vec<u8>) -> Option<(u8, u8, Vec<u8
             }
             if received.len() >= 9 + length {
                 let payload = received[9..9 + length].to_vec();
-                received.drain(..9 + length);
+                received.advance(9 + length);
                 return Some((kind, flags, payload));
             }
         }
+        received.reserve(READ);
         if conn.read_buf(received).await.ok()? == 0 {
             return None;
         }

@@ -2,14 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use super::frame::{self, PING, Socket, TEXT, Upgrade, Waited};
+use super::frame::{self, BINARY, Frame, PING, Socket, TEXT, Upgrade, Waited};
 use super::http2::{self, Answer};
 use super::{PATIENCE, Probe, alive};
 use crate::process;
 
+fn is_message(frame: &Frame) -> bool {
+    matches!(frame.opcode, TEXT | BINARY)
+}
+
 impl Probe<'_> {
     pub(super) async fn load(&self) {
         self.http2().await;
+        self.push().await;
         self.stalled_reader().await;
         self.flood().await;
         self.churn().await;
@@ -38,27 +43,76 @@ impl Probe<'_> {
         }
     }
 
-    /// One connection makes the service answer, and never reads; another must not notice.
-    async fn stalled_reader(&self) {
-        const ID: &str = "ws-stalled-reader-isolated";
+    /// A message that the service has to say, to a connection that says nothing.
+    async fn push(&self) {
+        const ID: &str = "ws-one-writer";
         if !self.run.needs(&[ID]) {
             return;
         }
-        let mut other = match self.open().await {
-            Ok(other) => other,
+        if !self.options.publish.is_some() {
+            let why = "needs --publish, which makes the service send to a silent connection";
+            return self.run.unknown(ID, why);
+        }
+        let mut socket = match self.open().await {
+            Ok(socket) => socket,
             Err(why) => return self.run.unknown(ID, why),
         };
-        if !alive(&mut other, self.run.at_most(PATIENCE)).await {
-            return self
-                .run
-                .unknown(ID, "the second connection does not answer Ping");
+        // Whatever greets a new connection, and no Pong that would wake the reader.
+        socket.answers = false;
+        let greeting = self.run.at_most(Duration::from_millis(300));
+        socket.until(greeting, |_| false).await;
+        if let Err(why) = self.options.publish.once().await {
+            return self.run.unknown(ID, why);
         }
+        let sent = Instant::now();
+        let pushed = socket.until(self.run.at_most(PATIENCE), is_message).await;
+        match pushed {
+            Waited::Found(_) => self.run.pass(
+                ID,
+                format!("pushed {} ms after --publish", sent.elapsed().as_millis()),
+            ),
+            Waited::Silent if self.run.left().is_zero() => {}
+            Waited::Silent => {
+                socket.send(PING, b"wake").await;
+                let woken = socket.until(self.run.at_most(PATIENCE), is_message).await;
+                match woken {
+                    Waited::Found(_) => self.run.fail(
+                        ID,
+                        format!("what was published came only when the client had sent a Ping {} s later", PATIENCE.as_secs()),
+                    ),
+                    _ => self.run.unknown(ID, "what is published does not reach this connection (--hello)"),
+                }
+            }
+            ended => self.run.unknown(ID, ended.text()),
+        }
+    }
+
+    /// One connection makes the service answer, and never reads; another must not notice.
+    async fn stalled_reader(&self) {
+        const ID: &str = "ws-stalled-reader-isolated";
+        const QUEUE: &str = "ws-queue-bounded";
+        if !self.run.needs(&[ID, QUEUE]) {
+            return;
+        }
+        let unknown = |why: &str| {
+            self.run.unknown(ID, why);
+            self.run.unknown(QUEUE, why);
+        };
+        let mut other = match self.open().await {
+            Ok(other) => other,
+            Err(why) => return unknown(&why),
+        };
+        if !alive(&mut other, self.run.at_most(PATIENCE)).await {
+            return unknown("the second connection does not answer Ping");
+        }
+        let pushes = self.run.passed("ws-one-writer") && self.reaches(&mut other).await;
         let request = frame::stalled(self.request.clone());
         let Ok(Upgrade::Open(mut stalled)) =
             frame::connect(&request, &self.target, self.run.at_most(PATIENCE)).await
         else {
-            return self.run.unknown(ID, "one more connection was refused");
+            return unknown("one more connection was refused");
         };
+        let before = self.options.pid.and_then(process::resident_kib);
         self.greet(&mut stalled).await;
         let mut unit = Vec::new();
         let message = self
@@ -90,10 +144,30 @@ impl Probe<'_> {
             }
         }
         let patience = self.run.at_most(PATIENCE);
-        match other.ping(b"beside", patience).await {
+        let beside = other.ping(b"beside", patience).await;
+        let sent = pumping.as_ref().map_or(0, |pumped| pumped.sent);
+        let stopped =
+            matches!(&pumping, Ok(pumped) if !matches!(pumped.outcome, Some(Waited::Silent)));
+        self.queue(before, sent, stopped, &how);
+        match beside {
+            Waited::Found(_) if pushes && self.held_up(&mut other).await => {
+                drop(stalled);
+                if self.reaches(&mut other).await {
+                    self.run.fail(ID, format!("beside a connection that reads nothing ({how}), what is published reached no other until the first was gone"));
+                }
+                self.run
+                    .unknown(ID, "what is published does not arrive any more");
+            }
             Waited::Found(_) => self.run.pass(
                 ID,
-                format!("beside a connection that reads nothing ({how}), another answers Ping"),
+                format!(
+                    "beside a connection that reads nothing ({how}), another {}",
+                    if pushes {
+                        "is sent what is published"
+                    } else {
+                        "answers Ping"
+                    }
+                ),
             ),
             Waited::Silent if patience < PATIENCE => {}
             Waited::Silent => {
@@ -109,6 +183,49 @@ impl Probe<'_> {
                 .run
                 .unknown(ID, format!("the other connection: {}", ended.text())),
         }
+    }
+
+    /// What a connection that reads nothing costs the service's process.
+    fn queue(&self, before: Option<u64>, sent: usize, stopped: bool, how: &str) {
+        const ID: &str = "ws-queue-bounded";
+        let after = self.options.pid.and_then(process::resident_kib);
+        let (Some(before), Some(after)) = (before, after) else {
+            return self.run.unknown(ID, "needs --pid");
+        };
+        let (grown, kib) = (after.saturating_sub(before), sent as u64 / 1024);
+        let text = format!(
+            "resident memory grew by {grown} KiB beside a connection that reads nothing ({how})"
+        );
+        // Half of what was sent is far more than any fixed buffer in this volume.
+        if grown > kib / 2 && grown > 3 * 1024 {
+            self.run.fail(ID, text);
+        } else if stopped || kib > 8 * 1024 {
+            self.run.pass(ID, text);
+        } else {
+            self.run
+                .unknown(ID, format!("only {kib} KiB could be sent"));
+        }
+    }
+
+    /// Whether what is published arrives on a connection.
+    async fn reaches(&self, socket: &mut Socket) -> bool {
+        let published = self.options.publish.once().await.is_ok();
+        let arrived = socket.until(self.run.at_most(PATIENCE), is_message).await;
+        published && matches!(arrived, Waited::Found(_))
+    }
+
+    /// Whether nothing that is published arrives, once what was on its way has.
+    async fn held_up(&self, socket: &mut Socket) -> bool {
+        let quiet = Duration::from_millis(500);
+        let most = Instant::now() + PATIENCE;
+        while Instant::now() < most {
+            match socket.until(self.run.at_most(quiet), is_message).await {
+                Waited::Found(_) => {}
+                Waited::Silent => return !self.reaches(socket).await && !self.run.left().is_zero(),
+                _ => return false,
+            }
+        }
+        false
     }
 
     /// Five thousand messages at once.

@@ -254,6 +254,11 @@ impl Probe<'_> {
                 .unwrap_or(Duration::MAX);
             let next = tokio::time::timeout(self.run.at_most(pause), socket.next()).await;
             let after = began.elapsed().as_secs_f64();
+            if self.run.left().is_zero() && matches!(next, Ok(Next::Frame(_))) {
+                let why = "the service never stops sending";
+                self.run.unknown(HEARTBEAT, why);
+                return self.run.unknown(DROPPED, why);
+            }
             match next {
                 Ok(Next::Frame(frame)) if frame.opcode == CLOSE => {
                     self.hear(&socket.heard);

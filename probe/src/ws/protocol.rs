@@ -10,6 +10,23 @@ const ANNOUNCED: u64 = 256 << 20;
 /// How much of it is sent before the service counts as one without a limit.
 const ACCEPTED: usize = 20 << 20;
 
+/// The checks that see by a Pong whether a connection lives.
+const ASK_BY_PING: &[&str] = &[
+    "ws-one-writer",
+    "ws-fragments-accepted",
+    "ws-oversize-refused",
+    "ws-oversize-1009",
+    "ws-invalid-utf8-refused",
+    "ws-invalid-utf8-1007",
+    "ws-unmasked-refused",
+    "ws-violations-survived",
+    "ws-binary-handled",
+    "ws-malformed-isolated",
+    "ws-stalled-reader-isolated",
+    "ws-queue-bounded",
+    "ws-flood-limited",
+];
+
 impl Probe<'_> {
     /// Ping, fragments and Close on the first connection.
     pub(super) async fn protocol(&self, mut socket: Box<Socket>) {
@@ -21,10 +38,15 @@ impl Probe<'_> {
         {
             Waited::Found(_) => run.pass("ws-ping-answered", "Pong with the same payload"),
             Waited::Silent if run.left().is_zero() => return,
-            Waited::Silent => run.fail(
-                "ws-ping-answered",
-                format!("no Pong within {} s", PATIENCE.as_secs()),
-            ),
+            Waited::Silent => {
+                run.fail(
+                    "ws-ping-answered",
+                    format!("no Pong within {} s", PATIENCE.as_secs()),
+                );
+                for id in ASK_BY_PING {
+                    run.unknown(id, "needs a service that answers Ping");
+                }
+            }
             other => {
                 run.unknown(
                     "ws-ping-answered",

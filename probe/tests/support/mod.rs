@@ -75,6 +75,11 @@ pub fn chunk(bytes: &[u8]) -> Vec<u8> {
     chunk
 }
 
+/// What to skip where the service does not send megabytes.
+pub fn without_stalls() -> Vec<String> {
+    vec!["sse-stalled-*".to_owned(), "sse-lag-is-told".to_owned()]
+}
+
 /// Options for a server of the tests: the budget only turns a hang into a failure.
 pub fn options(addr: SocketAddr, path: &str) -> Options {
     let mut options = Options::new(Target::parse(&format!("http://{addr}{path}")).unwrap());
@@ -111,6 +116,19 @@ pub fn assert_passed(report: &Report, id: &str) {
         "{id}\n{}",
         show(report)
     );
+}
+
+/// Runs all of them at the same time: they wait more than they work.
+pub async fn together<F>(runs: impl IntoIterator<Item = F>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let runs = runs.into_iter().map(tokio::spawn);
+    for done in futures::future::join_all(runs).await {
+        if let Err(failed) = done {
+            std::panic::resume_unwind(failed.into_panic());
+        }
+    }
 }
 
 /// Probes the service of every fault, a few at a time (they wait more than they work), and compares

@@ -19,6 +19,8 @@ pub enum Fault {
     Ndjson,
     /// The provider's own events, passed through as they are: right.
     PassThrough,
+    /// The provider is asked by OpenAI's Responses API: right.
+    Responses,
     Status500,
     WrongType,
     NoHeaders,
@@ -109,8 +111,12 @@ async fn serve(mut socket: TcpStream, upstream: SocketAddr, fault: Fault) -> std
     }
     let mut provider = TcpStream::connect(upstream).await?;
     let body = json!({"model": "m", "stream": true, "messages": []}).to_string();
+    let path = match fault {
+        Fault::Responses => "/v1/responses",
+        _ => "/v1/chat/completions",
+    };
     let ask = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: {upstream}\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nhost: {upstream}\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     provider.write_all(ask.as_bytes()).await?;
@@ -227,11 +233,14 @@ async fn read_provider<F: Future<Output = bool>>(
                     Piece::Done
                 } else {
                     let json: Value = serde_json::from_str(event.data).unwrap_or_default();
-                    match json
-                        .pointer("/choices/0/delta/content")
-                        .and_then(Value::as_str)
-                    {
+                    let text = match json["type"].as_str() {
+                        Some("response.output_text.delta") => json.get("delta"),
+                        _ => json.pointer("/choices/0/delta/content"),
+                    };
+                    match text.and_then(Value::as_str) {
                         Some("") => continue,
+                        None if json["type"] == "response.completed" => Piece::Done,
+                        None if json["type"] == "error" => Piece::Failed,
                         Some(text) => Piece::Text(text.to_owned()),
                         None if json.get("error").is_some() && fault == Fault::LeaksProvider => {
                             Piece::Text(json["error"]["message"].to_string())

@@ -68,8 +68,6 @@ pub enum Fault {
     Unnoticed,
     /// Queues without a bound for a reader that does not read.
     Hoards,
-    /// Does nothing on SIGTERM.
-    StaysOpen,
     /// Ends streams on SIGTERM without their last chunk.
     CutsOff,
 }
@@ -144,7 +142,7 @@ impl Service {
     pub async fn report(&self) -> Report {
         let mut options = self.options();
         // It needs megabytes: a test of its own.
-        options.skip = vec!["sse-stalled-*".to_owned()];
+        options.skip = crate::support::without_stalls();
         probe(Kind::Sse, &options).await
     }
 }
@@ -431,7 +429,6 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
                 }
             }
             _ = stop.changed() => match fault {
-                Fault::StaysOpen => {}
                 Fault::CutsOff => return Ok(()),
                 _ => {
                     out.send(b"retry: 2000\n\n").await?;

@@ -100,7 +100,9 @@ impl Upstream {
             ),
         ]);
         let client = deadline::client(Duration::from_secs(10), silence, |builder| {
-            builder.default_headers(headers)
+            // A redirect would take the key and the conversation along: reqwest drops `Authorization` then, not `x-api-key`.
+            let none = reqwest::redirect::Policy::none();
+            builder.default_headers(headers).redirect(none)
         })?;
         let url = format!("{}{path}", base.trim_end_matches('/'));
         Ok(Self {

@@ -1,7 +1,7 @@
 //! The resume log of several processes: a broker keeps the events, each process has one reader.
 //!
 //! Use it when clients may reconnect to another instance. Order, retention and ids are the broker's
-//! ([`Store`]: `redis_log.rs`, `nats_log.rs`); ids are `EPOCH-SEQUENCE` with dense sequence numbers, so
+//! ([`Store`]: `redis_log.rs`, `nats_log.rs`, `postgres_log.rs`); ids are `EPOCH-SEQUENCE` with dense sequence numbers, so
 //! that a gap shows. Subscribers read the recent part from memory and older pages from the broker, and
 //! nothing is queued for them. A cursor that cannot go on gets a `reset`, as in `sse/resume.rs`. While
 //! the broker is down, open streams wait for `max_outage` and then end in band. Needs

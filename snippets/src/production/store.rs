@@ -1,4 +1,4 @@
-//! What the shared log asks of a broker. `redis_log.rs` and `nats_log.rs` do it; `shared_log.rs` uses it.
+//! What the shared log asks of a broker. `redis_log.rs`, `nats_log.rs` and `postgres_log.rs` do it; `shared_log.rs` uses it.
 
 // ANCHOR: store
 use crate::sse::message::Message;

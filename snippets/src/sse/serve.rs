@@ -16,7 +16,10 @@ use axum::{
     },
 };
 use futures::{Stream, StreamExt, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::message::Message;
@@ -34,6 +37,8 @@ pub struct Config {
     pub retry_min: Duration,
     /// See `retry_min`.
     pub retry_spread: Duration,
+    /// A shutdown ends each stream at a random time within this.
+    pub drain_spread: Duration,
 }
 
 impl Default for Config {
@@ -43,6 +48,7 @@ impl Default for Config {
             heartbeat: Duration::from_secs(15),
             retry_min: Duration::from_secs(1),
             retry_spread: Duration::from_secs(4),
+            drain_spread: Duration::ZERO,
         }
     }
 }
@@ -75,6 +81,7 @@ impl Streams {
                     shutdown: self.shutdown.child_token(),
                     ..self.clone()
                 },
+                ends: None,
                 _permit: permit,
             }),
             _ => Err(Refused {
@@ -113,6 +120,8 @@ impl IntoResponse for Refused {
 #[derive(Debug)]
 pub struct Slot {
     streams: Streams,
+    /// Known when the shutdown has begun.
+    ends: Option<Instant>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -130,10 +139,10 @@ impl Slot {
         let config = self.streams.config.clone();
         let retry = self.streams.retry();
         let live = stream::unfold(Some((self, Box::pin(messages))), move |open| async move {
-            let (slot, mut messages) = open?;
+            let (mut slot, mut messages) = open?;
             let next = tokio::select! {
                 biased;
-                () = slot.streams.shutdown.cancelled() => {
+                () = slot.shutdown() => {
                     return Some((Event::default().event("restart").retry(retry).data("{}"), None));
                 }
                 next = messages.next() => next?,
@@ -158,6 +167,14 @@ impl Slot {
         let body = Sse::new(events.fuse())
             .keep_alive(KeepAlive::new().interval(config.heartbeat).event(ping));
         (STREAM_HEADERS, body).into_response()
+    }
+
+    async fn shutdown(&mut self) {
+        self.streams.shutdown.cancelled().await;
+        let spread = self.streams.config.drain_spread;
+        let random = || Instant::now() + spread.mul_f64(rand::random());
+        // Kept: this future is made anew for each event.
+        sleep_until(*self.ends.get_or_insert_with(random)).await;
     }
 }
 

@@ -1,7 +1,11 @@
 //! What a WebSocket connection may use, and why it ended. Goes with [`super::serve`].
 
 // ANCHOR: limits
+use std::error::Error as _;
 use std::time::Duration;
+
+use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 
 /// What one connection may use, and how long each side may take.
 #[derive(Debug, Clone)]
@@ -58,5 +62,18 @@ pub enum End {
     NotReading,
     /// The transport ended without Close.
     Lost,
+}
+
+impl End {
+    /// What an error of the library means, with the close code for it (RFC 6455, 7.4.1).
+    pub fn of(error: &axum::Error) -> Self {
+        match error.source().and_then(|error| error.downcast_ref()) {
+            Some(WsError::Capacity(_)) => End::Violation(1009),
+            Some(WsError::Utf8(_)) => End::Violation(1007),
+            Some(WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => End::Lost,
+            Some(WsError::Protocol(_)) => End::Violation(1002),
+            _ => End::Lost, // the transport has failed
+        }
+    }
 }
 // ANCHOR_END: limits

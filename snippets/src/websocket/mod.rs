@@ -1,6 +1,8 @@
 //! WebSockets.
 
 pub mod admission;
+pub mod binary;
+pub mod binary_endpoint;
 pub mod client;
 pub mod client_session;
 pub mod limits;
@@ -12,3 +14,4 @@ pub mod rates;
 pub mod rooms;
 pub mod rooms_endpoint;
 pub mod serve;
+pub mod throttle;

@@ -43,8 +43,7 @@ enum Item {
 impl Item {
     fn len(&self) -> usize {
         match self {
-            Item::Message(Message::Text(text)) => text.len(),
-            Item::Message(Message::Binary(data)) => data.len(),
+            Item::Message(message) => message_len(message),
             Item::Event(event) => event.text.len(),
             _ => 0,
         }
@@ -213,7 +212,7 @@ impl Outbox {
         };
         queue.bytes -= item.len();
         if queue.items.is_empty() {
-            queue.items.shrink_to(4); // a burst must not cost an idle connection memory for ever
+            queue.items.shrink_to(1); // a burst must not cost an idle connection memory for ever
         }
         drop(queue);
         self.0.room.notify_waiters();
@@ -244,12 +243,7 @@ impl Outbox {
     }
 
     fn is_full(&self, queue: &Queue, message: &Message) -> bool {
-        let len = match message {
-            Message::Text(text) => text.len(),
-            Message::Binary(data) => data.len(),
-            _ => 0,
-        };
-        self.is_over(queue, len)
+        self.is_over(queue, message_len(message))
     }
 
     fn is_over(&self, queue: &Queue, len: usize) -> bool {
@@ -271,6 +265,15 @@ impl Queue {
             Some(to) => *to = seq,
             None => self.items.insert(at, Item::Gap(of.clone(), seq, seq)),
         }
+    }
+}
+
+/// Bytes of payload of a data message.
+pub fn message_len(message: &Message) -> usize {
+    match message {
+        Message::Text(text) => text.len(),
+        Message::Binary(data) => data.len(),
+        _ => 0,
     }
 }
 

@@ -155,6 +155,11 @@ pub struct Membership {
 }
 
 impl Membership {
+    /// The room's name.
+    pub fn room(&self) -> &str {
+        &self.room.name
+    }
+
     /// Publishes to all members and returns the sequence number. A `message_id` that this user has sent before, as far as
     /// the history goes, is not published again: it is a resend whose acknowledgement was lost.
     pub fn publish(&self, message_id: String, data: &Value) -> u64 {

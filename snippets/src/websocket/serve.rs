@@ -14,14 +14,13 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::limits::{End, Limits};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, message_len};
 
 /// What an endpoint does with messages. It is not async: the reader must go back to reading at once, because pongs and
 /// Close are only handled while the socket is polled. Slow work is spawned and answers through the outbox. The value
@@ -68,12 +67,9 @@ impl Sockets {
             // Above the handler's limit: up to here the message is read whole, so that Close 1009 surely arrives.
             .max_message_size(limits.message.saturating_mul(4))
             .max_frame_size(limits.message.saturating_mul(4))
-            .on_upgrade(move |socket| async move {
-                let _tracked = tracked;
-                let outbox = Outbox::new(sockets.limits.queue, sockets.limits.queue_bytes);
-                let handler = start(&outbox);
-                let end = sockets.run(socket, handler, outbox).await;
-                tracing::debug!(?end, "websocket ended");
+            .on_upgrade(move |socket| {
+                sockets.open(socket, start, tracked);
+                std::future::ready(())
             })
     }
 
@@ -85,10 +81,36 @@ impl Sockets {
         self.open.len()
     }
 
-    async fn run<H: Handler>(&self, socket: WebSocket, handler: H, outbox: Outbox) -> End {
+    /// A task of its own: the one that has waited for the upgrade keeps room for all that it ever held, 2.9 KiB and not 0.9.
+    fn open<H: Handler>(
+        self,
+        socket: WebSocket,
+        start: impl FnOnce(&Outbox) -> H,
+        tracked: TaskTrackerToken,
+    ) {
+        let outbox = Outbox::new(self.limits.queue, self.limits.queue_bytes);
+        let mut handler = start(&outbox);
         let (sink, mut stream) = socket.split();
-        let mut writer = tokio::spawn(write(sink, outbox.clone(), self.limits.clone()));
-        let end = self.read(&mut stream, handler, &outbox, &mut writer).await;
+        let writer = tokio::spawn(write(sink, outbox.clone(), self.limits.clone()));
+        let mut writer = AbortOnDropHandle::new(writer); // a handler that panics must not leave it behind
+        tokio::spawn(async move {
+            let end = self
+                .read(&mut stream, &mut handler, &outbox, &mut writer)
+                .await;
+            drop(handler);
+            self.close(end, &mut stream, &outbox, &mut writer).await;
+            tracing::debug!(?end, "websocket ended");
+            drop(tracked);
+        });
+    }
+
+    async fn close(
+        &self,
+        end: End,
+        stream: &mut SplitStream<WebSocket>,
+        outbox: &Outbox,
+        writer: &mut Writer,
+    ) {
         let deadline = self.limits.close_deadline;
         match end {
             // RFC 6455, 7.1.1: read until the peer's Close. Dropping a socket with unread input sends RST, and a peer
@@ -110,25 +132,22 @@ impl Sockets {
                 } else {
                     deadline / 10
                 };
-                if timeout(self.limits.send_deadline, &mut writer)
-                    .await
-                    .is_ok()
-                {
+                let sent = timeout(self.limits.send_deadline, &mut *writer).await;
+                if sent.is_ok() {
                     sleep(hold).await;
                 }
             }
             End::HalfOpen | End::NotReading | End::Lost => outbox.close(1006, ""), // never sent: the writer is aborted
         }
         writer.abort();
-        end
     }
 
     async fn read<H: Handler>(
         &self,
         stream: &mut SplitStream<WebSocket>,
-        mut handler: H,
+        handler: &mut H,
         outbox: &Outbox,
-        writer: &mut JoinHandle<Result<(), axum::Error>>,
+        writer: &mut Writer,
     ) -> End {
         let limits = &*self.limits;
         let mut tick = interval(limits.ping_every);
@@ -150,7 +169,7 @@ impl Sockets {
                         Some(Ok(message)) if message_len(&message) > limits.message => outbox.close(1009, "message too big"),
                         // After our Close the peer's data is read and ignored.
                         Some(Ok(message)) => if !outbox.is_closed() { handler.on_message(message, outbox) },
-                        Some(Err(error)) => return close_code(&error).map_or(End::Lost, End::Violation),
+                        Some(Err(error)) => return End::of(&error),
                         None => return End::Lost,
                     }
                 }
@@ -173,6 +192,8 @@ impl Sockets {
         }
     }
 }
+
+type Writer = AbortOnDropHandle<Result<(), axum::Error>>;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the peer does not read")]
@@ -206,24 +227,6 @@ async fn write(
         if closing {
             return Ok(());
         }
-    }
-}
-
-fn message_len(message: &Message) -> usize {
-    match message {
-        Message::Text(text) => text.len(),
-        Message::Binary(data) => data.len(),
-        _ => 0,
-    }
-}
-
-/// The close code for an error of the library (RFC 6455, 7.4.1); none when the transport has failed.
-fn close_code(error: &axum::Error) -> Option<u16> {
-    match error.source()?.downcast_ref::<WsError>()? {
-        WsError::Capacity(_) => Some(1009),
-        WsError::Utf8(_) => Some(1007),
-        WsError::Protocol(e) if *e != tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake => Some(1002),
-        _ => None,
     }
 }
 // ANCHOR_END: serve

@@ -12,9 +12,11 @@ use snippets::llm::providers::ModelEvent;
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel};
 use snippets::llm::upstream::{Dialect, Upstream};
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::chat::{self, Chat, patient};
+use crate::support::wrong::{Wrong, answer};
 use crate::support::{Server, within};
 
 fn silent_after_two() -> Script {
@@ -43,6 +45,26 @@ fn wrong(upstream: Upstream, gone: CancellationToken) -> Router {
         }))
     };
     Router::new().route("/chat", post(handler))
+}
+
+/// The same with everything else that an answer needs.
+pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
+    let handler = async move || {
+        let (tx, rx) = mpsc::channel(16);
+        tokio::spawn(async move {
+            let mut events = match upstream.open(&[]).await {
+                Ok(events) => events,
+                Err(error) => return drop(tx.send(Err(error)).await),
+            };
+            while let Some(event) = events.next().await {
+                if tx.send(event).await.is_err() {
+                    return;
+                }
+            }
+        });
+        answer(ReceiverStream::new(rx))
+    };
+    Wrong::new(Router::new().route("/chat", post(handler)))
 }
 
 #[tokio::test]

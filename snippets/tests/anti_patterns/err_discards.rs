@@ -9,10 +9,15 @@ use futures::stream;
 use snippets::streams::body::ndjson;
 
 use crate::support::raw::End;
+use crate::support::wrong::Wrong;
 use crate::support::{RawClient, Server};
 
 fn rows() -> impl futures::Stream<Item = io::Result<&'static str>> + Unpin + Send {
     stream::iter([Ok("first\n"), Err(io::Error::other("database gone"))])
+}
+
+pub(crate) fn wrong_service() -> Wrong {
+    Wrong::new(Router::new().route("/", get(async || Body::from_stream(rows()))))
 }
 
 async fn fetch(app: Router) -> RawClient {
@@ -24,7 +29,7 @@ async fn fetch(app: Router) -> RawClient {
 
 #[tokio::test]
 async fn the_client_gets_nothing_at_all() {
-    let client = fetch(Router::new().route("/", get(async || Body::from_stream(rows())))).await;
+    let client = fetch(wrong_service().app).await;
     assert_eq!((client.end, client.received.len()), (End::Fin, 0));
 }
 

@@ -2,14 +2,30 @@
 //! Harm: it names the account and the end of the key, and whoever can cause errors can read them.
 //! Instead: llm/ui_message_stream
 
-use futures::StreamExt;
+use axum::{Router, routing::post};
+use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use snippets::llm::providers::anthropic::Anthropic;
 use snippets::llm::providers::{ModelError, http, model_events};
 use snippets::llm::scripted_model::ScriptedModel;
 use snippets::llm::ui_message_stream::{UiPart, ui_parts};
 
+use snippets::llm::upstream::Upstream;
+use snippets::sse::message::Message;
+
 use crate::support::Server;
+use crate::support::wrong::{Wrong, answer_with};
+
+pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
+    let handler = async move || {
+        let opening = async move { upstream.open(&[]).await };
+        let events = stream::once(opening).try_flatten();
+        answer_with(events, |error| {
+            Message::new("failed", &json!({"errorText": error.to_string()}))
+        })
+    };
+    Wrong::new(Router::new().route("/chat", post(handler)))
+}
 
 async fn ask(server: &Server, model: &str) -> Result<reqwest::Response, reqwest::Error> {
     let url = server.url("/v1/messages");

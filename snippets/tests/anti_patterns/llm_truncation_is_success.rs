@@ -2,14 +2,38 @@
 //! Harm: a proxy ends the body of a provider that died as if it were complete; half an answer is stored and shown as a whole one.
 //! Instead: llm/providers
 
+use axum::{Router, routing::post};
 use eventsource_stream::Eventsource;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use snippets::llm::providers::openai_chat::OpenAiChat;
 use snippets::llm::providers::{ModelError, ModelEvent, http, model_events};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 
+use snippets::llm::providers::FinishReason;
+use snippets::llm::upstream::Upstream;
+
 use crate::support::Server;
+use crate::support::wrong::{Wrong, answer};
+
+/// A relay of the same opinion: what has come when the stream ends is the answer.
+pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
+    let handler = async move || {
+        let opening = async move { upstream.open(&[]).await };
+        answer(
+            stream::once(opening)
+                .try_flatten()
+                .map(|event| match event {
+                    Err(ModelError::Truncated) => Ok(ModelEvent::Finish {
+                        reason: FinishReason::Stop,
+                        tool_calls: Vec::new(),
+                    }),
+                    event => event,
+                }),
+        )
+    };
+    Wrong::new(Router::new().route("/chat", post(handler)))
+}
 
 async fn ask(server: &Server, model: &str) -> reqwest::Response {
     let url = server.url("/v1/chat/completions");

@@ -8,9 +8,14 @@ mod err_discards;
 mod hot_loop;
 mod select_restarts;
 
+mod closed_loop_load;
+mod csrf_json_by_hand;
 mod disconnect_hidden_by_proxy;
 mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
+pub(crate) mod llm_error_text_to_client;
+mod key_follows_redirect;
+mod gauge_after_the_loop;
 mod llm_error_text_to_client;
 mod llm_mcp_detached_tool;
 mod llm_parse_per_chunk;
@@ -19,11 +24,18 @@ mod llm_truncation_is_success;
 mod llm_usage_summed;
 mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
+mod nginx_leaves_out_restarted_instance;
+#[cfg(feature = "postgres")]
+mod postgres_sequence_order;
+mod reconnect_storm;
+mod proxy_retries_posts;
 #[cfg(feature = "redis")]
 mod redis_blocking_on_shared_connection;
 #[cfg(feature = "redis")]
 mod redis_trimmed_cursor;
+mod replay_without_owner;
 mod retry_pays_twice;
+mod sleep_for_luck;
 mod sse_auth_once;
 mod sse_cors_mirror;
 mod sse_cursor_dropped;
@@ -47,10 +59,14 @@ mod sse_split_on_blank_line;
 mod sse_subscribe_after_snapshot;
 mod sse_ticket_in_logs;
 mod sse_total_timeout;
+pub(crate) mod sse_unbounded_queue;
+pub(crate) mod sse_unchecked_event_fields;
+mod ssrf_by_prefix;
 mod sse_unbounded_queue;
 mod sse_unchecked_event_fields;
 mod stalled_reader_lives_on;
 mod stop_stops_reading;
+mod stream_counted_as_request;
 mod tee_without_bound;
 mod token_queue_without_bound;
 mod total_timeout;
@@ -59,9 +75,20 @@ mod unbounded_queue;
 mod unfold_under_compression;
 mod work_dies_with_client;
 mod ws_close_without_draining;
+pub(crate) mod ws_error_without_close;
+mod ws_inflate_without_bound;
+pub(crate) mod ws_mutex_around_socket;
+pub(crate) mod ws_no_origin_check;
+pub(crate) mod ws_send_in_fanout;
+pub(crate) mod ws_unbounded_queue;
+pub(crate) mod ws_write_only;
 mod ws_error_without_close;
 mod ws_mutex_around_socket;
 mod ws_no_origin_check;
 mod ws_send_in_fanout;
 mod ws_unbounded_queue;
 mod ws_write_only;
+
+// It serves the twins, and so stands among them.
+#[path = "../stream_probe_twins.rs"]
+mod stream_probe_twins;

@@ -9,6 +9,17 @@ use axum::routing::get;
 use tower::ServiceExt;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use crate::support::wrong::{Wrong, resumable};
+
+fn mirror() -> CorsLayer {
+    CorsLayer::new().allow_origin(AllowOrigin::mirror_request())
+}
+
+pub(crate) fn wrong_service() -> Wrong {
+    let (app, publish) = resumable();
+    Wrong::publishing(app.layer(mirror().allow_credentials(true)), publish)
+}
+
 /// Whether a browser lets a page of `origin` read the answer to a request with cookies.
 async fn may_read(cors: CorsLayer, origin: &str) -> bool {
     let app = Router::new()
@@ -25,7 +36,6 @@ async fn may_read(cors: CorsLayer, origin: &str) -> bool {
 
 #[tokio::test]
 async fn every_origin_may_read() {
-    let mirror = || CorsLayer::new().allow_origin(AllowOrigin::mirror_request());
     for origin in ["https://app.example", "https://evil.example", "null"] {
         assert!(may_read(mirror().allow_credentials(true), origin).await);
     }

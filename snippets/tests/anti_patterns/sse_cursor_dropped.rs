@@ -7,20 +7,35 @@ use std::sync::Arc;
 use axum::Json;
 use axum::Router;
 use axum::http::HeaderMap;
+use axum::response::Response;
 use axum::routing::get;
 use snippets::sse::message::Message;
 use snippets::sse::resume::{self, Log};
 use snippets::sse::serve::{Config, Streams};
 use tokio_util::sync::CancellationToken;
 
+use crate::support::wrong::{Feed, Wrong, respond, route};
 use crate::support::{RawClient, Server};
 
-async fn wrong(headers: HeaderMap) -> Json<Vec<u32>> {
-    let cursor: u32 = headers
+fn cursor(headers: &HeaderMap) -> usize {
+    headers
         .get("last-event-id")
         .and_then(|value| value.to_str().ok()?.parse().ok())
-        .unwrap_or(0);
-    Json((cursor + 1..=3).collect())
+        .unwrap_or(0)
+}
+
+async fn wrong(headers: HeaderMap) -> Json<Vec<usize>> {
+    Json((cursor(&headers) + 1..=3).collect())
+}
+
+/// With ids as a shard gives them.
+pub(crate) fn wrong_service() -> Wrong {
+    let feed = Feed::new("shard-b-", 0);
+    let followed = feed.clone();
+    let events =
+        async move |headers: HeaderMap| -> Response { respond(followed.after(cursor(&headers))) };
+    let app = Router::new().route("/events", route(events));
+    Wrong::publishing(app, move |n| feed.publish(n))
 }
 
 #[tokio::test]

@@ -4,12 +4,15 @@
 
 use std::convert::Infallible;
 
+use axum::Router;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use snippets::sse::message::Message;
 use snippets::sse::serve::{Config, Streams};
 use tokio_util::sync::CancellationToken;
+
+use crate::support::wrong::{Wrong, route, with_headers};
 
 /// What HTML 9.2.6 makes of a body: blocks without a data line are not dispatched.
 async fn dispatched(response: Response) -> Vec<(String, String)> {
@@ -30,6 +33,11 @@ fn wrong() -> Response {
         Event::default().event("done").data(""),
     ];
     Sse::new(stream::iter(events.map(Ok::<_, Infallible>))).into_response()
+}
+
+pub(crate) fn wrong_service() -> Wrong {
+    let app = Router::new().route("/events", route(async || wrong()));
+    Wrong::new(with_headers(app))
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use snippets::sse::serve::{Config, Streams};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::raw::End;
+use crate::support::wrong::{Wrong, route, with_headers};
 use crate::support::{RawClient, Server};
 
 const FAILED: Result<&str, &str> = Err("connection reset by db.internal");
@@ -20,6 +21,10 @@ async fn wrong() -> impl IntoResponse {
     let items = [Ok("answer"), FAILED];
     let events = items.map(|item| item.map(|name| Event::default().event(name).data("{}")));
     Sse::new(stream::iter(events))
+}
+
+pub(crate) fn wrong_service() -> Wrong {
+    Wrong::new(with_headers(Router::new().route("/events", route(wrong))))
 }
 
 async fn right() -> impl IntoResponse {

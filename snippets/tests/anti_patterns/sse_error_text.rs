@@ -4,12 +4,15 @@
 
 use std::convert::Infallible;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use eventsource_stream::{Event, Eventsource};
 use futures::{StreamExt, stream};
 use snippets::sse::message::Message;
 use snippets::sse::serve::{Config, Streams};
 use tokio_util::sync::CancellationToken;
+
+use crate::support::wrong::{Wrong, route, with_headers};
 
 /// What a database said about a name that its user chose.
 const ERROR: &str =
@@ -20,11 +23,23 @@ async fn received(body: Body) -> Vec<Event> {
     events.map(Result::unwrap).collect().await
 }
 
+fn wrong() -> Body {
+    let text = format!("event: failed\ndata: {{\"error\":\"{ERROR}\"}}\n\n");
+    Body::from_stream(stream::iter([Ok::<_, Infallible>(Bytes::from(text))]))
+}
+
+pub(crate) fn wrong_service() -> Wrong {
+    let answer = async || {
+        let end = stream::iter([Ok(Bytes::from("event: done\ndata: {}\n\n"))]);
+        let body = Body::from_stream(wrong().into_data_stream().chain(end));
+        ([("content-type", "text/event-stream")], body)
+    };
+    Wrong::new(with_headers(Router::new().route("/events", route(answer))))
+}
+
 #[tokio::test]
 async fn the_text_of_an_error_becomes_an_event() {
-    let text = format!("event: failed\ndata: {{\"error\":\"{ERROR}\"}}\n\n");
-    let body = Body::from_stream(stream::iter([Ok::<_, Infallible>(Bytes::from(text))]));
-    let events = received(body).await;
+    let events = received(wrong()).await;
     assert!(serde_json::from_str::<serde_json::Value>(&events[0].data).is_err());
     assert_eq!(
         (events[1].event.as_str(), events[1].data.as_str()),

@@ -4,13 +4,32 @@
 
 use std::sync::Arc;
 
+use axum::Router;
+use axum::response::Response;
 use futures::{FutureExt, StreamExt};
 use snippets::sse::message::{LastEventId, Message};
 use snippets::sse::resume::Log;
 
+use crate::support::wrong::{Feed, Wrong, respond, route};
+
 /// The events of this life of the process that a client with `cursor` gets.
 fn wrong(events: &[&'static str], cursor: usize) -> Vec<&'static str> {
     events.iter().skip(cursor).copied().collect()
+}
+
+/// A cursor is a number of events to skip, whatever it was given out for.
+pub(crate) fn wrong_service() -> Wrong {
+    let feed = Feed::new("", 0);
+    let followed = feed.clone();
+    let events = async move |cursor: LastEventId| -> Response {
+        let skip = match &cursor {
+            LastEventId::Id(id) => id.parse().unwrap_or(0),
+            _ => followed.begin(&cursor).1,
+        };
+        respond(followed.after(skip))
+    };
+    let app = Router::new().route("/events", route(events));
+    Wrong::publishing(app, move |n| feed.publish(n))
 }
 
 #[test]

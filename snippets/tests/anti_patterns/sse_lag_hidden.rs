@@ -4,11 +4,34 @@
 
 use std::sync::Arc;
 
-use futures::{FutureExt, StreamExt};
+use axum::Router;
+use axum::response::Response;
+use futures::{FutureExt, StreamExt, stream};
 use snippets::sse::message::{LastEventId, Message};
 use snippets::sse::resume::Log;
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
+
+use crate::support::wrong::{Feed, Wrong, respond, route};
+
+/// Resumes as it should, and follows the live events with the wrong line.
+pub(crate) fn wrong_service() -> Wrong {
+    let feed = Feed::new("", 256 * 1024);
+    let followed = feed.clone();
+    let events = async move |cursor: LastEventId| -> Response {
+        let subscriber = followed.live.subscribe();
+        let (reset, from) = followed.begin(&cursor);
+        let until = *followed.length.borrow();
+        let live = BroadcastStream::new(subscriber).filter_map(|item| async { item.ok() });
+        let live = live.filter(move |number| std::future::ready(*number > until));
+        let feed = followed.clone();
+        let numbers = stream::iter(from + 1..=until).chain(live);
+        let events = numbers.map(move |number| feed.event(number));
+        respond(stream::iter(reset.map(Ok)).chain(events))
+    };
+    let app = Router::new().route("/events", route(events));
+    Wrong::publishing(app, move |n| feed.publish(n))
+}
 
 #[tokio::test]
 async fn six_events_vanish() {

@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 
+use axum::Router;
 use axum::response::IntoResponse;
 use axum::response::sse::{Event, Sse};
 use eventsource_stream::Eventsource;
@@ -12,7 +13,20 @@ use snippets::sse::message::Message;
 use snippets::sse::serve::{Config, Streams};
 use tokio_util::sync::CancellationToken;
 
+use crate::support::wrong::{Wrong, route, with_headers};
+
 const TEXT: &str = "a\r\nb";
+
+pub(crate) fn wrong_service() -> Wrong {
+    let text = async || {
+        let events = [
+            Event::default().data(TEXT),
+            Event::default().event("done").data("{}"),
+        ];
+        Sse::new(stream::iter(events.map(Ok::<_, Infallible>)))
+    };
+    Wrong::new(with_headers(Router::new().route("/events", route(text))))
+}
 
 async fn received(response: axum::response::Response) -> String {
     let mut events = Box::pin(response.into_body().into_data_stream().eventsource());

@@ -2,13 +2,46 @@
 //! Harm: one reader that has stopped reading stops the events of all others, and the publisher.
 //! Instead: sse/fanout
 
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::response::Response;
+use futures::StreamExt;
 use http_body_util::BodyExt;
 use snippets::sse::fanout::{Config, Hub};
-use snippets::sse::message::LastEventId;
+use snippets::sse::message::{InvalidMessage, LastEventId, Message};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, timeout};
 
+use tokio_stream::wrappers::ReceiverStream;
+
 use crate::support::within;
+use crate::support::wrong::{Wrong, respond, route};
+
+/// A quarter of a megabyte in each event.
+pub(crate) fn wrong_service() -> Wrong {
+    let subscribers = Arc::new(Mutex::new(Vec::<mpsc::Sender<Message>>::new()));
+    let (publish, mut published) = mpsc::unbounded_channel();
+    let all = subscribers.clone();
+    let publisher = async move {
+        while let Some(n) = published.recv().await {
+            let event: Message = Message::new("tick", &(n, "x".repeat(256 * 1024))).unwrap();
+            let current = all.lock().unwrap().clone();
+            for subscriber in current {
+                let _ = subscriber.send(event.clone()).await;
+            }
+            all.lock().unwrap().retain(|one| !one.is_closed());
+        }
+    };
+    tokio::spawn(publisher);
+    let events = async move || -> Response {
+        let (sender, receiver) = mpsc::channel(4);
+        subscribers.lock().unwrap().push(sender);
+        respond(ReceiverStream::new(receiver).map(Ok::<_, InvalidMessage>))
+    };
+    let app = Router::new().route("/events", route(events));
+    Wrong::publishing(app, move |n: usize| publish.send(n).unwrap())
+}
 
 #[tokio::test(start_paused = true)]
 async fn one_stalled_reader_stops_all() {

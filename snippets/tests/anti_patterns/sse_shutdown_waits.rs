@@ -19,7 +19,14 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::raw::End;
+use crate::support::wrong::{Wrong, resumable};
 use crate::support::{RawClient, Server, within};
+
+/// Streams that hear of no shutdown; `stream_probe_twins` serves it with nothing but `with_graceful_shutdown`.
+pub(crate) fn wrong_service() -> Wrong {
+    let (app, publish) = resumable();
+    Wrong::publishing(app, publish)
+}
 
 #[tokio::test]
 async fn the_server_produces_on_after_the_signal() {

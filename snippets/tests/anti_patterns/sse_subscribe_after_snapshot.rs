@@ -3,11 +3,17 @@
 //! Instead: sse/resume
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use futures::{FutureExt, StreamExt};
+use axum::Router;
+use axum::response::Response;
+use futures::{FutureExt, StreamExt, stream};
 use snippets::sse::message::{LastEventId, Message};
 use snippets::sse::resume::Log;
 use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+
+use crate::support::wrong::{Feed as Numbers, Wrong, respond, route};
 
 struct Feed {
     stored: Mutex<Vec<u32>>,
@@ -30,6 +36,25 @@ impl Feed {
         }
         seen
     }
+}
+
+/// The store answers when something has been published since, or after 300 ms.
+pub(crate) fn wrong_service() -> Wrong {
+    let feed = Numbers::new("", 0);
+    let followed = feed.clone();
+    let events = async move |cursor: LastEventId| -> Response {
+        let (reset, from) = followed.begin(&cursor);
+        let mut length = followed.length.subscribe();
+        let stored = from + 1..=*length.borrow_and_update();
+        let _ = tokio::time::timeout(Duration::from_millis(300), length.changed()).await;
+        let live = BroadcastStream::new(followed.live.subscribe());
+        let numbers = stream::iter(stored.map(Ok)).chain(live);
+        let feed = followed.clone();
+        let events = numbers.map(move |number| feed.event(number.unwrap()));
+        respond(stream::iter(reset.map(Ok)).chain(events))
+    };
+    let app = Router::new().route("/events", route(events));
+    Wrong::publishing(app, move |n| feed.publish(n))
 }
 
 #[test]

@@ -3,20 +3,22 @@
 //! Instead: sse/fanout
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::State;
-use axum::response::Sse;
 use axum::response::sse::Event;
+use axum::response::{Response, Sse};
 use axum::routing::get;
 use futures::{Stream, StreamExt};
 use snippets::sse::fanout::{Config, Hub};
+use snippets::sse::message::{InvalidMessage, Message};
 use snippets::sse::subscription;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
+use crate::support::wrong::{Wrong, respond, route};
 use crate::support::{RawClient, Server, eventually};
 
 const EVENTS: usize = 20_000;
@@ -53,6 +55,24 @@ async fn events(
     register.send(sender).await.unwrap();
     let events = UnboundedReceiverStream::new(receiver);
     Sse::new(events.map(|held: Held| Ok(Event::default().data(&held.text))))
+}
+
+/// A quarter of a megabyte in each event.
+pub(crate) fn wrong_service() -> Wrong {
+    let subscribers = Arc::new(Mutex::new(Vec::<
+        mpsc::UnboundedSender<Result<Message, InvalidMessage>>,
+    >::new()));
+    let all = subscribers.clone();
+    let events = async move || -> Response {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        subscribers.lock().unwrap().push(sender);
+        respond(UnboundedReceiverStream::new(receiver))
+    };
+    let app = Router::new().route("/events", route(events));
+    Wrong::publishing(app, move |n| {
+        let event = || Message::new("tick", &(n, "x".repeat(256 * 1024)));
+        all.lock().unwrap().retain(|one| one.send(event()).is_ok());
+    })
 }
 
 #[tokio::test]

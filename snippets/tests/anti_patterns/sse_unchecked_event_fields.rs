@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::support::raw::End;
+use crate::support::wrong::{Wrong, route, with_headers};
 use crate::support::{RawClient, Server};
 
 /// `hello`, then an event named by the client, whose data is its room.
@@ -30,6 +31,12 @@ fn names(room: String) -> impl futures::Stream<Item = String> {
 async fn wrong(Path(room): Path<String>) -> Response {
     let events = names(room).map(|name| Event::default().event(name).data("x"));
     Sse::new(events.map(Ok::<_, Infallible>)).into_response()
+}
+
+/// Its rooms are `/wrong/{room}`.
+pub(crate) fn wrong_service() -> Wrong {
+    let app = Router::new().route("/wrong/{room}", route(wrong));
+    Wrong::new(with_headers(app))
 }
 
 async fn right(Path(room): Path<String>) -> Response {

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::support::chat::{self, Chat, patient};
+use crate::support::wrong::{Wrong, answer};
 use crate::support::{Server, settled, within};
 
 const TOKEN: usize = 64 * 1024;
@@ -53,6 +54,30 @@ fn wrong(upstream: Upstream, queued: Arc<AtomicUsize>) -> Router {
         }))
     };
     Router::new().route("/chat", post(handler))
+}
+
+/// The same with everything else that an answer needs; it ends when the reader has gone.
+pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
+    let handler = async move || {
+        let (tx, rx) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut events = match upstream.open(&[]).await {
+                Ok(events) => events,
+                Err(error) => return drop(tx.send(Err(error))),
+            };
+            loop {
+                tokio::select! {
+                    () = tx.closed() => return,
+                    event = events.next() => match event {
+                        Some(event) => drop(tx.send(event)),
+                        None => return,
+                    },
+                }
+            }
+        });
+        answer(UnboundedReceiverStream::new(rx))
+    };
+    Wrong::new(Router::new().route("/chat", post(handler)))
 }
 
 #[tokio::test]

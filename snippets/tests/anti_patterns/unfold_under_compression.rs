@@ -4,17 +4,37 @@
 
 use std::convert::Infallible;
 
-use axum::{Router, body::Body, routing::get};
-use futures::{Stream, StreamExt, stream};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Router, body::Body};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use snippets::llm::upstream::Upstream;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
 
 use crate::support::raw::End;
+use crate::support::wrong::{Wrong, answer};
 use crate::support::{RawClient, Server};
 
 fn rows() -> impl Stream<Item = Result<String, Infallible>> {
     stream::unfold(0, |n| async move {
         (n < 3).then(|| (Ok(format!("row {n}\n")), n + 1))
     })
+}
+
+/// The answer of a model, written with `unfold` below a layer that compresses whatever comes.
+pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
+    let handler = async move || {
+        let opening = async move { upstream.open(&[]).await };
+        let (head, body) = answer(stream::once(opening).try_flatten()).into_parts();
+        let chunks = body.into_data_stream();
+        let unfolded = stream::unfold(chunks, |mut chunks| async move {
+            Some((chunks.next().await?, chunks))
+        });
+        Response::from_parts(head, Body::from_stream(unfolded))
+    };
+    let layer = CompressionLayer::new().compress_when(SizeAbove::new(0));
+    Wrong::new(Router::new().route("/chat", post(handler)).layer(layer))
 }
 
 async fn end_of(body: impl Fn() -> Body + Clone + Send + Sync + 'static, headers: &[&str]) -> End {

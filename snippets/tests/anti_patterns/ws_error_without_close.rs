@@ -12,6 +12,7 @@ use snippets::websocket::serve::{Handler, Sockets};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::frames::{BINARY, Seen, TEXT};
+use crate::support::wrong::Wrong;
 use crate::support::{Frame, FrameClient, Server};
 
 const LIMIT: usize = 1024;
@@ -24,18 +25,21 @@ fn violations() -> [(Frame, u16); 3] {
     ]
 }
 
+async fn hide_errors(mut socket: WebSocket) {
+    while let Some(Ok(message)) = socket.recv().await {
+        let _ = socket.send(message).await;
+    }
+}
+
+pub(crate) fn wrong_service() -> Wrong {
+    let upgrade =
+        |ws: WebSocketUpgrade| async { ws.max_message_size(LIMIT).on_upgrade(hide_errors) };
+    Wrong::new(Router::new().route("/ws", any(upgrade)))
+}
+
 #[tokio::test]
 async fn an_error_ends_the_loop_without_a_close() {
-    async fn hide_errors(mut socket: WebSocket) {
-        while let Some(Ok(message)) = socket.recv().await {
-            let _ = socket.send(message).await;
-        }
-    }
-    let app = Router::new().route(
-        "/ws",
-        any(|ws: WebSocketUpgrade| async { ws.max_message_size(LIMIT).on_upgrade(hide_errors) }),
-    );
-    let server = Server::start(app).await;
+    let server = Server::start(wrong_service().app).await;
     for (violation, code) in violations() {
         let mut client = FrameClient::connect(server.addr, "/ws").await;
         client.send(violation).await;

@@ -12,9 +12,10 @@ use axum::routing::any;
 use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
 use snippets::websocket::serve::{Handler, Sockets};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, broadcast};
 use tokio_util::sync::CancellationToken;
 
+use crate::support::wrong::{Wrong, close_for};
 use crate::support::{FrameClient, Server};
 
 async fn shared(socket: WebSocket) {
@@ -26,6 +27,36 @@ async fn shared(socket: WebSocket) {
     tokio::task::yield_now().await;
     let _ = socket.lock().await.send("news".into()).await;
     let _ = receiving.await;
+}
+
+/// Pushes what is published, and is right in everything but the lock.
+pub(crate) fn wrong_service() -> Wrong {
+    let hub = broadcast::Sender::new(16);
+    let published = hub.clone();
+    let serve = async move |ws: WebSocketUpgrade| {
+        let mut news = published.subscribe();
+        ws.on_upgrade(async move |socket| {
+            let socket = Arc::new(Mutex::new(socket));
+            let pushed = socket.clone();
+            let pushing = tokio::spawn(async move {
+                while let Ok(n) = news.recv().await {
+                    let text = format!("news {n}");
+                    let _ = pushed.lock().await.send(text.into()).await;
+                }
+            });
+            while let Some(received) = { socket.lock().await.recv().await } {
+                if let Err(error) = received {
+                    let close = Message::Close(Some(close_for(&error)));
+                    let _ = socket.lock().await.send(close).await;
+                    break;
+                }
+                // Whoever waits for the lock has it next: tokio's is fair.
+            }
+            pushing.abort();
+        })
+    };
+    let app = Router::new().route("/ws", any(serve));
+    Wrong::publishing(app, move |n: usize| drop(hub.send(n)))
 }
 
 #[tokio::test]

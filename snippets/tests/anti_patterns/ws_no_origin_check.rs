@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::http::StatusCode;
-use axum::middleware;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use axum_extra::extract::CookieJar;
@@ -19,10 +20,23 @@ use snippets::websocket::serve::Sockets;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::wrong::Wrong;
 use crate::support::{FrameClient, Server};
 
 /// What a browser sends for a script of https://evil.example: the victim's cookie, and the page's own origin.
 const FOREIGN_PAGE: [&str; 2] = ["origin: https://evil.example", "cookie: sid=victim"];
+
+/// The messages of the pattern, behind a look at the cookie and nothing else.
+pub(crate) fn wrong_service() -> Wrong {
+    async fn by_cookie(jar: CookieJar, request: Request, next: Next) -> Response {
+        match jar.get("sid") {
+            Some(_) => next.run(request).await,
+            None => StatusCode::UNAUTHORIZED.into_response(),
+        }
+    }
+    let sockets = Sockets::new(Limits::default(), CancellationToken::new());
+    Wrong::new(messages::router(sockets).layer(middleware::from_fn(by_cookie)))
+}
 
 #[tokio::test]
 async fn a_foreign_page_acts_as_the_victim() {

@@ -6,13 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::Router;
+use axum::extract::ws::{Message as Frame, WebSocket, WebSocketUpgrade};
+use axum::routing::any;
+use futures::stream::SplitSink;
 use futures::{SinkExt, StreamExt};
 use snippets::websocket::outbox::{Full, Outbox};
 use snippets::websocket::rooms::{Hub, Rules};
 use tokio::io::DuplexStream;
+use tokio::sync::{Mutex, mpsc};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::support::wrong::{Wrong, close_for};
 
 const EVENTS: usize = 200;
 
@@ -22,6 +29,50 @@ async fn pair() -> (WebSocketStream<DuplexStream>, WebSocketStream<DuplexStream>
         WebSocketStream::from_raw_socket(client, Role::Client, None).await,
         WebSocketStream::from_raw_socket(server, Role::Server, None).await,
     )
+}
+
+type Members = Arc<Mutex<Vec<(usize, SplitSink<WebSocket, Frame>)>>>;
+
+/// A room that anybody may speak in.
+pub(crate) fn wrong_service() -> Wrong {
+    let members = Members::default();
+    let (publish, mut published) = mpsc::channel::<String>(16);
+    let all = members.clone();
+    tokio::spawn(async move {
+        while let Some(text) = published.recv().await {
+            // A member that joins in the meantime is not kept waiting for the lock.
+            let mut current = std::mem::take(&mut *all.lock().await);
+            for (_, member) in &mut current {
+                let _ = member.send(Frame::text(text.clone())).await;
+            }
+            all.lock().await.extend(current);
+        }
+    });
+    let (room, count) = (publish.clone(), Arc::new(AtomicUsize::new(0)));
+    let join = async move |ws: WebSocketUpgrade| {
+        ws.on_upgrade(async move |socket| {
+            let id = count.fetch_add(1, Ordering::Relaxed);
+            let (sink, mut stream) = socket.split();
+            members.lock().await.push((id, sink));
+            let mut close = None;
+            while let Some(received) = stream.next().await {
+                match received {
+                    Ok(Frame::Text(text)) => drop(room.send(text.to_string()).await),
+                    Ok(_) => {}
+                    Err(error) => close = Some(Frame::Close(Some(close_for(&error)))),
+                }
+            }
+            let mut members = members.lock().await;
+            if let Some(at) = members.iter().position(|(member, _)| *member == id) {
+                let (_, mut sink) = members.swap_remove(at);
+                if let Some(close) = close {
+                    let _ = sink.send(close).await;
+                }
+            }
+        })
+    };
+    let app = Router::new().route("/ws", any(join));
+    Wrong::publishing(app, move |n| drop(publish.try_send(format!("news {n}"))))
 }
 
 #[tokio::test(start_paused = true)]

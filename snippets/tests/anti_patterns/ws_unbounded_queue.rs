@@ -2,14 +2,45 @@
 //! Harm: a peer that does not read is no error: everything that is published is kept for it until memory runs out.
 //! Instead: websocket/rooms
 
-use axum::extract::ws::{Message, Utf8Bytes};
+use axum::Router;
+use axum::extract::ws::{Message, Utf8Bytes, WebSocketUpgrade};
+use axum::routing::any;
 use futures::{SinkExt, StreamExt};
 use snippets::websocket::outbox::{Event, Full, Outbox};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use crate::support::wrong::{Wrong, close_for};
+
 const PUBLISHED: usize = 100_000;
+
+/// Answers through the queue.
+pub(crate) fn wrong_service() -> Wrong {
+    let echo = async |ws: WebSocketUpgrade| {
+        ws.on_upgrade(async |socket| {
+            let (mut sink, mut stream) = socket.split();
+            let (queue, mut queued) = mpsc::unbounded_channel();
+            let writing = tokio::spawn(async move {
+                while let Some(message) = queued.recv().await {
+                    if sink.send(message).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            while let Some(received) = stream.next().await {
+                let _ = queue.send(match received {
+                    Ok(Message::Text(text)) => Message::Text(text),
+                    Ok(_) => continue,
+                    Err(error) => Message::Close(Some(close_for(&error))),
+                });
+            }
+            drop(queue);
+            let _ = writing.await;
+        })
+    };
+    Wrong::new(Router::new().route("/ws", any(echo)))
+}
 
 #[tokio::test]
 async fn an_unbounded_queue_keeps_everything_for_a_peer_that_does_not_read() {

@@ -15,6 +15,7 @@ use snippets::websocket::serve::{Handler, Sockets};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::frames::{CLOSE, PING, PONG, TEXT};
+use crate::support::wrong::Wrong;
 use crate::support::{Frame, FrameClient, Server};
 
 const PUSH_EVERY: Duration = Duration::from_millis(2);
@@ -26,13 +27,14 @@ async fn write_only(socket: WebSocket) {
     }
 }
 
+pub(crate) fn wrong_service() -> Wrong {
+    let upgrade = |ws: WebSocketUpgrade| async { ws.on_upgrade(write_only) };
+    Wrong::new(Router::new().route("/ws", any(upgrade)))
+}
+
 #[tokio::test]
 async fn a_write_only_task_never_answers() {
-    let app = Router::new().route(
-        "/ws",
-        any(|ws: WebSocketUpgrade| async { ws.on_upgrade(write_only) }),
-    );
-    let server = Server::start(app).await;
+    let server = Server::start(wrong_service().app).await;
     let mut client = FrameClient::connect(server.addr, "/ws").await;
     client.send(Frame::new(PING, "alive?")).await;
     client.send(Frame::close(1000, "")).await;

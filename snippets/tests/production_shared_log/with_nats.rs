@@ -44,5 +44,6 @@ contract!(
     a_wiped_log_is_a_reset_for_open_streams_and_old_cursors,
     a_restart_of_the_broker_loses_nothing,
     a_long_outage_ends_the_streams,
-    a_frozen_broker_fails_in_bounded_time
+    a_frozen_broker_fails_in_bounded_time,
+    a_slow_broker_is_waited_for_within_bounds
 );

@@ -13,6 +13,7 @@ use super::proxy::free_port;
 pub enum Kind {
     Redis,
     Nats,
+    Postgres,
 }
 
 /// A broker that can be stopped and started again with its data.
@@ -31,6 +32,9 @@ impl Broker {
             folder: tempfile::tempdir().unwrap(),
             child: None,
         };
+        if kind == Kind::Postgres {
+            postgres::create(broker.folder.path());
+        }
         broker.resume().await;
         broker
     }
@@ -39,6 +43,7 @@ impl Broker {
         match self.kind {
             Kind::Redis => format!("redis://{}/", self.addr),
             Kind::Nats => format!("nats://{}", self.addr),
+            Kind::Postgres => format!("postgres://postgres@{}/postgres", self.addr),
         }
     }
 
@@ -60,6 +65,7 @@ impl Broker {
                     .arg(self.folder.path());
                 command
             }
+            Kind::Postgres => postgres::command(self.folder.path(), &port),
         };
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         let child = command
@@ -72,9 +78,10 @@ impl Broker {
                 panic!("{:?} does not start ({e}): ./check installs it", self.kind)
             });
         self.child = Some(child);
-        let addr = self.addr;
-        eventually("the broker to listen", || {
-            std::net::TcpStream::connect(addr).is_ok()
+        let (addr, kind) = (self.addr, self.kind);
+        eventually("the broker to listen", || match kind {
+            Kind::Postgres => postgres::is_ready(addr),
+            _ => std::net::TcpStream::connect(addr).is_ok(),
         })
         .await;
     }
@@ -82,7 +89,12 @@ impl Broker {
     /// Ends the process without ceremony.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
+            if self.kind == Kind::Postgres {
+                // To the first process alone SIGKILL would leave the others; SIGQUIT is its own crash.
+                send("QUIT", &child.id().to_string());
+            } else {
+                let _ = child.kill();
+            }
             let _ = child.wait();
         }
     }
@@ -90,14 +102,135 @@ impl Broker {
     /// Sends `STOP` or `CONT` to the process.
     pub fn signal(&self, name: &str) {
         let pid = self.child.as_ref().expect("the broker runs").id();
-        let kill = format!("kill -{name} {pid}");
-        assert!(
-            Command::new("sh")
-                .args(["-c", &kill])
-                .status()
-                .unwrap()
-                .success()
-        );
+        let mut pids = vec![pid.to_string()];
+        if self.kind == Kind::Postgres {
+            pids.extend(postgres::children(pid));
+        }
+        send(name, &pids.join(" "));
+    }
+}
+
+fn send(signal: &str, pids: &str) {
+    let kill = format!("kill -{signal} {pids}");
+    let status = Command::new("sh").args(["-c", &kill]).status();
+    assert!(status.unwrap().success(), "{kill}");
+}
+
+/// Postgres refuses to run as root, and serves each connection with a process of its own.
+mod postgres {
+    use std::net::SocketAddr;
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Stdio};
+    use std::sync::OnceLock;
+
+    use tempfile::TempDir;
+
+    const NOBODY: u32 = 65_534;
+
+    fn program(name: &str) -> PathBuf {
+        // Debian keeps them out of the PATH, by version.
+        let versions = std::fs::read_dir("/usr/lib/postgresql")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let found = versions
+            .map(|version| version.path().join("bin").join(name))
+            .find(|file| file.exists());
+        found.unwrap_or_else(|| name.into())
+    }
+
+    /// A command that does not run as root.
+    fn unprivileged(name: &str) -> Command {
+        if !rustix::process::getuid().is_root() {
+            return Command::new(program(name));
+        }
+        let mut command = Command::new("setpriv");
+        let user = NOBODY.to_string();
+        command
+            .args(["--reuid", &user, "--regid", &user, "--clear-groups"])
+            .arg(program(name));
+        command
+    }
+
+    fn give_away(folder: &Path) {
+        if rustix::process::getuid().is_root() {
+            std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    }
+
+    /// A database, copied from one that is made once.
+    pub(super) fn create(folder: &Path) {
+        static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
+        let template = TEMPLATE.get_or_init(|| {
+            let folder = tempfile::tempdir().unwrap();
+            give_away(folder.path());
+            let output = unprivileged("initdb")
+                .args([
+                    "--auth=trust",
+                    "--username=postgres",
+                    "--no-sync",
+                    "--wal-segsize=1",
+                    "--locale=C",
+                    "--encoding=UTF8",
+                    "-D",
+                ])
+                .arg(folder.path().join("data"))
+                .output()
+                .unwrap_or_else(|e| panic!("initdb does not start ({e}): ./check installs it"));
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            folder
+        });
+        give_away(folder);
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(template.path().join("data"))
+            .arg(folder)
+            .status();
+        assert!(copied.unwrap().success());
+    }
+
+    pub(super) fn command(folder: &Path, port: &str) -> Command {
+        let mut command = unprivileged("postgres");
+        command
+            .arg("-D")
+            .arg(folder.join("data"))
+            .args(["-F", "-h", "127.0.0.1", "-p", port]);
+        command.args([
+            "-c",
+            "unix_socket_directories=",
+            "-c",
+            "shared_buffers=16MB",
+        ]);
+        command
+    }
+
+    pub(super) fn is_ready(addr: SocketAddr) -> bool {
+        let mut command = Command::new(program("pg_isready"));
+        command.args(["-q", "-h", "127.0.0.1", "-p", &addr.port().to_string()]);
+        command
+            .stdout(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+
+    pub(super) fn children(parent: u32) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // "pid (name) state ppid …"
+            let ppid = stat
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.split(' ').nth(1));
+            if ppid == Some(&parent.to_string()) {
+                found.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        found
     }
 }
 

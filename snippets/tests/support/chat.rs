@@ -89,15 +89,14 @@ impl Chat {
     }
 
     pub async fn ask(&self) -> RawClient {
-        // A status has a length and would leave the connection open.
-        post(
-            self.server.addr,
-            "/chat",
-            &question(),
-            &["connection: close"],
-        )
-        .await
+        ask(self.server.addr).await
     }
+}
+
+/// Asks the relay at `addr`.
+pub async fn ask(addr: std::net::SocketAddr) -> RawClient {
+    // A status has a length and would leave the connection open.
+    post(addr, "/chat", &question(), &["connection: close"]).await
 }
 
 pub fn app(relay: Arc<Relay>) -> Router {

@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod broker;
+pub mod chaos;
 pub mod chat;
 pub mod frames;
 pub mod gated;
@@ -14,10 +15,12 @@ pub mod raw;
 pub mod server;
 pub mod sse_reference;
 pub mod transcript;
+pub mod wrong;
 
 pub use frames::{Frame, FrameClient};
 pub mod stalled;
 
+pub use chaos::chaos;
 pub use gauge::Gauge;
 pub use raw::RawClient;
 pub use server::Server;

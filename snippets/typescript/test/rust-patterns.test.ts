@@ -1,7 +1,7 @@
 // The TypeScript patterns, and the npm packages that people use, against the routers of the Rust patterns.
 import PartySocket from "partysocket/ws";
 import ReconnectingWebSocketModule from "reconnecting-websocket";
-import { describe, expect, inject, onTestFinished, test } from "vitest";
+import { describe, expect, inject, onTestFinished, test, vi } from "vitest";
 import { ChatError, postChat, readChat } from "../src/llm/read-chat.ts";
 import { Rooms, type RoomEvent } from "../src/websocket/rooms.ts";
 import { load, openPage } from "./support/browser.ts";
@@ -48,6 +48,17 @@ describe("websocket/rooms", () => {
     expect([first, ...published]).toEqual(one.seen.map(({ seq }) => seq));
     expect(one.states.filter((state) => state === "open").length).toBe(2);
     expect(one.resets).toHaveLength(1); // resumed, not reset
+  });
+
+  test("a quiet room is no dead one: the heartbeat is answered", async () => {
+    const states: string[] = [];
+    const sent = vi.spyOn(WebSocket.prototype, "send");
+    onTestFinished(() => sent.mockRestore());
+    const rooms = new Rooms({ url: () => `${newScene().ws}/rooms`, heartbeatEvery: 50, minDelay: 1, onState: (state) => states.push(state) });
+    onTestFinished(() => rooms.close());
+    // Twice the time after which a connection without an answer is given up.
+    await eventually(() => sent.mock.calls.filter(([data]) => data === '{"type":"ping"}').length >= 5);
+    expect(states).toEqual(["connecting", "open"]);
   });
 
   test("a publication is refused for who is not in the room, and does not come back", async () => {

@@ -166,7 +166,7 @@ describe("WebSocket", () => {
     expect(result).toEqual(["ok", "SyntaxError", "SyntaxError", 1006]);
   });
 
-  test("sends SameSite=Strict cookies to another port of the same host, whatever page asks", async () => {
+  test("sends SameSite=Strict cookies to another port and to a sibling subdomain, whatever page asks", async () => {
     const cookies: (string | undefined)[] = [];
     const server = await serveSockets((_, __, request) => cookies.push(request.headers.cookie));
     const attacker = await serve({});
@@ -180,5 +180,12 @@ describe("WebSocket", () => {
     await foreign.evaluate((url) => void new WebSocket(url), server.ws);
     await eventually(() => cookies.length === 2);
     expect(cookies[1]).toBeUndefined();
+    // A cookie of one host alone, set by its own server: it is sent when a page of the sibling asks.
+    const app = (origin: string): string => origin.replace("127.0.0.1", "app.example.localhost");
+    await page.context().addCookies([{ name: "sid", value: "2", url: app(server.origin), sameSite: "Strict" }]);
+    const sibling = await openPage(attacker.origin.replace("127.0.0.1", "user-pages.example.localhost"), page.context());
+    await sibling.evaluate((url) => void new WebSocket(url), app(server.ws));
+    await eventually(() => cookies.length === 3);
+    expect(cookies[2]).toBe("sid=2");
   });
 });

@@ -37,7 +37,7 @@ type Incoming =
   | { type: "gap"; room: string; from: number; to: number }
   | { type: "ack"; id: string; seq: number }
   | { type: "error"; code: string; id: string | null; room: string | null }
-  | { type: "left" };
+  | { type: "left" | "pong" };
 
 export class Rooms {
   readonly #rooms = new Map<string, Room>();
@@ -47,6 +47,7 @@ export class Rooms {
   constructor(options: Omit<ClientOptions, "onOpen" | "onMessage" | "protocols">) {
     this.#outbox = new Outbox(({ id, body }) => this.#client.send(JSON.stringify({ type: "publish", id, ...body })));
     this.#client = new WebSocketClient({
+      heartbeat: () => '{"type":"ping"}',
       ...options,
       protocols: ["rooms.v1"],
       onOpen: () => {

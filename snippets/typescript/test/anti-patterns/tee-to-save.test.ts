@@ -1,12 +1,12 @@
-// Wrong: `const [toUser, toStore] = body.tee()` to show a stream and save it
+// Wrong: `const [toUser, toStore] = body.tee()`, or `response.clone()`, to show a stream and save it
 // Harm: what the user has read and the store has not stays in memory without a bound, and when the user leaves the provider goes on
 // Instead: streams/readable
 import { expect, test } from "vitest";
 import { CopyLagError, copyOf } from "../../src/streams/readable.ts";
 
-function source(): { stream: ReadableStream<Uint8Array>; state: { pulled: number; cancelled: boolean } } {
+function source(): { stream: ReadableStream<Uint8Array<ArrayBuffer>>; state: { pulled: number; cancelled: boolean } } {
   const state = { pulled: 0, cancelled: false };
-  const stream = new ReadableStream<Uint8Array>(
+  const stream = new ReadableStream<Uint8Array<ArrayBuffer>>(
     {
       pull(controller) {
         state.pulled += 1;
@@ -25,13 +25,20 @@ test("the slow branch of a tee holds everything, and the source is not cancelled
     for (let at = 0; at < 200; at++) await reader.read();
     return reader;
   };
-  const tee = source();
-  const [user, store] = tee.stream.tee();
-  void (await take(user)).cancel();
-  // 12.8 MB wait for a store that has read nothing.
-  const stored = store.getReader();
-  for (let at = 0; at < 200; at++) expect((await stored.read()).value!.length).toBe(64 * 1024);
-  expect(tee.state.cancelled).toBe(false);
+  const clone = (body: ReadableStream<Uint8Array<ArrayBuffer>>): [ReadableStream<Uint8Array>, ReadableStream<Uint8Array>] => {
+    const response = new Response(body);
+    const copy = response.clone();
+    return [response.body!, copy.body!];
+  };
+  for (const split of [(body: ReadableStream<Uint8Array<ArrayBuffer>>) => body.tee(), clone]) {
+    const teed = source();
+    const [user, store] = split(teed.stream);
+    void (await take(user)).cancel();
+    // 12.8 MB wait for a store that has read nothing.
+    const stored = store.getReader();
+    for (let at = 0; at < 200; at++) expect((await stored.read()).value!.length).toBe(64 * 1024);
+    expect(teed.state.cancelled).toBe(false);
+  }
 
   const bounded = source();
   const [stream, copy] = copyOf(bounded.stream, 16);

@@ -1,0 +1,101 @@
+//! Exports the rows of a report as NDJSON.
+//!
+//! GET /export?rows=N[&pause_at=K][&fail_at=K]: one line {"row": n} for each row, then {"done": true, "rows": N}
+//! GET /stats -> {"read", "open"}: rows read from the database so far, cursors that are open in it
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Query;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+static READ: AtomicU64 = AtomicU64::new(0);
+static OPEN: AtomicU64 = AtomicU64::new(0);
+
+#[derive(Clone, Copy, Deserialize)]
+struct Export {
+    rows: u64,
+    pause_at: Option<u64>,
+    fail_at: Option<u64>,
+}
+
+/// Stands for the database: leave `Cursor` as it is. A cursor that is not dropped holds a connection.
+struct Cursor {
+    export: Export,
+    row: u64,
+}
+
+impl Cursor {
+    fn open(export: Export) -> Self {
+        OPEN.fetch_add(1, Ordering::SeqCst);
+        Self { export, row: 0 }
+    }
+
+    async fn next(&mut self) -> Option<Result<u64, String>> {
+        if self.row == self.export.rows {
+            return None;
+        }
+        self.row += 1;
+        if self.export.pause_at == Some(self.row) {
+            tokio::time::sleep(Duration::from_secs(60)).await; // a lock in the database
+        }
+        tokio::task::yield_now().await;
+        if self.export.fail_at == Some(self.row) {
+            return Some(Err("connection to db-7.internal:5432 was lost".into()));
+        }
+        READ.fetch_add(1, Ordering::SeqCst);
+        Some(Ok(self.row))
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn export(Query(export): Query<Export>) -> Response {
+    let (sender, lines) = mpsc::unbounded_channel::<Result<String, std::io::Error>>();
+    tokio::spawn(async move {
+        let mut cursor = Cursor::open(export);
+        let mut count = 0;
+        while let Some(row) = cursor.next().await {
+            let line = match row {
+                Ok(row) => json!({ "row": row, "note": "x".repeat(200) }),
+                Err(error) => {
+                    let _ = sender.send(Err(std::io::Error::other(error)));
+                    return;
+                }
+            };
+            if sender.send(Ok(format!("{line}\n"))).is_err() {
+                return;
+            }
+            count += 1;
+        }
+        let _ = sender.send(Ok(format!("{}\n", json!({ "done": true, "rows": count }))));
+    });
+    let body = Body::from_stream(UnboundedReceiverStream::new(lines));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+async fn stats() -> Json<serde_json::Value> {
+    Json(json!({ "read": READ.load(Ordering::SeqCst), "open": OPEN.load(Ordering::SeqCst) }))
+}
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
+    let app = Router::new()
+        .route("/export", get(export))
+        .route("/stats", get(stats));
+    let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    axum::serve(listener, app).await
+}

@@ -1,0 +1,16 @@
+// The grader of each task.
+import * as sse from "./sse.mjs";
+import * as ws from "./ws.mjs";
+import * as streams from "./streams.mjs";
+import * as llm from "./llm.mjs";
+
+export const tasks = {
+  "sse-feed": sse.feed,
+  "node-feed": sse.feed,
+  "sse-jobs": sse.jobs,
+  "ws-board": ws.board,
+  "llm-relay": llm.relay,
+  "llm-node": llm.relay,
+  "ndjson-export": streams.ndjson,
+  "stream-export": streams.module,
+};

@@ -1,0 +1,98 @@
+//! The relay on the pattern `llm/relay`, with the event names of the task.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::json;
+use snippets::llm::chat::ChatEvent;
+use snippets::llm::meter::Meter;
+use snippets::llm::per_user::PerUser;
+use snippets::llm::providers::FinishReason;
+use snippets::llm::relay::{Config, Relay};
+use snippets::llm::upstream::{Dialect, Role, Turn, Upstream};
+use snippets::sse::message::{InvalidMessage, Message};
+use snippets::sse::serve::{self, Streams};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Deserialize)]
+struct Chat {
+    model: String,
+    prompt: String,
+}
+
+async fn chat(State(relay): State<Arc<Relay>>, Json(chat): Json<Chat>) -> Response {
+    let slot = match relay.streams.admit() {
+        Ok(slot) => slot,
+        Err(refused) => return refused.into_response(),
+    };
+    let mut relay = (*relay).clone();
+    relay.upstream = relay.upstream.with_model(&chat.model);
+    let turn = Turn {
+        role: Role::User,
+        content: chat.prompt,
+    };
+    // A failure before the head is an event as well: the task knows no statuses for it.
+    match relay.answer(vec![turn], Meter::start(|_| {})).await {
+        Ok(events) => slot.respond(events.map(|event| message(&event))),
+        Err(error) => slot.respond(futures::stream::iter([message(&ChatEvent::Failed(error))])),
+    }
+}
+
+fn message(event: &ChatEvent) -> Result<Message, InvalidMessage> {
+    match event {
+        ChatEvent::Delta(_, text) => Message::new("delta", &json!({ "text": text })),
+        ChatEvent::Failed(error) => {
+            Message::new("failed", &json!({ "code": error.code })).map(Message::last)
+        }
+        ChatEvent::Done(done) => {
+            let reason = match &done.reason {
+                FinishReason::Stop => "stop",
+                FinishReason::ToolCalls => "tool_calls",
+                FinishReason::MaxTokens => "length",
+                FinishReason::ContentFilter => "content_filter",
+                _ => "other",
+            };
+            let usage = json!({ "input": done.usage.input, "output": done.usage.output });
+            let data = json!({ "finish_reason": reason, "usage": usage });
+            Message::new("done", &data).map(Message::last)
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let env = |name: &str, or: &str| std::env::var(name).unwrap_or_else(|_| or.into());
+    let base = env("OPENAI_BASE_URL", "http://127.0.0.1:4010/v1");
+    let silence = Duration::from_secs(90);
+    let upstream = Upstream::new(
+        Dialect::OpenAiChat,
+        base.trim_end_matches('/').trim_end_matches("/v1"),
+        &env("OPENAI_API_KEY", ""),
+        "",
+        silence * 2,
+    )?;
+    let config = serve::Config {
+        heartbeat: Duration::from_millis(env("HEARTBEAT_MS", "15000").parse()?),
+        ..serve::Config::default()
+    };
+    let relay = Relay {
+        upstream,
+        streams: Streams::new(config, CancellationToken::new()),
+        places: PerUser::new(1000),
+        config: Config::default(),
+        shutdown: CancellationToken::new(),
+    };
+    let app = Router::new()
+        .route("/chat", post(chat))
+        .with_state(Arc::new(relay));
+    let listener =
+        tokio::net::TcpListener::bind(format!("127.0.0.1:{}", env("PORT", "3000"))).await?;
+    axum::serve(listener, app).await?;
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! One log as an event stream, as a WebSocket, and the way to publish: the service of the deployment example.
+//!
+//! A client of either kind says where it stopped, and any instance continues from there. Protect `/publish` and
+//! `/socket` as `sse/protect.rs` and `websocket/protect.rs` show. Needs `shared_log.rs` and its files, and `websocket/serve.rs`.
+
+// ANCHOR: feed
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::extract::ws::{Message as Frame, WebSocketUpgrade};
+use axum::http::StatusCode;
+use axum::routing::{any, post};
+use axum::{Json, Router};
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::shared_log::{self, SharedLog};
+use super::store::Store;
+use crate::sse::message::{LastEventId, Message, is_token};
+use crate::sse::serve::Streams;
+use crate::websocket::{outbox::Outbox, serve::Handler, serve::Sockets};
+
+/// `GET /events`, the same log as a socket at `/socket`, and `POST /publish`.
+pub fn app<S: Store>(log: Arc<SharedLog<S>>, streams: Streams, sockets: Sockets) -> Router {
+    let publish = async |State((log, _)): State<(Arc<SharedLog<S>>, Sockets)>,
+                         Json(data): Json<Value>| {
+        let message = Message::new("tick", &data).map_err(|_| StatusCode::BAD_REQUEST)?;
+        match log.publish(&message).await {
+            Ok(()) => Ok(StatusCode::NO_CONTENT),
+            // It may be in the log all the same: a publisher that repeats needs an id of its own.
+            Err(_) => Err(StatusCode::SERVICE_UNAVAILABLE),
+        }
+    };
+    let socket = async |State((log, sockets)): State<(Arc<SharedLog<S>>, Sockets)>,
+                        ws: WebSocketUpgrade| {
+        sockets.accept(ws, |_| Feed { log, pump: None })
+    };
+    Router::new()
+        .route("/publish", post(publish))
+        .route("/socket", any(socket))
+        .with_state((log.clone(), sockets))
+        .merge(shared_log::app(log, streams))
+}
+
+/// The first message of the client says where it stopped: `{"after": ID}` or `{}`.
+struct Feed<S> {
+    log: Arc<SharedLog<S>>,
+    pump: Option<AbortOnDropHandle<()>>,
+}
+
+#[derive(Deserialize)]
+struct Subscribe {
+    after: Option<String>,
+}
+
+impl<S: Store> Handler for Feed<S> {
+    fn on_message(&mut self, frame: Frame, outbox: &Outbox) {
+        let text = frame.into_text().unwrap_or_default();
+        let Ok(Subscribe { after }) = serde_json::from_str(&text) else {
+            return outbox.close(1008, "subscribe first");
+        };
+        let cursor = match after {
+            None => LastEventId::None,
+            Some(id) if is_token(&id, 128) => LastEventId::Id(id),
+            Some(_) => LastEventId::Unusable,
+        };
+        let pump = pump(self.log.clone(), cursor, outbox.clone());
+        self.pump = Some(AbortOnDropHandle::new(tokio::spawn(pump)));
+    }
+}
+
+async fn pump<S: Store>(log: Arc<SharedLog<S>>, cursor: LastEventId, outbox: Outbox) {
+    let Ok(Some(messages)) = log.subscribe(&cursor).await else {
+        return outbox.close(1013, "try again later");
+    };
+    let mut messages = std::pin::pin!(messages);
+    while let Some(Ok(message)) = messages.next().await {
+        let data = serde_json::from_str::<&RawValue>(message.data()).ok();
+        let text = serde_json::json!({"id": message.id(), "event": message.name(), "data": data});
+        // Waits for this client alone: it is only a position in the log.
+        if !outbox
+            .send_when_room(Frame::Text(text.to_string().into()))
+            .await
+        {
+            return;
+        }
+    }
+    outbox.close(1013, "try again later");
+}
+// ANCHOR_END: feed

@@ -1,0 +1,190 @@
+//! What a streaming service must be able to say at three in the morning: how many streams are open, why they close,
+//! how long clients wait for the first event and between two, and which of them do not keep up.
+//!
+//! Wrap the messages of a stream in [`Observer::watch`] before `Slot::respond`. Everything is recorded where it
+//! happens, the end in `Drop`: a client that leaves runs no line after the loop. Labels are a fixed few: one
+//! [`Observer`] per kind of stream, never one per user or room. Needs `sse/message.rs`; `scrape.rs` is the endpoint.
+
+// ANCHOR: observe
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures::Stream;
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::sse::message::Message;
+
+/// Why a stream has closed: the values of the label `reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// The terminal event, or the end of the source.
+    Ended,
+    /// The source failed.
+    Error,
+    /// The instance is stopping.
+    Shutdown,
+    /// The client has gone, or was cut because it did not read.
+    Client,
+}
+
+/// The metrics of one kind of stream. Make it once, at start, after the recorder has been installed; clone it.
+#[derive(Clone)]
+pub struct Observer {
+    kind: &'static str,
+    stopping: CancellationToken,
+    open: Gauge,
+    opened: Counter,
+    resumed: Counter,
+    refused: Counter,
+    events: Counter,
+    dropped: Counter,
+    resets: [Counter; 5],
+    closed: [Counter; 4],
+    first_event: Histogram,
+    between_events: Histogram,
+    not_taken: Histogram,
+    duration: Histogram,
+    queue: Histogram,
+}
+
+impl Observer {
+    /// `stopping` is what ends the streams at a shutdown (`Streams::new`).
+    pub fn new(kind: &'static str, stopping: CancellationToken) -> Self {
+        let reset = |reason| counter!("stream_resets_total", "kind" => kind, "reason" => reason);
+        let closed = |reason| counter!("stream_closed_total", "kind" => kind, "reason" => reason);
+        Self {
+            kind,
+            stopping,
+            open: gauge!("stream_open", "kind" => kind),
+            opened: counter!("stream_opened_total", "kind" => kind),
+            resumed: counter!("stream_resumed_total", "kind" => kind),
+            refused: counter!("stream_refused_total", "kind" => kind),
+            events: counter!("stream_events_total", "kind" => kind),
+            dropped: counter!("stream_dropped_events_total", "kind" => kind),
+            resets: ["trimmed", "epoch", "ahead", "invalid", "other"].map(reset),
+            closed: ["ended", "error", "shutdown", "client"].map(closed),
+            first_event: histogram!("stream_first_event_seconds", "kind" => kind),
+            between_events: histogram!("stream_between_events_seconds", "kind" => kind),
+            not_taken: histogram!("stream_event_not_taken_seconds", "kind" => kind),
+            duration: histogram!("stream_duration_seconds", "kind" => kind),
+            queue: histogram!("stream_queue_depth", "kind" => kind),
+        }
+    }
+
+    /// Watches one stream from now until it is dropped. `resumed`: the client came with a cursor.
+    pub fn watch<S>(&self, messages: S, resumed: bool) -> Watched<S> {
+        self.opened.increment(1);
+        self.resumed.increment(u64::from(resumed));
+        self.open.increment(1);
+        let now = Instant::now();
+        Watched {
+            messages: Box::pin(messages),
+            observer: self.clone(),
+            opened: now,
+            last: None,
+            given: None,
+            events: 0,
+            closed: None,
+        }
+    }
+
+    /// A client that was answered 503 or 429.
+    pub fn refused(&self) {
+        self.refused.increment(1);
+    }
+
+    /// For streams with a queue each (`Outbox::depth`): record it at each ping.
+    pub fn queued(&self, messages: usize) {
+        self.queue.record(messages as f64);
+    }
+
+    /// Events that were left out for a slow client.
+    pub fn dropped(&self, events: u64) {
+        self.dropped.increment(events);
+    }
+}
+
+/// See [`Observer::watch`].
+pub struct Watched<S> {
+    messages: Pin<Box<S>>,
+    observer: Observer,
+    opened: Instant,
+    last: Option<Instant>,
+    /// When the last event was handed to the connection, until that asks for the next one.
+    given: Option<Instant>,
+    events: u64,
+    closed: Option<Closed>,
+}
+
+impl<S, E> Stream for Watched<S>
+where
+    S: Stream<Item = Result<Message, E>>,
+{
+    type Item = Result<Message, E>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // The connection asks again when there is room in its buffers: nothing is queued, so this wait is the lag.
+        if let Some(given) = self.given.take() {
+            self.observer.not_taken.record(given.elapsed());
+        }
+        let item = ready!(self.messages.as_mut().poll_next(cx));
+        match &item {
+            Some(Ok(message)) => self.given_out(message),
+            Some(Err(_)) => self.closed = Some(Closed::Error),
+            None => self.closed = self.closed.or(Some(Closed::Ended)),
+        }
+        Poll::Ready(item)
+    }
+}
+
+impl<S> Watched<S> {
+    fn given_out(&mut self, message: &Message) {
+        let now = Instant::now();
+        let observer = &self.observer;
+        observer.events.increment(1);
+        match self.last {
+            None => observer.first_event.record(now - self.opened),
+            Some(last) => observer.between_events.record(now - last),
+        }
+        if message.name() == "reset" {
+            let known = ["trimmed", "epoch", "ahead", "invalid"];
+            let is = |reason: &&str| message.data().contains(&format!("\"{reason}\""));
+            let reason = known.iter().position(|reason| is(reason)).unwrap_or(4);
+            observer.resets[reason].increment(1);
+        }
+        if message.is_last() {
+            self.closed = Some(Closed::Ended);
+        }
+        self.events += 1;
+        (self.last, self.given) = (Some(now), Some(now));
+    }
+}
+
+impl<S> Drop for Watched<S> {
+    fn drop(&mut self) {
+        let observer = &self.observer;
+        let reason = self
+            .closed
+            .unwrap_or(match observer.stopping.is_cancelled() {
+                true => Closed::Shutdown,
+                false => Closed::Client,
+            });
+        let lasted = self.opened.elapsed();
+        observer.open.decrement(1);
+        observer.closed[reason as usize].increment(1);
+        observer.duration.record(lasted);
+        // An event, not a span: a span that is open for hours is exported when it ends, and looks like one slow request.
+        tracing::info!(
+            kind = observer.kind,
+            ?reason,
+            ?lasted,
+            events = self.events,
+            "stream closed"
+        );
+    }
+}
+// ANCHOR_END: observe

@@ -1,0 +1,19 @@
+// ANCHOR: instrumentation
+import type { Instrumentation } from "next";
+
+/** Once for each process, before the first request. */
+export async function register(): Promise<void> {
+  // In this form: the file is built for the edge runtime too, and only this condition leaves the import out there.
+  if (process.env.NEXT_RUNTIME === "nodejs") {
+    const { subscribe } = await import("node:diagnostics_channel");
+    // The first token, not the head and not the first ping: those come at once whatever the model does.
+    subscribe("llm:first-token", (message) => console.info(JSON.stringify({ metric: "llm_first_token_ms", ...(message as object) })));
+  }
+}
+
+/** What handlers throw, and what a body fails with later: "failed to pipe response", with the reason as its cause. */
+export const onRequestError: Instrumentation.onRequestError = (error, request) => {
+  const reason = error instanceof Error ? (error.cause ?? error.message) : error;
+  console.error(JSON.stringify({ path: request.path, error: String(reason) }));
+};
+// ANCHOR_END: instrumentation

@@ -1,0 +1,72 @@
+// ANCHOR: answer
+import { channel } from "node:diagnostics_channel";
+import OpenAI from "openai";
+import type { ChatCompletionMessageParam } from "openai/resources/chat/completions";
+import { silenceMs } from "@/lib/models.ts";
+import { watchSilence } from "@/lib/silence.ts";
+import type { Done } from "@/streaming/llm/read-chat.ts";
+import type { OutgoingEvent } from "@/streaming/sse/encode.ts";
+
+const REASONS: Record<string, Done["reason"]> = { stop: "stop", length: "max_tokens", tool_calls: "tool_calls", content_filter: "content_filter" };
+
+/**
+ * One answer in the events of the Rust relay: deltas, then exactly one of `done` and `failed`. `signal` closes the
+ * provider's connection, and nothing follows it.
+ */
+export async function* answer(model: string, messages: ChatCompletionMessageParam[], signal: AbortSignal): AsyncGenerator<OutgoingEvent, void, void> {
+  const asked = performance.now();
+  const silence = watchSilence(silenceMs());
+  try {
+    silence.listen();
+    // OPENAI_API_KEY and OPENAI_BASE_URL are read here: in a module they would have to be there during the build.
+    const stream = await new OpenAI({ maxRetries: 0 }).chat.completions.create(
+      { model, messages, stream: true, stream_options: { include_usage: true } },
+      { signal: AbortSignal.any([signal, silence.signal]) },
+    );
+    const done: Done = { reason: "other", tools: [], usage: { input: null, output: null } };
+    let finished = false;
+    let first = true;
+    for await (const { choices, usage } of stream) {
+      silence.pause();
+      if (usage) done.usage = { input: usage.prompt_tokens, output: usage.completion_tokens };
+      const choice = choices[0]; // none in the chunk with the usage
+      for (const [type, text] of [["text", choice?.delta.content], ["refusal", choice?.delta.refusal]] as const) {
+        if (!text) continue;
+        if (first) channel("llm:first-token").publish({ model, ms: performance.now() - asked });
+        first = false;
+        yield { type, data: { text } };
+      }
+      for (const { function: call } of choice?.delta.tool_calls ?? []) if (call?.name) done.tools.push(call.name);
+      if (choice?.finish_reason) {
+        finished = true;
+        done.reason = REASONS[choice.finish_reason] ?? "other";
+      }
+      silence.listen();
+    }
+    // The loop ends normally after an abort, and after a connection that was cut between two events.
+    if (signal.aborted) return;
+    if (silence.signal.aborted) yield failed("model_silent", true);
+    else yield finished ? { type: "done", data: done } : failed("truncated", true);
+  } catch (error) {
+    if (signal.aborted) return;
+    console.error("the model failed", error); // the provider's words stay here
+    yield silence.signal.aborted ? failed("model_silent", true) : publicError(error);
+  } finally {
+    silence.pause();
+  }
+}
+
+function publicError(error: unknown): OutgoingEvent {
+  // What the package throws for a connection that was cut inside an event.
+  if (error instanceof SyntaxError) return failed("truncated", true);
+  const { status, headers } = error instanceof OpenAI.APIError ? error : {};
+  const wait = Number(headers?.get("retry-after")) || 10;
+  if (status === 429) return failed("rate_limited", true, wait);
+  if (status === 503 || status === 529) return failed("overloaded", true, wait);
+  return failed("model_failed", status === undefined || status >= 500);
+}
+
+function failed(code: string, retryable: boolean, retryAfter?: number): OutgoingEvent {
+  return { type: "failed", data: { code, retryable, retry_after: retryAfter } };
+}
+// ANCHOR_END: answer

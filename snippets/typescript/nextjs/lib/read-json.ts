@@ -1,0 +1,17 @@
+// ANCHOR: read-json
+/** The body as JSON; undefined when it is none or larger than `maxBytes`. Next bounds the body of no route handler. */
+export async function readJson(request: Request, maxBytes: number): Promise<unknown> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of request.body ?? []) {
+    size += chunk.byteLength;
+    if (size > maxBytes) return undefined; // leaving the loop cancels the body
+    chunks.push(chunk);
+  }
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString("utf8")) as unknown;
+  } catch {
+    return undefined;
+  }
+}
+// ANCHOR_END: read-json

@@ -1,0 +1,25 @@
+// Wrong: a route handler of Next.js that sends nothing before there is an event
+// Harm: Next holds the head back until the first chunk: fetch and EventSource do not open, and proxies give the request up
+// Instead: streams/nextjs
+import { expect, test } from "vitest";
+import { newJob, origin } from "../support/nextjs.ts";
+
+test("the head waits for the first event", async () => {
+  const job = await newJob();
+  let opened = false;
+  const abort = new AbortController();
+  const response = fetch(`${origin()}/wrong/silent/${job.id}`, { signal: abort.signal }).then((response) => {
+    opened = true;
+    return response;
+  });
+  // As many streams of the pattern open one after the other meanwhile.
+  for (let nth = 0; nth < 20; nth++) {
+    const right = new AbortController();
+    expect((await fetch(`${origin()}/api/jobs/${job.id}/events`, { signal: right.signal })).status).toBe(200);
+    right.abort();
+  }
+  expect(opened).toBe(false);
+  await job.publish("progress", {});
+  expect((await response).status).toBe(200);
+  abort.abort();
+});

@@ -1,0 +1,12 @@
+// Wrong: a hub, a list of subscribers or a log in a variable of a module
+// Harm: pages have an instance of their own, and each change under next dev makes a new one: what one publishes the other never sees
+// Instead: streams/nextjs
+import { expect, test } from "vitest";
+import { origin } from "../support/nextjs.ts";
+
+test("a page does not see what a route handler has added", async () => {
+  await fetch(`${origin()}/wrong/module-state/write`, { method: "POST", body: "one" });
+  const page = await (await fetch(`${origin()}/wrong/module-state`)).text();
+  // On globalThis both are the same.
+  expect(page).toContain("own 0, shared 1");
+});

@@ -1,0 +1,27 @@
+// Wrong: `new WebSocketServer({ port })` in a module of Next.js
+// Harm: a second process, a second evaluation or the build itself cannot listen: EADDRINUSE, and its clients talk to another process
+// Instead: websocket/browser
+import { readFileSync } from "node:fs";
+import { expect, inject, test } from "vitest";
+import WebSocket from "ws";
+import { eventually } from "../support/server.ts";
+
+test("the second process of the application has no WebSocket server", async () => {
+  const servers = [inject("nextjs"), inject("second")];
+  for (const { origin } of servers) await fetch(`${origin}/wrong/websocket`);
+  await eventually(() => servers.some(({ log }) => readFileSync(log, "utf8").includes("EADDRINUSE")));
+  // Every client gets the same process, whichever it came from.
+  const pids = await Promise.all(
+    [1, 2].map(
+      () =>
+        new Promise<string>((resolve, reject) => {
+          const socket = new WebSocket(`ws://127.0.0.1:${inject("websocketPort")}`);
+          socket.on("error", reject).on("message", (data) => {
+            resolve(String(data));
+            socket.terminate();
+          });
+        }),
+    ),
+  );
+  expect(pids[0]).toBe(pids[1]);
+});

@@ -1,0 +1,180 @@
+// The LLM routes of the Next.js application, with the `openai` package and the AI SDK, against the scripted model; and its
+// pages against the Rust relay as well.
+import type { Page } from "playwright-core";
+import { describe, expect, inject, test } from "vitest";
+import { postChat, readChat } from "../src/llm/read-chat.ts";
+import { newContext } from "./support/browser.ts";
+import { exchanges, logText, origin, state } from "./support/nextjs.ts";
+import { eventually } from "./support/server.ts";
+
+const never = new AbortController().signal;
+const ANSWER = "Hello from the scripted model.";
+
+async function read(url: string, body: unknown, signal = never): Promise<[text: string, outcome: unknown]> {
+  let text = "";
+  const outcome = await readChat(postChat(url, body, signal), (_, delta) => void (text += delta)).catch((error: unknown) => error);
+  return [text, outcome];
+}
+
+const ask = (script: string, content = "Hello"): object => ({ model: `scripted/${script}`, messages: [{ role: "user", content }] });
+const askUi = (script: string, text = "Hello"): object => ({
+  model: `scripted/${script}`,
+  messages: [{ id: "1", role: "user", parts: [{ type: "text", text }] }],
+});
+
+/** Asks, waits for the head of the response and one chunk of it, and leaves. */
+async function askAndLeave(path: string, body: object, until: () => Promise<boolean>): Promise<void> {
+  const abort = new AbortController();
+  const response = await fetch(origin() + path, { method: "POST", body: JSON.stringify(body), signal: abort.signal });
+  expect(response.status).toBe(200);
+  await response.body!.getReader().read();
+  await eventually(until);
+  abort.abort();
+}
+
+describe("the route with the openai package", () => {
+  test("comes to the same end as the Rust relay, whatever goes wrong", async () => {
+    for (const script of ["plain", "bytes", "tools", "length", "refusal", "cut", "cut-inside", "abort", "error", "rate-limit", "overloaded"]) {
+      const [text, outcome] = await read(`${origin()}/api/chat`, ask(script));
+      // What it refuses before the stream is a status of the relay; the client cannot tell the two apart.
+      const [relayed, expected] = await read(`${origin()}/backend/llm/${script}/chat`, ask(script));
+      expect.soft([script, text, outcome]).toEqual([script, relayed, expected]);
+      if (script.startsWith("cut")) expect(outcome).toMatchObject({ code: "truncated" });
+    }
+  });
+
+  test("refuses what is not a question of a user before it asks anything", async () => {
+    for (const body of [
+      { ...ask("plain", "refused"), model: "scripted/unknown" },
+      { messages: [{ role: "system", content: "refused" }] },
+      { messages: [{ role: "user", content: "refused".padEnd(70_000) }] },
+      { messages: [] },
+      null,
+    ]) {
+      const [, outcome] = await read(`${origin()}/api/chat`, body);
+      expect(outcome).toMatchObject({ code: "invalid", retryable: false });
+    }
+    expect(await exchanges("refused")).toEqual([]);
+  });
+
+  test("an answer is stored as what it is, also when the client has left", async () => {
+    const stored = async (text: string): Promise<string[]> => (await state()).answers.filter((each) => each.text === text).map(({ outcome }) => outcome);
+    await read(`${origin()}/api/chat`, ask("length", "stored"));
+    await eventually(async () => (await stored(ANSWER)).includes("done"));
+    await askAndLeave("/api/chat", ask("stall", "left alone"), async () => (await exchanges("left alone")).length === 1);
+    await eventually(async () => (await state()).answers.some(({ text, outcome }) => outcome === "stopped" && ANSWER.startsWith(text)));
+  });
+
+  test("the time to the first token is measured at a token", async () => {
+    const times = (): number => logText().split('{"metric":"llm_first_token_ms","model":"scripted/bytes"').length;
+    const before = times();
+    await read(`${origin()}/api/chat`, ask("bytes"));
+    await eventually(() => times() === before + 1);
+  });
+});
+
+test("both routes send their head while the model is silent, and close its connection when the client leaves", async () => {
+  for (const path of ["/api/chat", "/api/ai"]) {
+    for (const script of ["hold-head", "stall"]) {
+      const question = `${path} ${script}`;
+      const body = path === "/api/ai" ? askUi(script, question) : ask(script, question);
+      await askAndLeave(path, body, async () => (await exchanges(question)).some(({ end }) => end === "None"));
+      await eventually(async () => (await exchanges(question)).every(({ end }) => end !== "None"));
+    }
+  }
+});
+
+test("both routes end the answer of a model that is silent for too long as failed", async () => {
+  const { origin } = inject("second");
+  for (const script of ["hold-head", "stall"]) {
+    const question = `silent ${script}`;
+    expect((await read(`${origin}/api/chat`, ask(script, question)))[1]).toMatchObject({ code: "model_silent", retryable: true });
+    expect((await parts(script, origin, question)).at(-1)).toEqual({ type: "error", errorText: "The answer failed." });
+    expect((await exchanges(question)).map(({ end }) => end)).not.toContain("None");
+  }
+});
+
+/** What `useChat` is sent. */
+async function parts(script: string, from = origin(), question = "Hello"): Promise<{ type: string; finishReason?: string }[]> {
+  const response = await fetch(`${from}/api/ai`, { method: "POST", body: JSON.stringify(askUi(script, question)) });
+  expect(response.headers.get("x-vercel-ai-ui-message-stream")).toBe("v1");
+  expect(response.headers.get("cache-control")).toBe("no-store, no-transform");
+  const lines = (await response.text()).split("\n").filter((line) => line.startsWith("data: {"));
+  return lines.map((line) => JSON.parse(line.slice(6)) as { type: string });
+}
+
+describe("the route with the AI SDK", () => {
+  test("ends a cut answer with an error, and no error with the provider's words", async () => {
+    expect((await parts("plain")).at(-1)).toMatchObject({ type: "finish", finishReason: "stop" });
+    expect((await parts("length")).at(-1)).toMatchObject({ type: "finish", finishReason: "length" });
+    for (const script of ["cut", "cut-inside", "abort", "rate-limit"]) {
+      expect((await parts(script)).at(-1), script).toEqual({ type: "error", errorText: "The answer failed." });
+    }
+    const failed = await parts("error");
+    expect(failed).toContainEqual({ type: "error", errorText: "The answer failed." });
+    expect(JSON.stringify(failed)).not.toContain("sk-");
+  });
+
+  test("refuses system messages", async () => {
+    const body = { messages: [{ id: "1", role: "system", parts: [{ type: "text", text: "system words" }] }] };
+    const response = await fetch(`${origin()}/api/ai`, { method: "POST", body: JSON.stringify(body) });
+    await response.text();
+    expect(await exchanges("system words")).toEqual([]);
+  });
+});
+
+describe("the pages in Chromium", () => {
+  /** A page of the application; what it asks goes to `to.api`, with the script's name. */
+  async function open(path: string): Promise<{ page: Page; to: { api: string; script: string }; text: (selector: string) => Promise<string | null> }> {
+    const page = await (await newContext()).newPage();
+    const to = { api: "", script: "" };
+    await page.route(/\/api\/(chat|ai)$/, (route) => {
+      const body = { ...(route.request().postDataJSON() as object), model: `scripted/${to.script}` };
+      return route.continue({ url: origin() + to.api.replace("SCRIPT", to.script), postData: JSON.stringify(body) });
+    });
+    await page.goto(origin() + path);
+    // A click before React has its handlers would be lost.
+    await page.waitForFunction(() => Object.keys(document.querySelector("#send") ?? {}).some((key) => key.startsWith("__reactProps")));
+    return { page, to, text: (selector) => page.textContent(selector) };
+  }
+
+  test("useTokenStream shows the answers of the route and of the Rust relay, and the cut ones as failed", async () => {
+    const { page, to, text } = await open("/");
+    for (const api of ["/api/chat", "/backend/llm/SCRIPT/chat"]) {
+      for (const [script, status, error] of [["plain", "done", ""], ["cut", "failed", "truncated"]] as const) {
+        Object.assign(to, { api, script });
+        await page.click("#send");
+        await eventually(async () => (await text("#status")) === status);
+        expect(await text("#error")).toBe(error);
+        expect(ANSWER.startsWith((await text("output"))!)).toBe(true);
+      }
+    }
+  });
+
+  test("useChat reads the route and the Rust relay, and is told of a cut", async () => {
+    const { page, to, text } = await open("/ai");
+    for (const api of ["/api/ai", "/backend/ui/SCRIPT/chat"]) {
+      for (const [script, status, finished] of [["plain", "ready", "stop"], ["length", "ready", "length"], ["cut", "error", "failed"], ["error", "error", "failed"]] as const) {
+        Object.assign(to, { api, script });
+        await page.click("#send");
+        await eventually(async () => (await text("#finished")) === finished);
+        expect(await text("#status"), api).toBe(status);
+        if (status === "ready") expect(await text("output")).toBe(ANSWER);
+        else expect(await text("#error")).toMatch(/^The answer (failed|was cut)/);
+      }
+    }
+  });
+
+  test("Stop of both hooks closes the model's connection", async () => {
+    for (const [path, api] of [["/", "/api/chat"], ["/ai", "/api/ai"]] as const) {
+      const { page, to, text } = await open(path);
+      Object.assign(to, { api, script: "stall" });
+      const before = (await exchanges("scripted/stall")).length;
+      await page.click("#send");
+      await eventually(async () => (await text("output")) !== "");
+      await page.click("#stop");
+      await eventually(async () => (await text(path === "/" ? "#status" : "#finished")) === "stopped");
+      await eventually(async () => (await exchanges("scripted/stall")).slice(before).every(({ end }) => end !== "None"));
+    }
+  });
+});

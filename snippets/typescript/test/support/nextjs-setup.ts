@@ -1,0 +1,126 @@
+// Once for the tests of Next.js: one `next build` of the application in `nextjs/`, one `next start`, and behind it the Rust
+// patterns with their scripted model, and a backend that knows nothing of `no-transform`.
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { createServer, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { TestProject } from "vitest/node";
+import { freePort } from "./nginx.ts";
+import { startRust } from "./rust.ts";
+
+declare module "vitest" {
+  export interface ProvidedContext {
+    nextjs: NextServer;
+    /** The same application in a second process: `proxyClientMaxBodySize` is 20 MB, and a model may be silent for 300 ms. */
+    second: NextServer;
+    /** The Rust patterns behind the application. */
+    backend: string;
+    plain: string;
+    websocketPort: number;
+  }
+}
+
+export interface NextServer {
+  origin: string;
+  /** What it has written, as a file. */
+  log: string;
+}
+
+const app = fileURLToPath(new URL("../../nextjs", import.meta.url));
+const bin = join(app, "node_modules/next/dist/bin/next");
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  if (!existsSync(bin)) throw new Error("run `npm ci` in snippets/typescript/nextjs first");
+  const stops: (() => unknown)[] = [];
+  const stop = async (): Promise<void> => {
+    for (const each of stops.splice(0).reverse()) await each();
+  };
+  try {
+    const folder = mkdtempSync(join(tmpdir(), "nextjs-"));
+    stops.push(() => rmSync(folder, { recursive: true, force: true }));
+    const rust = await startRust();
+    stops.push(rust.stop);
+    const plain = await startPlain();
+    stops.push(plain.stop);
+    const websocketPort = await freePort();
+    const env = {
+      ...process.env,
+      NODE_ENV: "production" as const,
+      NEXT_TELEMETRY_DISABLED: "1",
+      BACKEND_URL: rust.url,
+      PLAIN_URL: plain.url,
+    };
+    const built = spawnSync(process.execPath, [bin, "build"], { cwd: app, env, encoding: "utf8" });
+    if (built.status !== 0) throw new Error(`next build failed\n${built.stdout}\n${built.stderr}`);
+    const runtime = {
+      ...env,
+      OPENAI_BASE_URL: `${rust.url}/model/v1`,
+      OPENAI_API_KEY: "sk-secret",
+      MODELS: MODELS.map((name) => `scripted/${name}`).join(","),
+      WRONG_WEBSOCKET_PORT: String(websocketPort),
+    };
+    const first = await startNext(folder, runtime);
+    stops.push(first.stop);
+    const second = await startNext(folder, { ...runtime, PROXY_BODY: "20mb", MODEL_SILENCE_MS: "300" });
+    stops.push(second.stop);
+    project.provide("nextjs", first.server);
+    project.provide("second", second.server);
+    project.provide("backend", rust.url);
+    project.provide("plain", plain.url);
+    project.provide("websocketPort", websocketPort);
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return stop;
+}
+
+const MODELS = ["plain", "bytes", "tools", "length", "refusal", "cut", "cut-inside", "abort", "stall", "hold-head", "error", "rate-limit", "overloaded"];
+
+async function startNext(folder: string, env: NodeJS.ProcessEnv): Promise<{ server: NextServer; stop: () => Promise<void> }> {
+  const log = join(folder, `${crypto.randomUUID()}.log`);
+  const out = openSync(log, "w");
+  // It ends with the tests, also when they are killed: its standard input closes then.
+  const guard = "data:text/javascript,process.stdin.on('end',()=>process.exit(0)).resume()";
+  const child = spawn(process.execPath, ["--import", guard, bin, "start", "-H", "127.0.0.1", "-p", "0"], { cwd: app, env, stdio: ["pipe", out, out] });
+  closeSync(out);
+  const ended = once(child, "exit");
+  for (;;) {
+    const text = readFileSync(log, "utf8");
+    const origin = /http:\/\/127\.0\.0\.1:\d+/.exec(text)?.[0];
+    if (origin !== undefined && text.includes("Ready")) return { server: { origin, log }, stop: async () => void (child.stdin!.end(), await ended) };
+    if (child.exitCode !== null) throw new Error(`next start ended\n${text}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+/** Streams without `no-transform`: `POST /push` sends one event to whoever reads `/events`. */
+async function startPlain(): Promise<{ url: string; stop: () => void }> {
+  const readers = new Set<ServerResponse>();
+  let sent = 0;
+  const server = createServer((request, response) => {
+    if (request.url === "/push") {
+      sent += 1;
+      for (const reader of readers) reader.write(`data: {"n":${sent}}\n\n`);
+      response.end();
+    } else if (request.url === "/end") {
+      for (const reader of readers) reader.end();
+      response.end();
+    } else {
+      readers.add(response);
+      response.on("close", () => readers.delete(response));
+      response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" });
+      response.write(":\n\n");
+    }
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const stop = (): void => {
+    server.closeAllConnections();
+    server.close();
+  };
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, stop };
+}
