@@ -1,6 +1,6 @@
 //! The command line: decode, list, explain, exit codes, JSON and JUnit.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 

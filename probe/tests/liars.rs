@@ -27,7 +27,7 @@ impl Lie {
     async fn tell(&self, socket: &mut TcpStream) -> std::io::Result<()> {
         // Part of what is asked is enough: some of it is no HTTP at all.
         let mut asked = [0; 2048];
-        socket.read(&mut asked).await?;
+        let _ = socket.read(&mut asked).await?;
         match self {
             Lie::Bytes(bytes) => socket.write_all(bytes).await?,
             Lie::Endless(head, unit) => {

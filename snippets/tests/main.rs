@@ -34,7 +34,6 @@ mod sse_protect;
 mod sse_resume;
 mod sse_serve;
 mod sse_wire;
-mod stream_probe_twins;
 mod streams_backpressure;
 mod streams_body;
 mod streams_cancel;

@@ -272,7 +272,7 @@ fn module_is_compiled(root: &Path, path: &str) -> Result<(), String> {
         .unwrap_or(module)
         .trim_end_matches(".rs");
     let text = fs::read_to_string(root.join(list)).unwrap_or_default();
-    if text.lines().any(|l| l.trim().trim_start_matches("pub(crate) ") == format!("mod {module};")) {
+    if text.lines().any(|l| l.trim() == format!("mod {module};")) {
         Ok(())
     } else {
         Err(format!(

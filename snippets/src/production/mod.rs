@@ -4,9 +4,9 @@ pub mod channels;
 pub mod chaos;
 pub mod chaos_connection;
 pub mod chaos_flow;
+pub mod cross_site;
 pub mod drain;
 pub mod feed;
-pub mod cross_site;
 pub mod load;
 pub mod memory_log;
 #[cfg(feature = "nats")]

@@ -153,7 +153,7 @@ impl<S> Watched<S> {
         if message.name() == "reset" {
             let known = ["trimmed", "epoch", "ahead", "invalid"];
             let is = |reason: &&str| message.data().contains(&format!("\"{reason}\""));
-            let reason = known.iter().position(|reason| is(reason)).unwrap_or(4);
+            let reason = known.iter().position(is).unwrap_or(4);
             observer.resets[reason].increment(1);
         }
         if message.is_last() {
