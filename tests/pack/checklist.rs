@@ -209,8 +209,8 @@ pub fn find_test(root: &Path, proof: &str) -> Result<(), String> {
             names_it && has_test_attribute(&lines[..at])
         });
         let in_macro = (text.contains("proptest!") && is_in_proptest(&lines, name))
-            || (text.contains("async fn $name()")
-                && (is_listed(&lines, name) || is_listed_below(root, path, name)));
+            || ((text.contains("async fn $name()") || text.contains("contract!("))
+                && is_listed(&lines, name));
         if !is_test && !in_macro {
             return Err(format!("the proof {proof} names no test"));
         }
@@ -256,16 +256,6 @@ fn is_listed(lines: &[&str], name: &str) -> bool {
     lines
         .iter()
         .any(|line| line.trim().trim_end_matches(',') == name)
-}
-
-/// The file that gives the macro the name is a submodule of the one that has the macro.
-fn is_listed_below(root: &Path, path: &str, name: &str) -> bool {
-    let mut listed = false;
-    super::walk(root, Path::new(path.trim_end_matches(".rs")), &mut |file| {
-        let text = fs::read_to_string(root.join(file)).unwrap_or_default();
-        listed |= is_listed(&text.lines().collect::<Vec<_>>(), name);
-    });
-    listed
 }
 
 /// A test file that no test binary includes never runs.
