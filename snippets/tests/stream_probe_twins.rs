@@ -346,6 +346,40 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "ws_close_without_draining",
         "a race that its test decides with a gate",
     ),
+    ("closed_loop_load", "a load test"),
+    (
+        "csrf_json_by_hand",
+        "no check sends another Content-Type than the one it was given",
+    ),
+    ("gauge_after_the_loop", "a metric"),
+    (
+        "key_follows_redirect",
+        "between the service and the provider",
+    ),
+    (
+        "nginx_leaves_out_restarted_instance",
+        "two instances and a proxy",
+    ),
+    (
+        "postgres_sequence_order",
+        "needs Postgres and two transactions; what readers miss is a gap between instances",
+    ),
+    ("proxy_retries_posts", "between the proxy and the service"),
+    (
+        "reconnect_storm",
+        "many clients; of one service sse-retry-jitter sees a constant retry",
+    ),
+    ("replay_without_owner", "needs the credentials of two users"),
+    ("sleep_for_luck", "a test"),
+    (
+        "ssrf_by_prefix",
+        "the probe names no upstream in its requests",
+    ),
+    ("stream_counted_as_request", "a metric"),
+    (
+        "ws_inflate_without_bound",
+        "the probe does not offer compression",
+    ),
 ];
 
 #[test]
