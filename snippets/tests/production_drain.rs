@@ -187,6 +187,51 @@ async fn then_it_takes_no_connections_and_ends_streams_and_sockets_in_band() {
     insta::assert_snapshot!("drained", text.replace(&epoch, "[epoch]"));
 }
 
+#[tokio::test]
+async fn a_socket_of_the_feed_ends_with_its_log() {
+    let log = log().await;
+    let plan = Plan {
+        notice: HOUR,
+        deadline: HOUR,
+    };
+    let running = start(log.clone(), plan, Router::new()).await;
+    publish(&log, 1).await;
+    let done = Message::new("done", &()).unwrap().last();
+    log.publish(&done).await.unwrap();
+    let mut last = String::new();
+    // What the client asks, the events that it gets, and the code of the Close.
+    for (asked, events, code) in [
+        ("{}", &["tick", "done"][..], 1000),
+        (r#"{"after":"LAST"}"#, &[], 1000),
+        (r#"{"after":"not an id"}"#, &["reset", "tick", "done"], 1000),
+        ("hello", &[], 1008),
+    ] {
+        let url = format!("ws://{}/socket", running.addr);
+        let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        let asked = asked.replace("LAST", &last);
+        futures::SinkExt::send(&mut socket, asked.as_str().into())
+            .await
+            .unwrap();
+        let (mut seen, mut closed) = (Vec::new(), 0);
+        while let Some(frame) = within("a frame", socket.next()).await {
+            match frame.unwrap() {
+                tokio_tungstenite::tungstenite::Message::Text(text) => {
+                    let event: serde_json::Value = serde_json::from_str(&text).unwrap();
+                    last = event["id"].as_str().unwrap().to_owned();
+                    seen.push(event["event"].as_str().unwrap().to_owned());
+                }
+                tokio_tungstenite::tungstenite::Message::Close(frame) => {
+                    closed = u16::from(frame.unwrap().code);
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(seen, events, "{asked}");
+        assert_eq!(closed, code, "{asked}");
+    }
+    running.server.abort();
+}
+
 /// A handler that never ends, and a socket whose peer never answers the Close: neither holds the process.
 #[tokio::test]
 async fn the_deadline_holds_for_requests_and_for_the_rest() {

@@ -209,7 +209,8 @@ pub fn find_test(root: &Path, proof: &str) -> Result<(), String> {
             names_it && has_test_attribute(&lines[..at])
         });
         let in_macro = (text.contains("proptest!") && is_in_proptest(&lines, name))
-            || (text.contains("async fn $name()") && is_listed(&lines, name));
+            || ((text.contains("async fn $name()") || text.contains("contract!("))
+                && is_listed(&lines, name));
         if !is_test && !in_macro {
             return Err(format!("the proof {proof} names no test"));
         }

@@ -195,24 +195,18 @@ async fn instance(name: &'static str, addr: SocketAddr, redis: &str) -> Result<G
     }
 }
 
-/// Publishes through nginx, as a client of the service would.
+/// Publishes through nginx, as a client of the service would; with a rate of 0 it only waits.
 async fn publish(front: SocketAddr, rate: u64) {
     let client = reqwest::Client::new();
-    let mut n = 0_u64;
-    if rate == 0 {
+    let Some(pause) = 1_000_u64.checked_div(rate) else {
         return std::future::pending().await;
-    }
-    loop {
-        n += 1;
-        let answer = client
-            .post(format!("http://{front}/publish"))
-            .json(&n)
-            .send()
-            .await;
-        match answer.and_then(reqwest::Response::error_for_status) {
-            Ok(_) => {}
-            Err(error) => println!("not acknowledged: {n}: {error}"),
+    };
+    for n in 1_u64.. {
+        let post = client.post(format!("http://{front}/publish")).json(&n);
+        let answer = post.send().await;
+        if let Err(error) = answer.and_then(reqwest::Response::error_for_status) {
+            println!("not acknowledged: {n}: {error}");
         }
-        tokio::time::sleep(Duration::from_millis(1000 / rate.min(1000))).await;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 }

@@ -13,7 +13,7 @@ use axum::routing::{any, post};
 use axum::{Json, Router};
 use futures::StreamExt;
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::shared_log::{self, SharedLog};
@@ -72,21 +72,28 @@ impl<S: Store> Handler for Feed<S> {
 }
 
 async fn pump<S: Store>(log: Arc<SharedLog<S>>, cursor: LastEventId, outbox: Outbox) {
-    let Ok(Some(messages)) = log.subscribe(&cursor).await else {
-        return outbox.close(1013, "try again later");
-    };
-    let mut messages = std::pin::pin!(messages);
-    while let Some(Ok(message)) = messages.next().await {
-        let data = serde_json::from_str::<&RawValue>(message.data()).ok();
-        let text = serde_json::json!({"id": message.id(), "event": message.name(), "data": data});
-        // Waits for this client alone: it is only a position in the log.
-        if !outbox
-            .send_when_room(Frame::Text(text.to_string().into()))
-            .await
-        {
-            return;
+    match log.subscribe(&cursor).await {
+        Ok(Some(messages)) => {
+            let mut messages = std::pin::pin!(messages);
+            while let Some(message) = messages.next().await {
+                let Ok(message) = message else {
+                    return outbox.close(1013, "try again later");
+                };
+                let data = serde_json::from_str::<&RawValue>(message.data()).ok();
+                let wire = json!({"id": message.id(), "event": message.name(), "data": data});
+                // Waits for this client alone: it is only a position in the log.
+                if !outbox
+                    .send_when_room(Frame::Text(wire.to_string().into()))
+                    .await
+                {
+                    return;
+                }
+            }
         }
+        Ok(None) => {}
+        Err(_) => return outbox.close(1013, "try again later"),
     }
-    outbox.close(1013, "try again later");
+    // The client has the terminal event, and must not come back.
+    outbox.close(1000, "finished");
 }
 // ANCHOR_END: feed

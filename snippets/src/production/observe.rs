@@ -152,8 +152,10 @@ impl<S> Watched<S> {
         }
         if message.name() == "reset" {
             let known = ["trimmed", "epoch", "ahead", "invalid"];
-            let is = |reason: &&str| message.data().contains(&format!("\"{reason}\""));
-            let reason = known.iter().position(is).unwrap_or(4);
+            let position = known
+                .iter()
+                .position(|reason| message.data().contains(reason));
+            let reason = position.unwrap_or(known.len());
             observer.resets[reason].increment(1);
         }
         if message.is_last() {

@@ -108,7 +108,8 @@ impl PostgresLog {
     }
 
     /// Appends `message` in your transaction: it is in the log when that commits, and not when it does not. From here to
-    /// the commit every other publisher of this log waits.
+    /// the commit every other publisher of this log waits, so append to several logs in one order everywhere. Above READ
+    /// COMMITTED it fails with 40001 when another event was published since the transaction began: run that again.
     pub async fn append_in(
         &self,
         client: &impl GenericClient,
@@ -120,15 +121,17 @@ impl PostgresLog {
         client.query(APPEND, &parameters).await.map(drop)
     }
 
-    async fn connect(&self) -> Result<Arc<Session>, PostgresLogError> {
-        let (client, mut connection) = timeout(self.patience, self.config.connect(NoTls)).await??;
+    /// Without TLS: put your connector in its place.
+    async fn connect(&self) -> Result<Arc<Session>, Error> {
+        let (client, mut connection) = self.config.connect(NoTls).await?;
         let notified = Arc::new(Notify::new());
-        let wake = notified.clone();
+        let (wake, log) = (notified.clone(), self.log.clone());
         let driver = tokio::spawn(async move {
             let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx));
             while let Some(Ok(message)) = messages.next().await {
-                if matches!(message, AsyncMessage::Notification(_)) {
-                    wake.notify_one();
+                match message {
+                    AsyncMessage::Notification(n) if n.payload() == log => wake.notify_one(),
+                    _ => {}
                 }
             }
             // Lost: whoever waits looks, and finds out.
@@ -147,17 +150,23 @@ impl PostgresLog {
         slot: &Mutex<Option<Arc<Session>>>,
         work: impl AsyncFnOnce(&Session) -> Result<T, Error>,
     ) -> Result<T, PostgresLogError> {
-        let session = {
-            let mut slot = slot.lock().await;
-            match slot.take().filter(|session| !session.client.is_closed()) {
-                Some(session) => slot.insert(session).clone(),
-                None => slot.insert(self.connect().await?).clone(),
-            }
+        let done = async {
+            let session = {
+                let mut slot = slot.lock().await;
+                match slot.take().filter(|session| !session.client.is_closed()) {
+                    Some(session) => slot.insert(session).clone(),
+                    None => slot.insert(self.connect().await?).clone(),
+                }
+            };
+            work(&session).await
         };
-        match timeout(self.patience, work(&session)).await {
+        match timeout(self.patience, done).await {
             Ok(done) => Ok(done?),
             Err(slow) => {
-                slot.lock().await.take();
+                // Where it is locked, somebody is connecting anew already.
+                if let Ok(mut slot) = slot.try_lock() {
+                    slot.take();
+                }
                 Err(slow.into())
             }
         }

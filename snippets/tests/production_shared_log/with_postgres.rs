@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use snippets::production::postgres_log::{PostgresLog, SCHEMA};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, IsolationLevel, NoTls};
 
 use super::*;
 use crate::support::broker::{Broker, Kind};
@@ -86,6 +87,26 @@ async fn an_event_is_published_with_its_transaction_or_not_at_all() {
         panic!()
     };
     assert!(id.ends_with("-1"), "{id}");
+}
+
+/// Above READ COMMITTED the counter is as it was when the transaction began.
+#[tokio::test]
+#[ignore = "needs Postgres: run ./check"]
+async fn a_stricter_transaction_fails_and_is_run_again() {
+    let broker = Postgres::fresh().await;
+    let store = broker.log();
+    store.append(&event(1)).await.unwrap();
+    let mut client = broker.client().await;
+    let strict = client
+        .build_transaction()
+        .isolation_level(IsolationLevel::RepeatableRead);
+    let transaction = strict.start().await.unwrap();
+    transaction.query("SELECT 1", &[]).await.unwrap();
+    store.append(&event(2)).await.unwrap();
+    let failed = store.append_in(&transaction, &event(3)).await.unwrap_err();
+    assert_eq!(failed.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE));
+    transaction.rollback().await.unwrap();
+    assert_eq!(store.read(0, 9).await.unwrap().tail, 2);
 }
 
 /// The connection that listens is ended by the server: the reader connects again and reads the table.
