@@ -129,7 +129,8 @@ describe("WebSocketClient", () => {
     });
     const { promise, resolve } = signal();
     open(server.ws, { maxPending: 10, onMessage: () => promise });
-    await eventually(() => server.sockets.length === 2);
+    // The server may hear of the second connection before it has seen the end of the first.
+    await eventually(() => server.sockets.length === 2 && closed.length > 0);
     resolve();
     expect(closed).toEqual([4008]);
   });
