@@ -30,6 +30,8 @@ fn main() {
         env::var("TARGET").unwrap()
     );
     println!("cargo:rerun-if-changed=tests/pack/fences.rs");
+    println!("cargo:rerun-if-changed=tools/rustc-2024");
+    make_executable(Path::new("tools/rustc-2024"));
     // New chapters count too, not only changed ones.
     println!("cargo:rerun-if-changed=book/src");
     for file in ["SKILL.md", "README.md"] {
@@ -67,6 +69,22 @@ fn main() {
         fs::write(out, "").unwrap();
     }
     skeptic::generate_doc_tests(&staged);
+}
+
+/// An installed copy has lost the bit, and skeptic starts this file (`.cargo/config.toml`).
+fn make_executable(path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        if let Ok(meta) = fs::metadata(path)
+            && meta.permissions().mode() & 0o111 == 0
+        {
+            // In a tree that is read-only the tests of the fences say what is wrong.
+            let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
 }
 
 fn collect(folder: &Path, documents: &mut Vec<PathBuf>) {

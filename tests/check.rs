@@ -11,7 +11,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "node",
     "npm",
     "python3",
@@ -21,6 +21,7 @@ const PROGRAMS: [&str; 9] = [
     "haproxy",
     "redis-server",
     "postgres",
+    "curl",
 ];
 
 struct Folder(TempDir);

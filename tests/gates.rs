@@ -302,7 +302,7 @@ fn a_wrong_skill_md_is_found() {
     let copy = copy();
     let root = copy.path();
     let good = fs::read_to_string(root.join("SKILL.md")).unwrap();
-    let cases: [(&str, &str, &str); 5] = [
+    let cases: [(&str, &str, &str); 6] = [
         (
             "license: MIT",
             "license: MIT\nversion: 1",
@@ -318,6 +318,7 @@ fn a_wrong_skill_md_is_found() {
             "book/src/sse/gone.md",
             "names book/src/sse/gone.md",
         ),
+        ("`sse-reserved-names`", "`sse-names`", "names sse-names"),
         ("axum 0.", "axum 9.", "is in no lock file"),
         ("description:", "description: [a, b]\nx:", "no field x"),
     ];

@@ -434,6 +434,25 @@ async fn claude_code_validates_the_plugin() {
             .exits(0)
             .has(&["Validation passed"]);
     }
+    // Installed, it is the skill and a command for each prompt.
+    let add = format!("claude plugin marketplace add '{}'", folder.display());
+    home.run(&add, &[]).await.exits(0);
+    home.run(
+        "claude plugin install streaming-api-patterns@streaming-api-patterns",
+        &[],
+    )
+    .await
+    .exits(0);
+    let said = home
+        .run("claude plugin details streaming-api-patterns", &[])
+        .await;
+    for entry in std::fs::read_dir(fixture::root().join("prompts")).unwrap() {
+        let path = entry.unwrap().path();
+        said.has(&[path.file_stem().unwrap().to_str().unwrap()]);
+    }
+    said.exits(0)
+        .has(&["Skills (11)", "streaming-api-patterns"]);
+
     let plugin = folder.join(".claude-plugin/plugin.json");
     std::fs::write(&plugin, "{\"name\": \"Not A Name\"}").unwrap();
     let line = format!("claude plugin validate --strict '{}'", plugin.display());

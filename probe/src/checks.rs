@@ -564,7 +564,7 @@ pub const CHECKS: &[Check] = &[
         level: Level::Must,
         chapter: "websocket/serve",
         title: "The queue of a reader that stalls is bounded",
-        looks_for: "resident memory of --pid while one connection sends megabytes and reads nothing",
+        looks_for: "resident memory of --pid while one connection sends megabytes and reads nothing, and megabytes that lie ready for it when it reads again",
     },
     Check {
         kind: Kind::Ws,

@@ -122,8 +122,6 @@ async fn ws() {
     options.skip = vec![
         "ws-silent-peer-dropped".to_owned(),
         "ws-heartbeat".to_owned(),
-        // It queues without a bound; how much of that is resident differs between runs.
-        "ws-queue-bounded".to_owned(),
     ];
     let report = probe(Kind::Ws, &options).await;
     // It selects the first subprotocol that is offered, whatever it is, and limits nothing.

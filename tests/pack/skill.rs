@@ -92,6 +92,8 @@ pub fn check(root: &Path) -> Vec<String> {
             problems.push(format!("SKILL.md names {path}, which is not there"));
         }
     }
+    problems.extend(unknown_ids(root, body));
+    problems.extend(openai_yaml(root));
     problems.extend(versions(root, body));
     problems
 }
@@ -129,6 +131,39 @@ pub fn paths(text: &str) -> Vec<String> {
     found.sort();
     found.dedup();
     found
+}
+
+/// What Codex reads beside SKILL.md.
+fn openai_yaml(root: &Path) -> Vec<String> {
+    let path = "agents/openai.yaml";
+    let text = fs::read_to_string(root.join(path)).unwrap_or_default();
+    let yaml: Value = match serde_yaml_ng::from_str(&text) {
+        Ok(yaml) => yaml,
+        Err(e) => return vec![format!("{path}: {e}")],
+    };
+    let field = |name: &str| yaml["interface"][name].as_str().unwrap_or("");
+    let mut problems = Vec::new();
+    if !(25..=64).contains(&field("short_description").chars().count()) {
+        problems.push(format!("{path}: short_description has 25 to 64 characters"));
+    }
+    if !field("default_prompt").contains("$streaming-api-patterns") {
+        problems.push(format!(
+            "{path}: default_prompt names $streaming-api-patterns"
+        ));
+    }
+    problems
+}
+
+/// Ids of rules that the checklist does not have.
+fn unknown_ids(root: &Path, body: &str) -> Vec<String> {
+    let items = super::checklist::read_all(root).unwrap_or_default();
+    let span = regex::Regex::new(r"`((?:sse|ws|stream|llm|prod)-[a-z0-9-]+)`").unwrap();
+    span.captures_iter(body)
+        .map(|c| c[1].to_owned())
+        // The program is called stream-probe.
+        .filter(|id| id != "stream-probe" && !items.iter().any(|item| item.id == *id))
+        .map(|id| format!("SKILL.md names {id}, which no checklist has"))
+        .collect()
 }
 
 /// Every `crate x.y.z` of the line that begins with "Verified against" is the version in Cargo.lock.

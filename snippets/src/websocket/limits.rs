@@ -21,7 +21,8 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// A ping goes out this often; keep it below half of the shortest idle limit on the way (proxies: often 60 s).
     pub ping_every: Duration,
-    /// A peer from which no frame of any kind has come for this long is gone: more than two pings.
+    /// A peer from which no message, ping or pong has come for this long is gone: more than two pings. Parts of a message are
+    /// not seen; a peer that sends one for longer must answer pings in between.
     pub silence: Duration,
     /// A write that takes longer means that the peer does not read.
     pub send_deadline: Duration,

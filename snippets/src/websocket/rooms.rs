@@ -22,7 +22,7 @@ use super::outbox::{Event, Full, Outbox};
 pub struct Rules {
     /// Events a room keeps for members that return, and for recognising a message that is sent twice.
     pub history: usize,
-    /// The same, in bytes; below half of [`super::limits::Limits::queue_bytes`], since a replay is one message.
+    /// The same, in bytes; below half of [`super::limits::Limits::queue_bytes`], since a replay is one message: a connection cut within it gains nothing.
     pub history_bytes: usize,
     /// Rooms of the hub.
     pub rooms: usize,

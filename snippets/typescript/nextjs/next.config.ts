@@ -8,7 +8,7 @@ const config = {
   // Next gzips what a rewrite brings and flushes at the end only, unless the backend's response says
   // `Cache-Control: no-transform`. WebSockets pass too; a route handler cannot take them.
   rewrites: async () => [{ source: "/backend/:path*", destination: `${BACKEND}/:path*` }],
-  // `next build` runs every GET that looks at nothing of its request, and keeps the answer: of streams too.
+  // `next build` runs every GET that looks at nothing of its request, and keeps what ends at once: streams too.
   cacheComponents: true,
   partialPrefetching: true,
 } satisfies NextConfig;

@@ -22,10 +22,13 @@ const askUi = (script: string, text = "Hello"): object => ({
   messages: [{ id: "1", role: "user", parts: [{ type: "text", text }] }],
 });
 
+const post = (url: string, body: unknown, signal = never, type = "application/json"): Promise<Response> =>
+  fetch(url, { method: "POST", headers: { "content-type": type }, body: JSON.stringify(body), signal });
+
 /** Asks, waits for the head of the response and one chunk of it, and leaves. */
 async function askAndLeave(path: string, body: object, until: () => Promise<boolean>): Promise<void> {
   const abort = new AbortController();
-  const response = await fetch(origin() + path, { method: "POST", body: JSON.stringify(body), signal: abort.signal });
+  const response = await post(origin() + path, body, abort.signal);
   expect(response.status).toBe(200);
   await response.body!.getReader().read();
   await eventually(until);
@@ -54,15 +57,22 @@ describe("the route with the openai package", () => {
       const [, outcome] = await read(`${origin()}/api/chat`, body);
       expect(outcome).toMatchObject({ code: "invalid", retryable: false });
     }
+    // What a page of another site may send without asking.
+    for (const path of ["/api/chat", "/api/ai"]) expect((await post(origin() + path, ask("plain", "refused"), never, "text/plain")).status).toBe(400);
     expect(await exchanges("refused")).toEqual([]);
   });
 
   test("an answer is stored as what it is, also when the client has left", async () => {
-    const stored = async (text: string): Promise<string[]> => (await state()).answers.filter((each) => each.text === text).map(({ outcome }) => outcome);
-    await read(`${origin()}/api/chat`, ask("length", "stored"));
-    await eventually(async () => (await stored(ANSWER)).includes("done"));
+    const stored = async (about: string): Promise<[string, string][]> =>
+      (await state()).answers.filter(({ question }) => question === about).map(({ text, outcome }) => [text, outcome]);
+    await read(`${origin()}/api/chat`, ask("plain", "whole"));
+    await read(`${origin()}/api/chat`, ask("cut", "cut off"));
     await askAndLeave("/api/chat", ask("stall", "left alone"), async () => (await exchanges("left alone")).length === 1);
-    await eventually(async () => (await state()).answers.some(({ text, outcome }) => outcome === "stopped" && ANSWER.startsWith(text)));
+    for (const [about, outcome] of [["whole", "done"], ["cut off", "failed"], ["left alone", "stopped"]] as const) {
+      await eventually(async () => (await stored(about)).length === 1);
+      const [text, found] = (await stored(about))[0]!;
+      expect([ANSWER.startsWith(text), text === ANSWER, found]).toEqual([true, outcome === "done", outcome]);
+    }
   });
 
   test("the time to the first token is measured at a token", async () => {
@@ -90,13 +100,13 @@ test("both routes end the answer of a model that is silent for too long as faile
     const question = `silent ${script}`;
     expect((await read(`${origin}/api/chat`, ask(script, question)))[1]).toMatchObject({ code: "model_silent", retryable: true });
     expect((await parts(script, origin, question)).at(-1)).toEqual({ type: "error", errorText: "The answer failed." });
-    expect((await exchanges(question)).map(({ end }) => end)).not.toContain("None");
+    await eventually(async () => (await exchanges(question)).every(({ end }) => end !== "None"));
   }
 });
 
 /** What `useChat` is sent. */
 async function parts(script: string, from = origin(), question = "Hello"): Promise<{ type: string; finishReason?: string }[]> {
-  const response = await fetch(`${from}/api/ai`, { method: "POST", body: JSON.stringify(askUi(script, question)) });
+  const response = await post(`${from}/api/ai`, askUi(script, question));
   expect(response.headers.get("x-vercel-ai-ui-message-stream")).toBe("v1");
   expect(response.headers.get("cache-control")).toBe("no-store, no-transform");
   const lines = (await response.text()).split("\n").filter((line) => line.startsWith("data: {"));
@@ -117,8 +127,7 @@ describe("the route with the AI SDK", () => {
 
   test("refuses system messages", async () => {
     const body = { messages: [{ id: "1", role: "system", parts: [{ type: "text", text: "system words" }] }] };
-    const response = await fetch(`${origin()}/api/ai`, { method: "POST", body: JSON.stringify(body) });
-    await response.text();
+    await (await post(`${origin()}/api/ai`, body)).text();
     expect(await exchanges("system words")).toEqual([]);
   });
 });

@@ -59,6 +59,11 @@ describe("a rewrite to the Rust backend", () => {
     await leaveAnswer(`${origin()}/backend/llm/stall/chat`, "through a rewrite");
   });
 
+  test("goes where it went when the application was built", async () => {
+    // This process was started with another BACKEND_URL, where nobody listens.
+    expect((await fetch(`${inject("second").origin}/backend/`)).status).toBe(200);
+  });
+
   test("passes WebSockets on, which a route handler cannot take", async () => {
     const scene = `scene/${crypto.randomUUID()}`;
     const rooms = new Rooms({ url: () => `${origin().replace("http", "ws")}/backend/${scene}/rooms` });
@@ -90,7 +95,7 @@ describe("behind nginx", () => {
     );
     const ui = await fetch(`${nginx}/api/ai`, {
       method: "POST",
-      headers: { "accept-encoding": "gzip" },
+      headers: { "accept-encoding": "gzip", "content-type": "application/json" },
       body: JSON.stringify({ model: "scripted/stall", messages: [{ id: "1", role: "user", parts: [{ type: "text", text: "hi" }] }] }),
     });
     const reader = ui.body!.pipeThrough(new TextDecoderStream()).getReader();

@@ -1,7 +1,6 @@
 // ANCHOR: answer
 import { channel } from "node:diagnostics_channel";
 import OpenAI from "openai";
-import type { ChatCompletionMessageParam } from "openai/resources/chat/completions";
 import { silenceMs } from "@/lib/models.ts";
 import { watchSilence } from "@/lib/silence.ts";
 import type { Done } from "@/streaming/llm/read-chat.ts";
@@ -9,11 +8,16 @@ import type { OutgoingEvent } from "@/streaming/sse/encode.ts";
 
 const REASONS: Record<string, Done["reason"]> = { stop: "stop", length: "max_tokens", tool_calls: "tool_calls", content_filter: "content_filter" };
 
+export interface Message {
+  role: "user" | "assistant";
+  content: string;
+}
+
 /**
  * One answer in the events of the Rust relay: deltas, then exactly one of `done` and `failed`. `signal` closes the
  * provider's connection, and nothing follows it.
  */
-export async function* answer(model: string, messages: ChatCompletionMessageParam[], signal: AbortSignal): AsyncGenerator<OutgoingEvent, void, void> {
+export async function* answer(model: string, messages: Message[], signal: AbortSignal): AsyncGenerator<OutgoingEvent, void, void> {
   const asked = performance.now();
   const silence = watchSilence(silenceMs());
   try {

@@ -1,5 +1,5 @@
 // Wrong: a hub, a list of subscribers or a log in a variable of a module
-// Harm: pages have an instance of their own, and each change under next dev makes a new one: what one publishes the other never sees
+// Harm: pages have an instance of their own: what a route handler publishes they never see
 // Instead: streams/nextjs
 import { expect, test } from "vitest";
 import { origin } from "../support/nextjs.ts";

@@ -13,7 +13,12 @@ test("the model's connection stays open", async () => {
   for (const [wrong, right, body] of [["/wrong/no-signal", "/api/chat", chat], ["/wrong/ai-no-signal", "/api/ai", ui]] as const) {
     for (const path of [wrong, right]) {
       const abort = new AbortController();
-      const response = await fetch(origin() + path, { method: "POST", body: JSON.stringify(body(`told ${path}`)), signal: abort.signal });
+      const response = await fetch(origin() + path, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify(body(`told ${path}`)),
+        signal: abort.signal,
+      });
       await response.body!.getReader().read();
       await eventually(() => open(`told ${path}`));
       abort.abort();

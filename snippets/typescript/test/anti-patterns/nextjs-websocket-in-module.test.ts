@@ -1,6 +1,6 @@
 // Wrong: `new WebSocketServer({ port })` in a module of Next.js
-// Harm: a second process, a second evaluation or the build itself cannot listen: EADDRINUSE, and its clients talk to another process
-// Instead: websocket/browser
+// Harm: the second process of the application cannot listen (EADDRINUSE) and answers on as if it did: its clients talk to the first
+// Instead: streams/nextjs
 import { readFileSync } from "node:fs";
 import { expect, inject, test } from "vitest";
 import WebSocket from "ws";
@@ -8,7 +8,7 @@ import { eventually } from "../support/server.ts";
 
 test("the second process of the application has no WebSocket server", async () => {
   const servers = [inject("nextjs"), inject("second")];
-  for (const { origin } of servers) await fetch(`${origin}/wrong/websocket`);
+  for (const { origin } of servers) expect((await fetch(`${origin}/wrong/websocket`)).status).toBe(200);
   await eventually(() => servers.some(({ log }) => readFileSync(log, "utf8").includes("EADDRINUSE")));
   // Every client gets the same process, whichever it came from.
   const pids = await Promise.all(

@@ -1,14 +1,14 @@
 // Once for the tests of Next.js: one `next build` of the application in `nextjs/`, one `next start`, and behind it the Rust
 // patterns with their scripted model, and a backend that knows nothing of `no-transform`.
-import { spawn, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import type { TestProject } from "vitest/node";
+import { app, bin, type NextServer, startNext } from "./next-server.ts";
 import { freePort } from "./nginx.ts";
 import { startRust } from "./rust.ts";
 
@@ -23,15 +23,6 @@ declare module "vitest" {
     websocketPort: number;
   }
 }
-
-export interface NextServer {
-  origin: string;
-  /** What it has written, as a file. */
-  log: string;
-}
-
-const app = fileURLToPath(new URL("../../nextjs", import.meta.url));
-const bin = join(app, "node_modules/next/dist/bin/next");
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   if (!existsSync(bin)) throw new Error("run `npm ci` in snippets/typescript/nextjs first");
@@ -65,7 +56,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     };
     const first = await startNext(folder, runtime);
     stops.push(first.stop);
-    const second = await startNext(folder, { ...runtime, PROXY_BODY: "20mb", MODEL_SILENCE_MS: "300" });
+    const second = await startNext(folder, { ...runtime, BACKEND_URL: "http://127.0.0.1:9", PROXY_BODY: "20mb", MODEL_SILENCE_MS: "300" });
     stops.push(second.stop);
     project.provide("nextjs", first.server);
     project.provide("second", second.server);
@@ -80,23 +71,6 @@ export default async function setup(project: TestProject): Promise<() => Promise
 }
 
 const MODELS = ["plain", "bytes", "tools", "length", "refusal", "cut", "cut-inside", "abort", "stall", "hold-head", "error", "rate-limit", "overloaded"];
-
-async function startNext(folder: string, env: NodeJS.ProcessEnv): Promise<{ server: NextServer; stop: () => Promise<void> }> {
-  const log = join(folder, `${crypto.randomUUID()}.log`);
-  const out = openSync(log, "w");
-  // It ends with the tests, also when they are killed: its standard input closes then.
-  const guard = "data:text/javascript,process.stdin.on('end',()=>process.exit(0)).resume()";
-  const child = spawn(process.execPath, ["--import", guard, bin, "start", "-H", "127.0.0.1", "-p", "0"], { cwd: app, env, stdio: ["pipe", out, out] });
-  closeSync(out);
-  const ended = once(child, "exit");
-  for (;;) {
-    const text = readFileSync(log, "utf8");
-    const origin = /http:\/\/127\.0\.0\.1:\d+/.exec(text)?.[0];
-    if (origin !== undefined && text.includes("Ready")) return { server: { origin, log }, stop: async () => void (child.stdin!.end(), await ended) };
-    if (child.exitCode !== null) throw new Error(`next start ended\n${text}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
 
 /** Streams without `no-transform`: `POST /push` sends one event to whoever reads `/events`. */
 async function startPlain(): Promise<{ url: string; stop: () => void }> {

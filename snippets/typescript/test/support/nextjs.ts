@@ -26,7 +26,7 @@ export async function newJob(capacity = 100): Promise<Job> {
   };
 }
 
-export async function state(): Promise<{ counters: Record<string, number>; answers: { text: string; outcome: string }[] }> {
+export async function state(): Promise<{ counters: Record<string, number>; answers: { question: string; text: string; outcome: string }[] }> {
   return (await fetch(`${origin()}/testing/state`)).json() as Promise<{ counters: Record<string, number>; answers: [] }>;
 }
 

@@ -1,8 +1,7 @@
 // An answer of a model in the events that `llm/read-chat.ts` and `llm/use-token-stream.tsx` read.
 // ANCHOR: route
 import { after } from "next/server";
-import type { ChatCompletionMessageParam } from "openai/resources/chat/completions";
-import { answer } from "@/lib/answer.ts";
+import { answer, type Message } from "@/lib/answer.ts";
 import { answers } from "@/lib/answers.ts";
 import { chooseModel } from "@/lib/models.ts";
 import { readJson } from "@/lib/read-json.ts";
@@ -21,7 +20,7 @@ export async function POST(request: Request): Promise<Response> {
   const messages = parse(body?.messages);
   if (model === undefined || messages === undefined) return Response.json({ code: "invalid", retryable: false }, { status: 400 });
 
-  const record = { text: "", outcome: "stopped" };
+  const record = { question: messages.at(-1)!.content, text: "", outcome: "stopped" };
   // Runs when the response has ended and when the client has left; a platform keeps the process alive until then.
   after(() => answers.push(record));
 
@@ -36,11 +35,11 @@ export async function POST(request: Request): Promise<Response> {
 }
 
 /** No `system` message: that role is ours. What a client says the assistant has said is the client's word too. */
-function parse(messages: unknown): ChatCompletionMessageParam[] | undefined {
+function parse(messages: unknown): Message[] | undefined {
   if (!Array.isArray(messages) || messages.length === 0 || messages.length > 100) return undefined;
-  const valid = (messages as { role?: unknown; content?: unknown }[]).every(
+  const valid = (messages as Partial<Message>[]).every(
     (message) => (message?.role === "user" || message?.role === "assistant") && typeof message.content === "string",
   );
-  return valid ? (messages as ChatCompletionMessageParam[]) : undefined;
+  return valid ? messages.map(({ role, content }: Message) => ({ role, content })) : undefined;
 }
 // ANCHOR_END: route

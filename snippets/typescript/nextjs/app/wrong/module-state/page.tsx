@@ -5,7 +5,7 @@ import { names } from "./state.ts";
 
 async function Names(): Promise<React.ReactNode> {
   await connection();
-  const shared = answers.all().filter(({ outcome }) => outcome === "module-state");
+  const shared = answers.all().filter(({ question }) => question === "module-state");
   return <output>{`own ${names.length}, shared ${shared.length}`}</output>;
 }
 
