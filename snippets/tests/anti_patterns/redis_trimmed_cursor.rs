@@ -4,7 +4,7 @@
 
 use redis::AsyncTypedCommands;
 
-use crate::support::broker::{Broker, Kind};
+use crate::support::broker::{Broker, Kind, redis_connection};
 
 /// As people write it: whatever comes after the cursor.
 async fn read_after(redis: &mut redis::aio::MultiplexedConnection, cursor: &str) -> Vec<String> {
@@ -27,8 +27,7 @@ async fn read_after(redis: &mut redis::aio::MultiplexedConnection, cursor: &str)
 #[ignore = "needs Redis: run ./check"]
 async fn a_trimmed_cursor_is_a_silent_gap_and_a_future_one_silence() {
     let broker = Broker::start(Kind::Redis).await;
-    let client = redis::Client::open(broker.url()).unwrap();
-    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let mut redis = redis_connection(&broker).await;
     for n in 1..=10 {
         redis
             .xadd("feed", format!("{n}-0"), &[("n", n)])

@@ -6,7 +6,7 @@ use redis::AsyncTypedCommands;
 use snippets::production::redis_log::RedisLog;
 
 use super::*;
-use crate::support::broker::{Broker, Kind};
+use crate::support::broker::{Broker, Kind, redis_connection};
 
 struct Redis(Broker);
 
@@ -33,8 +33,7 @@ impl Backend for Redis {
 
 impl Redis {
     async fn plain(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(self.0.url()).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        redis_connection(&self.0).await
     }
 }
 

@@ -107,6 +107,30 @@ impl Broker {
             pids.extend(postgres::children(pid));
         }
         send(name, &pids.join(" "));
+        if name == "STOP" {
+            for pid in &pids {
+                until_stopped(pid);
+            }
+        }
+    }
+}
+
+/// A signal is on its way when `kill` returns: on a busy machine a thread may still answer something.
+fn until_stopped(pid: &str) {
+    let stopped = || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+        tasks.into_iter().flatten().flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // "pid (name) state …"
+            stat.rsplit(") ")
+                .next()
+                .is_none_or(|rest| rest.is_empty() || rest.starts_with('T'))
+        })
+    };
+    let began = std::time::Instant::now();
+    while !stopped() {
+        assert!(began.elapsed() < super::PATIENCE, "{pid} does not stop");
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 
@@ -232,6 +256,17 @@ mod postgres {
         }
         found
     }
+}
+
+/// A plain connection. The client's default of 500 ms for an answer is too short for a busy machine.
+#[cfg(feature = "redis")]
+pub async fn redis_connection(broker: &Broker) -> redis::aio::MultiplexedConnection {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(super::PATIENCE))
+        .set_response_timeout(Some(super::PATIENCE));
+    let client = redis::Client::open(broker.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection_with_config(&config);
+    connection.await.unwrap()
 }
 
 impl Drop for Broker {
