@@ -1,6 +1,7 @@
 // The grader of each task.
 import * as sse from "./sse.mjs";
 import * as ws from "./ws.mjs";
+import * as nginx from "./nginx.mjs";
 import * as streams from "./streams.mjs";
 import * as llm from "./llm.mjs";
 
@@ -12,5 +13,7 @@ export const tasks = {
   "llm-relay": llm.relay,
   "llm-node": llm.relay,
   "ndjson-export": streams.ndjson,
-  "stream-export": streams.module,
+  "stream-export": streams.module("export-scenarios.mjs", "export.ts"),
+  "sse-client": streams.module("client-scenarios.mjs", "client.ts"),
+  "nginx-front": nginx.front,
 };
