@@ -126,9 +126,13 @@ async function checks(ctx, port, app) {
     return "streams live through 132 s of silence";
   });
   await ctx.check("prod-proxy-eof", async () => {
-    const { client, stream } = await open("/events");
-    await client.next();
+    const url = `/events?n=${++count}`;
+    const opening = Events.open(port, url);
+    opening.catch(() => {});
+    const stream = await eventually(5_000, "/events does not reach the service", () => app.streams.get(url));
+    await sleep(200);
     stream.response.socket.destroy();
+    const client = await opening;
     await Promise.race([client.ended, sleep(3_000)]);
     client.close();
     if (client.end !== "cut") throw new Error(`the service dies in mid-stream, and the client sees ${client.end === "clean" ? "a complete response" : "nothing"}`);

@@ -1,6 +1,7 @@
 // The grader of each task.
 import * as sse from "./sse.mjs";
 import * as ws from "./ws.mjs";
+import * as audits from "./audit.mjs";
 import * as nginx from "./nginx.mjs";
 import * as streams from "./streams.mjs";
 import * as llm from "./llm.mjs";
@@ -16,4 +17,6 @@ export const tasks = {
   "stream-export": streams.module("export-scenarios.mjs", "export.ts"),
   "sse-client": streams.module("client-scenarios.mjs", "client.ts"),
   "nginx-front": nginx.front,
+  "audit-gateway": audits.audit,
+  "audit-page": audits.audit,
 };
