@@ -1,4 +1,4 @@
-// Graders of the relays: llm-relay and llm-node.
+// Grader of the relay.
 import http from "node:http";
 import { Events, Service, cpu, eventually, freePort, idleMemory, probe, sleep, tool } from "./tools.mjs";
 

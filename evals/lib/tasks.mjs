@@ -8,11 +8,9 @@ import * as llm from "./llm.mjs";
 
 export const tasks = {
   "sse-feed": sse.feed,
-  "node-feed": sse.feed,
   "sse-jobs": sse.jobs,
   "ws-board": ws.board,
   "llm-relay": llm.relay,
-  "llm-node": llm.relay,
   "ndjson-export": streams.ndjson,
   "stream-export": streams.module("export-scenarios.mjs", "export.ts"),
   "sse-client": streams.module("client-scenarios.mjs", "client.ts"),

@@ -33,7 +33,12 @@ async fn chat(Json(chat): Json<Chat>) -> Sse<impl Stream<Item = Result<Event, In
             .json(&body);
         let response = match request.send().await {
             Ok(response) if response.status().is_success() => response,
-            Ok(response) => return send("failed", json!({ "code": response.text().await.unwrap_or_default() })),
+            Ok(response) => {
+                return send(
+                    "failed",
+                    json!({ "code": response.text().await.unwrap_or_default() }),
+                );
+            }
             Err(error) => return send("failed", json!({ "code": error.to_string() })),
         };
         let mut chunks = response.bytes_stream();
@@ -43,8 +48,12 @@ async fn chat(Json(chat): Json<Chat>) -> Sse<impl Stream<Item = Result<Event, In
             buffer.push_str(&String::from_utf8_lossy(&chunk));
             while let Some(end) = buffer.find('\n') {
                 let line: String = buffer.drain(..=end).collect();
-                let Some(data) = line.trim().strip_prefix("data: ") else { continue };
-                let Ok(chunk) = serde_json::from_str::<Value>(data) else { continue };
+                let Some(data) = line.trim().strip_prefix("data: ") else {
+                    continue;
+                };
+                let Ok(chunk) = serde_json::from_str::<Value>(data) else {
+                    continue;
+                };
                 let choice = &chunk["choices"][0];
                 if let Some(text) = choice["delta"]["content"].as_str() {
                     send("delta", json!({ "text": text }));
@@ -54,7 +63,10 @@ async fn chat(Json(chat): Json<Chat>) -> Sse<impl Stream<Item = Result<Event, In
                 }
             }
         }
-        send("done", json!({ "finish_reason": reason, "usage": Value::Null }));
+        send(
+            "done",
+            json!({ "finish_reason": reason, "usage": Value::Null }),
+        );
     });
     Sse::new(UnboundedReceiverStream::new(events)).keep_alive(KeepAlive::default())
 }

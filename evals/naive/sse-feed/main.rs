@@ -41,16 +41,33 @@ async fn publish(State(feed): State<Feed>, Json(order): Json<serde_json::Value>)
 }
 
 fn event((id, data): (u64, String)) -> Result<Event, Infallible> {
-    Ok(Event::default().event("order").id(id.to_string()).data(data))
+    Ok(Event::default()
+        .event("order")
+        .id(id.to_string())
+        .data(data))
 }
 
 async fn events(
     State(feed): State<Feed>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, StatusCode> {
-    let _permit = feed.open.clone().try_acquire_owned().map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
-    let missed: Vec<_> = feed.ring.lock().unwrap().iter().filter(|(id, _)| *id > last).cloned().collect();
+    let _permit = feed
+        .open
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    let last = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse().ok())
+        .unwrap_or(0);
+    let missed: Vec<_> = feed
+        .ring
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|(id, _)| *id > last)
+        .cloned()
+        .collect();
     let live = BroadcastStream::new(feed.live.subscribe()).filter_map(|e| async { e.ok() });
     let keep_alive = KeepAlive::new().interval(feed.heartbeat);
     Ok(Sse::new(stream::iter(missed).chain(live).map(event)).keep_alive(keep_alive))
@@ -58,7 +75,12 @@ async fn events(
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
+    let number = |name: &str, or: u64| {
+        std::env::var(name)
+            .ok()
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(or)
+    };
     let feed = Feed {
         ring: Arc::default(),
         next: Arc::default(),
@@ -66,11 +88,16 @@ async fn main() -> std::io::Result<()> {
         open: Arc::new(Semaphore::new(200)),
         heartbeat: Duration::from_millis(number("HEARTBEAT_MS", 15_000)),
     };
-    let app = Router::new().route("/orders", post(publish)).route("/events", get(events)).with_state(feed);
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", number("PORT", 3000) as u16)).await?;
+    let app = Router::new()
+        .route("/orders", post(publish))
+        .route("/events", get(events))
+        .with_state(feed);
+    let listener =
+        tokio::net::TcpListener::bind(("127.0.0.1", number("PORT", 3000) as u16)).await?;
     axum::serve(listener, app)
         .with_graceful_shutdown(async {
-            let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+            let mut term =
+                tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
             term.recv().await;
         })
         .await

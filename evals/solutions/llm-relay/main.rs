@@ -40,9 +40,7 @@ async fn chat(State(relay): State<Arc<Relay>>, Json(chat): Json<Chat>) -> Respon
     // A failure before the head is an event as well: the task knows no statuses for it.
     match relay.answer(vec![turn], Meter::start(|_| {})).await {
         Ok(events) => slot.respond(events.map(|event| message(&event))),
-        Err(error) => {
-            slot.respond(futures::stream::iter([message(&ChatEvent::Failed(error))]))
-        }
+        Err(error) => slot.respond(futures::stream::iter([message(&ChatEvent::Failed(error))])),
     }
 }
 

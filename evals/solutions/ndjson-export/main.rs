@@ -98,9 +98,14 @@ async fn stats() -> Json<serde_json::Value> {
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
-    let app = Router::new().route("/export", get(export).head(head)).route("/stats", get(stats));
+    let app = Router::new()
+        .route("/export", get(export).head(head))
+        .route("/stats", get(stats));
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
-    let stall = std::env::var("STALL_MS").ok().and_then(|ms| ms.parse().ok()).unwrap_or(20_000);
+    let stall = std::env::var("STALL_MS")
+        .ok()
+        .and_then(|ms| ms.parse().ok())
+        .unwrap_or(20_000);
     let limit = Duration::from_millis(stall);
     axum::serve(StallLimit { listener, limit }, app).await
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::extract::State;
+use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -54,7 +54,9 @@ impl Handler for Member {
             return outbox.close(1003, "text only");
         };
         let Ok(line) = serde_json::from_str::<Line>(&text) else {
-            outbox.send(Message::text(json!({ "error": "invalid_message" }).to_string()));
+            outbox.send(Message::text(
+                json!({ "error": "invalid_message" }).to_string(),
+            ));
             return;
         };
         // Numbered and queued under one lock, so that all see one order. A full outbox closes itself.
@@ -125,7 +127,9 @@ async fn main() -> std::io::Result<()> {
         term.recv().await;
         stopping.cancel();
     });
-    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await?;
     sockets.drained(Duration::from_secs(4)).await;
     Ok(())
 }

@@ -64,7 +64,12 @@ async fn prices(State(gateway): State<Gateway>, headers: HeaderMap) -> Response 
     let cursor = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok()?.split_once('-'))
-        .and_then(|(epoch, id)| Some((u64::from_str_radix(epoch, 16).ok()?, id.parse::<u64>().ok()?)));
+        .and_then(|(epoch, id)| {
+            Some((
+                u64::from_str_radix(epoch, 16).ok()?,
+                id.parse::<u64>().ok()?,
+            ))
+        });
     let epoch = gateway.epoch;
     let missed: Vec<(u64, Price)> = match cursor {
         Some((known, id)) if known == epoch => {
@@ -79,13 +84,28 @@ async fn prices(State(gateway): State<Gateway>, headers: HeaderMap) -> Response 
         .chain(live)
         .map(move |(id, price)| Ok::<_, Infallible>(event(epoch, id, &price)));
     let ping = Event::default().event("ping").data("{}");
-    let sse = Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)).event(ping));
-    ([("x-accel-buffering", "no"), ("cache-control", "no-cache, no-transform")], sse).into_response()
+    let sse = Sse::new(events).keep_alive(
+        KeepAlive::new()
+            .interval(Duration::from_secs(15))
+            .event(ping),
+    );
+    (
+        [
+            ("x-accel-buffering", "no"),
+            ("cache-control", "no-cache, no-transform"),
+        ],
+        sse,
+    )
+        .into_response()
 }
 
 // --- The room -------------------------------------------------------------------
 
-async fn room(State(gateway): State<Gateway>, jar: CookieJar, upgrade: WebSocketUpgrade) -> Response {
+async fn room(
+    State(gateway): State<Gateway>,
+    jar: CookieJar,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     let session = jar.get("session").map(|cookie| cookie.value().to_owned());
     if !session.is_some_and(|session| gateway.sessions.contains(&session)) {
         return StatusCode::UNAUTHORIZED.into_response();
@@ -99,7 +119,9 @@ async fn member(socket: WebSocket, gateway: Gateway) {
     let (sink, mut messages) = socket.split();
     gateway.room.lock().await.push(sink);
     while let Some(Ok(message)) = messages.next().await {
-        let Message::Text(text) = message else { continue };
+        let Message::Text(text) = message else {
+            continue;
+        };
         let mut room = gateway.room.lock().await;
         for sink in room.iter_mut() {
             let _ = sink.send(Message::Text(text.clone())).await;
@@ -167,7 +189,9 @@ async fn relay(
         buffer.push_str(&String::from_utf8_lossy(&part?));
         while let Some(end) = buffer.find('\n') {
             let line: String = buffer.drain(..=end).collect();
-            let Some(data) = line.trim_end().strip_prefix("data:") else { continue };
+            let Some(data) = line.trim_end().strip_prefix("data:") else {
+                continue;
+            };
             if data.trim() == "[DONE]" {
                 break;
             }

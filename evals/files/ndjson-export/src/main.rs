@@ -93,7 +93,9 @@ async fn stats() -> Json<serde_json::Value> {
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
-    let app = Router::new().route("/export", get(export)).route("/stats", get(stats));
+    let app = Router::new()
+        .route("/export", get(export))
+        .route("/stats", get(stats));
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     axum::serve(listener, app).await
 }

@@ -33,7 +33,10 @@ struct App {
     runs: Arc<AtomicU64>,
 }
 
-async fn create(State(app): State<App>, Json(job): Json<Job>) -> (StatusCode, Json<serde_json::Value>) {
+async fn create(
+    State(app): State<App>,
+    Json(job): Json<Job>,
+) -> (StatusCode, Json<serde_json::Value>) {
     let id = app.ids.fetch_add(1, Ordering::Relaxed) + 1;
     app.jobs.lock().unwrap().insert(id, job);
     (StatusCode::CREATED, Json(json!({ "id": id })))
@@ -51,7 +54,13 @@ async fn events(
     State(app): State<App>,
     Path(id): Path<u64>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, std::io::Error>>>, StatusCode> {
-    let job = app.jobs.lock().unwrap().get(&id).cloned().ok_or(StatusCode::NOT_FOUND)?;
+    let job = app
+        .jobs
+        .lock()
+        .unwrap()
+        .get(&id)
+        .cloned()
+        .ok_or(StatusCode::NOT_FOUND)?;
     app.runs.fetch_add(1, Ordering::Relaxed);
     let stream = async_stream::try_stream! {
         for step in 1..=job.steps {
@@ -79,7 +88,8 @@ async fn main() -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     axum::serve(listener, app)
         .with_graceful_shutdown(async {
-            let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+            let mut term =
+                tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
             term.recv().await;
         })
         .await
