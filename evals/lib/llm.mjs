@@ -55,7 +55,7 @@ export async function relay(ctx) {
   };
 
   await ctx.probed(PROBED, () =>
-    probe("llm", `http://127.0.0.1:${port}/chat`, PROBED, ["-d", JSON.stringify({ model: "m", prompt: "hi" }), "--upstream", `127.0.0.1:${upstream}`, "--pid", String(service.pid), "--heartbeat", "3"], 40),
+    probe("llm", `http://127.0.0.1:${port}/chat`, PROBED, ["-d", JSON.stringify({ model: "m", prompt: "hi" }), "--upstream", `127.0.0.1:${upstream}`, "--pid", String(service.pid), "--heartbeat", "3"], 60),
   );
 
   const answers = {
