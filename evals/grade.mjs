@@ -62,6 +62,7 @@ class Context {
   /** Compiles, where the task is Rust; throws with the compiler's first error. */
   build() {
     if (this.evaluation.language !== "rust" || this.program) return;
+    if (!fs.existsSync(path.join(this.folder, "Cargo.toml"))) throw new Error(`no Cargo.toml in ${this.folder}`);
     const target = process.env.CARGO_TARGET_DIR ?? (fs.existsSync(path.join(this.folder, ".cargo")) ? undefined : path.join(ROOT, "target/evals"));
     const env = { ...process.env, ...(target ? { CARGO_TARGET_DIR: target } : {}), CARGO_TERM_COLOR: "never" };
     const args = ["build", "--message-format=json-render-diagnostics", ...(process.env.CARGO_NET_OFFLINE ? ["--offline"] : [])];

@@ -1,4 +1,4 @@
-// Graders of the relays: llm-relay and llm-node.
+// Grader of the relay.
 import http from "node:http";
 import { Events, Service, cpu, eventually, freePort, idleMemory, probe, sleep, tool } from "./tools.mjs";
 
@@ -55,7 +55,7 @@ export async function relay(ctx) {
   };
 
   await ctx.probed(PROBED, () =>
-    probe("llm", `http://127.0.0.1:${port}/chat`, PROBED, ["-d", JSON.stringify({ model: "m", prompt: "hi" }), "--upstream", `127.0.0.1:${upstream}`, "--pid", String(service.pid), "--heartbeat", "3"], 40),
+    probe("llm", `http://127.0.0.1:${port}/chat`, PROBED, ["-d", JSON.stringify({ model: "m", prompt: "hi" }), "--upstream", `127.0.0.1:${upstream}`, "--pid", String(service.pid), "--heartbeat", "3"], 60),
   );
 
   const answers = {

@@ -103,12 +103,12 @@ export async function ndjson(ctx) {
   }
 }
 
-/** The module of the solution runs in a process of its own: what it throws out of turn must not end the grader. */
-export async function module(ctx) {
+/** The module of the solution runs in a process of its own, for each check: what it throws out of turn must not end the grader. */
+export const module = (scenarios, file) => async (ctx) => {
   const run = (scenario) =>
     new Promise((resolve, reject) => {
-      const script = path.join(path.dirname(fileURLToPath(import.meta.url)), "export-scenarios.mjs");
-      const child = spawn(process.execPath, ["--expose-gc", script, scenario, path.join(ctx.folder, "export.ts")], { env: { PATH: process.env.PATH, NODE_NO_WARNINGS: "1" } });
+      const script = path.join(path.dirname(fileURLToPath(import.meta.url)), scenarios);
+      const child = spawn(process.execPath, ["--expose-gc", script, scenario, path.join(ctx.folder, file)], { env: { PATH: process.env.PATH, NODE_NO_WARNINGS: "1" } });
       let out = "";
       child.stdout.on("data", (data) => (out += data));
       child.stderr.on("data", (data) => (out += data));
@@ -121,4 +121,4 @@ export async function module(ctx) {
       });
     });
   for (const id of ctx.results.keys()) await ctx.check(id, () => run(id));
-}
+};

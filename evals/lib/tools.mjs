@@ -4,6 +4,7 @@ import crypto from "node:crypto";
 import fs from "node:fs";
 import http from "node:http";
 import net from "node:net";
+import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -17,9 +18,9 @@ export function within(ms, promise, what) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-/** Polls until `look` gives something true; throws after `ms`. */
+/** Polls until `look` gives something true; throws after `ms`, or twice that on a machine that is busy. */
 export async function eventually(ms, what, look) {
-  const end = Date.now() + ms;
+  const end = Date.now() + ms * (os.loadavg()[0] > os.cpus().length ? 2 : 1);
   for (;;) {
     const found = await look();
     if (found) return found;
