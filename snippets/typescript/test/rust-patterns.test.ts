@@ -54,7 +54,7 @@ describe("websocket/rooms", () => {
     const states: string[] = [];
     const sent = vi.spyOn(WebSocket.prototype, "send");
     onTestFinished(() => sent.mockRestore());
-    const rooms = new Rooms({ url: () => `${newScene().ws}/rooms`, heartbeatEvery: 50, minDelay: 1, onState: (state) => states.push(state) });
+    const rooms = new Rooms({ url: () => `${newScene().ws}/rooms`, heartbeatEvery: 400, minDelay: 1, onState: (state) => states.push(state) });
     onTestFinished(() => rooms.close());
     // Twice the time after which a connection without an answer is given up.
     await eventually(() => sent.mock.calls.filter(([data]) => data === '{"type":"ping"}').length >= 5);
