@@ -33,6 +33,10 @@ async fn assert_pattern(kind: Kind) {
         drop(client);
         up.all_left().await;
     }
+    // The application sees the address that the client asked for, port and all.
+    let url = format!("http://{}/host", proxy.addr);
+    let seen = reqwest::get(url).await.unwrap().text().await.unwrap();
+    assert_eq!(seen, proxy.addr.to_string());
     // WebSocket: upgraded, echoed, and its end noticed.
     let url = format!("ws://{}/echo", proxy.addr);
     let (mut socket, _) = within("the upgrade", tokio_tungstenite::connect_async(url))

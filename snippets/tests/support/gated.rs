@@ -13,6 +13,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::extract::{Query, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::{any, get};
 use tokio::sync::Semaphore;
@@ -138,8 +139,16 @@ pub async fn upstream() -> (Server, Upstream) {
         .route("/events", get(events).post(events))
         .route("/echo", any(echo))
         .route("/silent", get(silent).post(silent))
+        .route("/host", get(host))
         .with_state(up.clone());
     (Server::start(app).await, up)
+}
+
+/// The Host that the application sees.
+async fn host(headers: HeaderMap) -> Vec<u8> {
+    headers
+        .get("host")
+        .map_or(Vec::new(), |host| host.as_bytes().to_vec())
 }
 
 /// Every event arrives before the upstream makes the next one.
