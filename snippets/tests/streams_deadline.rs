@@ -86,6 +86,31 @@ async fn the_client_bounds_each_wait_also_the_one_for_the_head() {
     );
 }
 
+/// `read_timeout` runs on while nobody polls the body, and is looked at before the data that has come meanwhile.
+#[tokio::test]
+async fn reqwest_counts_the_pause_of_a_reader_and_until_silent_does_not() {
+    let silence = Duration::from_millis(100);
+    let parts = move || async move {
+        let pause = tokio::time::sleep(silence / 4);
+        let parts = stream::once(async { Ok::<_, Infallible>("x") });
+        Body::from_stream(parts.chain(stream::once(async {
+            pause.await;
+            Ok("y")
+        })))
+    };
+    let server = Server::start(Router::new().route("/", get(parts))).await;
+    let read = async |client: reqwest::Client| {
+        let response = client.get(server.url("/")).send().await.unwrap();
+        let mut body = std::pin::pin!(until_silent(response.bytes_stream(), silence));
+        assert_eq!(body.next().await.unwrap().unwrap().unwrap(), "x");
+        tokio::time::sleep(silence * 2).await; // "y" comes in the meantime
+        body.next().await.unwrap().unwrap()
+    };
+    let error = read(client(silence, silence, |more| more).unwrap()).await;
+    assert!(error.unwrap_err().is_timeout());
+    assert_eq!(read(reqwest::Client::new()).await.unwrap(), "y");
+}
+
 #[tokio::test]
 async fn the_body_layers_of_tower_http_cut_quiet_and_long_streams() {
     use tower_http::timeout::{ResponseBodyDeadlineLayer, ResponseBodyTimeoutLayer};

@@ -11,8 +11,8 @@ use futures::{Stream, StreamExt, stream};
 use reqwest::{Client, ClientBuilder};
 
 /// A client for upstreams that stream. `connect` bounds the TCP (and TLS) handshake, `silence` bounds each wait: for the response
-/// head, and between two reads of the body; `more` adds what else the client needs. `ClientBuilder::timeout` is left out on purpose: it
-/// spans the whole body and cuts a healthy stream.
+/// head, and between two reads of the body, where reqwest counts the reader's own pauses too; `more` adds what else the client
+/// needs. `ClientBuilder::timeout` is left out on purpose: it spans the whole body and cuts a healthy stream.
 ///
 /// # Errors
 /// The TLS backend cannot be initialised.
