@@ -154,8 +154,8 @@ export function retryAfterMs(value: string | null, now = Date.now()): number {
 
 /** HTML section 9.2.3 sends the id as UTF-8; in a string for `Headers` each character is one byte. */
 function cursorHeader(id: string): string {
-  // RFC 9110 section 5.5 allows no control character but the tab. Node refuses such a request with the error of a dead
-  // network, most servers with a 400, and without its cursor the client would lose or repeat events in silence.
+  // RFC 9110 section 5.5 allows no control character but the tab. Node's fetch refuses such a request with the error of
+  // a dead network, its server with a 400; without the header the client would lose or repeat events in silence.
   if (/[^\t\x20-\x7e\x80-\uffff]/.test(id)) throw new EventStreamError(`id ${JSON.stringify(id)} cannot be a header`);
   let bytes = "";
   for (const byte of new TextEncoder().encode(id)) bytes += String.fromCharCode(byte);
