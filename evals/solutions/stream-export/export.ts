@@ -30,9 +30,10 @@ export function exportRows(rows: Rows, { heartbeatMs = 15_000 } = {}): ReadableS
 }
 
 export function withAudit(stream: ReadableStream<Uint8Array>, audit: Audit): ReadableStream<Uint8Array> {
-  const [forClient, forAudit] = copyOf(stream, 256);
+  const [forClient, forAudit] = copyOf(stream, 1024 * 1024);
   const reader = forAudit.getReader();
   let told = false;
+  let last = "";
   const tell = (complete: boolean): void => {
     if (!told) audit.close({ complete });
     told = true;
@@ -43,8 +44,10 @@ export function withAudit(stream: ReadableStream<Uint8Array>, audit: Audit): Rea
     try {
       for (;;) {
         const { done, value } = await reader.read();
-        if (done) return tell(true);
+        // After an error in the stream it ends as properly as after the last line.
+        if (done) return tell(last.startsWith('{"done":true'));
         await audit.write(value);
+        last = new TextDecoder().decode(value);
       }
     } catch {
       tell(false);

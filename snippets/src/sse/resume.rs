@@ -121,8 +121,9 @@ impl Log {
         Ok(())
     }
 
-    /// Everything after `cursor`, then what comes, up to the terminal event. Without a cursor it
-    /// begins with the oldest event. `None`: the client has the terminal event, answer 204.
+    /// Everything after `cursor`, then what comes, up to the terminal event. Without a cursor it begins
+    /// with the first event ever, or, once that is trimmed, with a `reset`: what is kept is no longer
+    /// all, so a new client needs the snapshot too. `None`: the client has the terminal event, answer 204.
     pub fn subscribe(
         self: Arc<Self>,
         cursor: &LastEventId,

@@ -108,7 +108,7 @@ describe("an event stream from a route handler", () => {
     const chunks = response.pipe(createGunzip())[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
     const next = async (): Promise<string> => {
       for (;;) {
-        const events = parser.push((await chunks.next()).value.toString());
+        const events = [...parser.push((await chunks.next()).value.toString())];
         if (events.length > 0) return events[0]!.data;
       }
     };

@@ -1,5 +1,5 @@
 import { EventSource as NodeEventSource } from "eventsource";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, inject, test, vi } from "vitest";
 import { connect, EventStreamError, retryAfterMs, type ConnectOptions } from "../src/sse/connect.ts";
 import { EventTooLargeError, type ServerSentEvent } from "../src/sse/event-stream.ts";
 import { load, openPage } from "./support/browser.ts";
@@ -88,16 +88,16 @@ describe("connect", () => {
 
   test("asks again after these statuses and no others", async () => {
     const repeated = [];
-    for (const status of [400, 401, 403, 404, 408, 410, 425, 429, 500, 501, 502, 503, 504]) {
+    for (const status of [201, 206, 400, 401, 403, 404, 408, 410, 425, 429, 500, 501, 502, 503, 504, 505, 520, 524, 529]) {
       const server = await serve({
-        "/events": (_, response, nth) => void (nth === 1 ? response.writeHead(status).end() : sse(response, DONE)),
+        "/events": (_, response, nth) => void (nth === 1 ? response.writeHead(status, { "content-type": "text/event-stream" }).end(DONE) : sse(response, DONE)),
       });
       const outcome = await untilDone(`${server.origin}/events`).catch((error: unknown) => error);
       if (outcome instanceof EventStreamError) expect(outcome.status).toBe(status);
       else repeated.push(status);
       await server.close();
     }
-    expect(repeated).toEqual([408, 425, 429, 500, 502, 503, 504]);
+    expect(repeated).toEqual([408, 425, 429, 500, 502, 503, 504, 520, 524, 529]);
   });
 
   test("refuses another content type instead of reading no events from it", async () => {
@@ -255,6 +255,70 @@ describe("connect", () => {
     }
   });
 
+  test("no attempt follows another sooner than minDelay, whatever the dice say", async () => {
+    const random = Math.random;
+    Math.random = () => 0;
+    try {
+      const times: number[] = [];
+      const server = await serve({
+        "/events": (_, response, nth) => {
+          times.push(performance.now());
+          sse(response, nth === 3 ? DONE : nth === 2 ? "retry: 150\n\n" : "data: a\n\n").end();
+        },
+      });
+      await untilDone(`${server.origin}/events`, { minDelay: 50, maxDelay: 100 });
+      expect(times[1]! - times[0]!).toBeGreaterThan(45);
+      // The server's retry, of which at most maxDelay counts.
+      expect(times[2]! - times[1]!).toBeGreaterThan(95);
+    } finally {
+      Math.random = random;
+    }
+  });
+
+  test("times that setTimeout cannot hold do not fire at once", async () => {
+    const server = await serve({ "/events": (_, response, nth) => void (nth === 1 ? response.writeHead(503).end() : sse(response, DONE)) });
+    for (const idleTimeout of [Infinity, 2 ** 31]) {
+      expect(await untilDone(`${server.origin}/events`, { idleTimeout })).toHaveLength(1);
+    }
+    expect(server.hits.get("/events")).toBe(3);
+    const stop = new AbortController();
+    const down = await serve({ "/down": (_, response) => void response.writeHead(503, { "retry-after": "3600" }).end() });
+    const waiting = connect(`${down.origin}/down`, { signal: stop.signal, minDelay: Infinity, maxDelay: Infinity }).next();
+    const timers = vi.spyOn(globalThis, "setTimeout");
+    await eventually(() => timers.mock.calls.some(([, ms]) => ms === 2 ** 31 - 1)); // a longer one fires after 1 ms
+    timers.mockRestore();
+    stop.abort(new Error("stopped"));
+    await expect(waiting).rejects.toThrow("stopped");
+    expect(down.hits.get("/down")).toBe(1);
+  });
+
+  test("after abort no event comes, not even of the chunk that has arrived", async () => {
+    const server = await serve({ "/events": (_, response) => void sse(response, "data: a\n\ndata: b\n\n") });
+    const stop = new AbortController();
+    const events = connect(`${server.origin}/events`, { signal: stop.signal, ...quick });
+    await events.next();
+    stop.abort(new Error("stopped"));
+    await expect(events.next()).rejects.toThrow("stopped");
+  });
+
+  test("an error of the consumer is not taken for the network", async () => {
+    const server = await serve({ "/events": (_, response) => void sse(response, "data: a\n\n") });
+    const events = connect(`${server.origin}/events`, { signal: never, ...quick });
+    await events.next();
+    await expect(events.throw(new TypeError("a bug"))).rejects.toThrow("a bug");
+    expect(server.hits.get("/events")).toBe(1);
+  });
+
+  test("an id that no header can carry is an error, and a long one a refusal", async () => {
+    const server = await serve({
+      "/control": (_, response) => void sse(response, "id: a\u0001b\ndata: a\n\n").end(),
+      "/long": (_, response) => void sse(response, `id: ${"x".repeat(300_000)}\ndata: a\n\n`).end(),
+    });
+    await expect(untilDone(`${server.origin}/control`)).rejects.toThrow('id "a\\u0001b" cannot be a header');
+    expect(server.hits.get("/control")).toBe(1);
+    await expect(untilDone(`${server.origin}/long`)).rejects.toMatchObject({ name: "EventStreamError", status: 431 });
+  });
+
   test("abort ends it at every moment with the reason", async () => {
     const opened = signal();
     const server = await serve({
@@ -361,7 +425,7 @@ describe("against the Rust patterns", () => {
       bytes[random(bytes.length)] = 0xff; // not UTF-8
       const parser = new EventStreamParser();
       const decoder = new TextDecoder();
-      const ours = cut(bytes, random).flatMap((chunk) => parser.push(decoder.decode(chunk, { stream: true })));
+      const ours = cut(bytes, random).flatMap((chunk) => [...parser.push(decoder.decode(chunk, { stream: true }))]);
       const response = await fetch(`${inject("rust")}/parse`, { method: "POST", body: bytes });
       expect(ours, JSON.stringify(text)).toEqual(await response.json());
       events += ours.length;
@@ -408,15 +472,18 @@ describe("in Chromium", () => {
     await load(page, "sse/connect.ts");
     const types = await page.evaluate(async () => {
       const { connect } = (window as unknown as { pattern: typeof import("../src/sse/connect.ts") }).pattern;
-      const types = [];
+      const types: string[] = [];
       const signal = new AbortController().signal;
+      // Chromium sends it, and Node's parser answers 400: the pattern does the same in both.
+      types.push(String(await fetch("/", { headers: { "last-event-id": "a\u0001b" } }).then(({ status }) => status)));
+      await connect("/events", { signal, lastEventId: "a\u0001b" }).next().catch((error: Error) => types.push(error.name));
       for await (const event of connect(new URL("/events", location.href), { signal, minDelay: 1, maxDelay: 5 })) {
         types.push(event.type);
         if (event.type === "done") break;
       }
       return types;
     });
-    expect(types.at(-1)).toBe("done");
-    expect(server.requests.filter(({ url }) => url === "/events").at(-1)!.headers["last-event-id"]).toBe(types.length === 2 ? "1" : undefined);
+    expect([...types.slice(0, 2), types.at(-1)]).toEqual(["400", "EventStreamError", "done"]);
+    expect(server.requests.filter(({ url }) => url === "/events").at(-1)!.headers["last-event-id"]).toBe(types.length === 4 ? "1" : undefined);
   });
 });

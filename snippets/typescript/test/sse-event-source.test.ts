@@ -148,6 +148,24 @@ describe("subscribe", () => {
     await eventually(async () => (await logOf(other)).ended.length === 1);
   });
 
+  test("a new connection waits for minDelay whatever the dice say, and endless patience is not 1 ms", async () => {
+    const times: number[] = [];
+    const server = await serve({
+      "/events": (_, response, nth) => {
+        times.push(performance.now());
+        // The refused one, the request that asks for the status, the new one.
+        if (nth <= 2) response.writeHead(503).end();
+        else setTimeout(() => sse(response, "event: done\ndata: {}\n\n"), 50); // the watchdog would give it up
+      },
+    });
+    const page = await openPage(server.origin);
+    await page.evaluate(() => void (Math.random = () => 0));
+    await subscribeIn(page, "/events", { minDelay: 200, maxDelay: 200, idleTimeout: Infinity });
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    expect(times).toHaveLength(3);
+    expect(times[2]! - times[1]!).toBeGreaterThan(190);
+  });
+
   test("close stops everything, also during the delay", async () => {
     const server = await serve({
       "/events": (_, response) => void response.writeHead(503).end(),

@@ -39,7 +39,7 @@ describe("the parser", () => {
     for (const each of parsed) {
       const decoder = new TextDecoder();
       const parser = new EventStreamParser({ lastEventId: each.initial_last_event_id ?? "" });
-      for (const chunk of single(new Uint8Array(bytesOf(each)))) parser.push(decoder.decode(chunk, { stream: true }));
+      for (const chunk of single(new Uint8Array(bytesOf(each)))) Array.from(parser.push(decoder.decode(chunk, { stream: true })));
       if (each.retry_ms !== undefined) expect(parser.retry ?? null, each.name).toBe(each.retry_ms);
       if (each.last_event_id_at_eof !== undefined) expect(parser.lastEventId, each.name).toBe(each.last_event_id_at_eof);
       checked += Number(each.retry_ms !== undefined) + Number(each.last_event_id_at_eof !== undefined);
@@ -49,25 +49,49 @@ describe("the parser", () => {
 
   test("dispatches at the CR of a blank line, without waiting for the next byte", () => {
     const parser = new EventStreamParser();
-    expect(parser.push("data: a\r\r").map((event) => event.data)).toEqual(["a"]);
-    expect(parser.push("\ndata: b\n\r\n").map((event) => event.data)).toEqual(["b"]);
+    expect(Array.from(parser.push("data: a\r\r"), (event) => event.data)).toEqual(["a"]);
+    expect(Array.from(parser.push("\ndata: b\n\r\n"), (event) => event.data)).toEqual(["b"]);
   });
 
   test("bounds a line and an event with a typed error", () => {
-    const small = { maxEventSize: 16 };
-    expect(() => new EventStreamParser(small).push("x".repeat(17))).toThrow(EventTooLargeError);
-    const slow = new EventStreamParser(small);
-    expect(() => {
-      for (let at = 0; at < 17; at++) slow.push(":");
-    }).toThrow(EventTooLargeError);
-    expect(() => new EventStreamParser(small).push("data: 123456\n".repeat(3))).toThrow(EventTooLargeError);
-    expect(new EventStreamParser(small).push("data: 123456\n\n".repeat(3))).toHaveLength(3);
+    const parse = (...pieces: string[]): string[] => {
+      const parser = new EventStreamParser({ maxEventSize: 16 });
+      return pieces.flatMap((piece) => Array.from(parser.push(piece), (event) => event.data));
+    };
+    const x = (count: number): string => "x".repeat(count);
+    // The bound counts the value, not the name before it, and the line feeds between the lines of data.
+    for (const prefix of ["data: ", "data:"]) {
+      expect(parse(`${prefix}${x(16)}\n\n`, `${prefix}${x(16)}\n\n`)).toEqual([x(16), x(16)]);
+      expect(() => parse(`${prefix}${x(17)}\n`)).toThrow(EventTooLargeError);
+    }
+    expect(parse(`data: ${x(8)}\ndata: ${x(7)}\n\n`)).toEqual([`${x(8)}\n${x(7)}`]);
+    expect(() => parse(`data: ${x(8)}\ndata: ${x(8)}\n`)).toThrow(EventTooLargeError);
+    expect(() => parse("data\n".repeat(18))).toThrow(EventTooLargeError);
+    expect(parse(`event: ${x(16)}\nretry: ${"1".repeat(16)}\nid: ${x(16)}\ndata: a\n\n`)).toEqual(["a"]);
+    expect(() => parse(`event: ${x(17)}\n`)).toThrow(EventTooLargeError);
+    // A line that does not end is refused in pieces too; a comment is not kept, however long.
+    expect(() => parse(...x(24))).toThrow(EventTooLargeError);
+    expect(parse(`:${x(100)}\n`, ...`:${x(100)}`, "\ndata: a\n\n")).toEqual(["a"]);
   });
 
-  test("passes its error to the reader of the transform", async () => {
-    const body = new Response(`data: ${"x".repeat(100)}\n\n`).body!;
+  test("gives the events before the one that is too long", async () => {
+    const text = `data: a\n\ndata: b\n\ndata: ${"x".repeat(100)}\n\n`;
+    const seen: string[] = [];
+    expect(() => {
+      for (const { data } of new EventStreamParser({ maxEventSize: 50 }).push(text)) seen.push(data);
+    }).toThrow(EventTooLargeError);
+    expect(seen).toEqual(["a", "b"]);
+    // And through the transform, whose reader takes its time; the source is told to stop.
+    const cancelled = Promise.withResolvers<unknown>();
+    const body = new ReadableStream({
+      start: (controller) => controller.enqueue(new TextEncoder().encode(text)),
+      cancel: cancelled.resolve,
+    });
     const reader = body.pipeThrough(eventStream({ maxEventSize: 50 })).getReader();
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    expect([(await reader.read()).value!.data, (await reader.read()).value!.data]).toEqual(["a", "b"]);
     await expect(reader.read()).rejects.toThrow(EventTooLargeError);
+    expect(await cancelled.promise).toBeInstanceOf(EventTooLargeError);
   });
 
   test("a random stream gives the same events to Chromium in other chunks", async () => {

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { encodeEvent } from "../src/sse/encode.ts";
 import { EventStreamParser } from "../src/sse/event-stream.ts";
 import { CopyLagError, copyOf, iterate, onOutcome, pullFrom, withHeartbeat } from "../src/streams/readable.ts";
@@ -153,6 +153,16 @@ describe("pullFrom", () => {
     expect((await pending).done).toBe(true);
   });
 
+  test("cancel bears an iterator whose return throws, or gives no promise", async () => {
+    const make = (end: () => never): ReadableStream<number> =>
+      pullFrom(() => ({ [Symbol.asyncIterator]: () => ({ next: async () => ({ done: false, value: 1 }), return: end }) }));
+    for (const end of [() => { throw new Error("return"); }, () => undefined as never]) {
+      const reader = make(end).getReader();
+      await reader.read();
+      await reader.cancel();
+    }
+  });
+
   test("passes an error on and ends with the iterator", async () => {
     const failing = pullFrom<number>(async function* () {
       yield 1;
@@ -224,6 +234,37 @@ describe("withHeartbeat", () => {
     expect(seen).toEqual([":", ":", ":", "data", true]);
   });
 
+  test("a read that stays pending gets one reaction, not one for each beat", async () => {
+    let reactions = 0;
+    const source = new ReadableStream<string>();
+    const reader = source.getReader();
+    const read = reader.read.bind(reader);
+    reader.read = () => {
+      const next = read();
+      const then = next.then.bind(next);
+      return Object.assign(next, { then: (...args: Parameters<typeof then>) => (reactions++, then(...args)) });
+    };
+    source.getReader = (() => reader) as typeof source.getReader;
+    const beats = withHeartbeat(source, ":", 1).getReader();
+    for (let at = 0; at < 5; at++) await beats.read();
+    expect(reactions).toBe(1);
+    await beats.cancel();
+  });
+
+  test("the timer is one that setTimeout can hold, and cancel clears it while the source takes long to leave", async () => {
+    const timers = vi.spyOn(globalThis, "setTimeout");
+    const cleared = vi.spyOn(globalThis, "clearTimeout");
+    const reader = withHeartbeat(new ReadableStream({ cancel: () => new Promise(() => undefined) }), ":", Infinity).getReader();
+    await reader.read();
+    void reader.read();
+    await eventually(() => timers.mock.calls.some(([, ms]) => ms === 2 ** 31 - 1)); // a longer one fires after 1 ms
+    const at = timers.mock.calls.findIndex(([, ms]) => ms === 2 ** 31 - 1);
+    void reader.cancel();
+    expect(cleared).toHaveBeenCalledWith(timers.mock.results[at]!.value);
+    timers.mockRestore();
+    cleared.mockRestore();
+  });
+
   test("cancel reaches the source", async () => {
     const cancelled = signal<unknown>();
     const stream = withHeartbeat(new ReadableStream({ cancel: cancelled.resolve }), ":", 5);
@@ -233,50 +274,82 @@ describe("withHeartbeat", () => {
 });
 
 describe("copyOf", () => {
-  const numbers = (count: number, onCancel = (): void => undefined): ReadableStream<number> => {
+  /** Chunks of one byte, which cost 257: 0, 1, 2 and so on, then the end or an error. */
+  const numbers = (count: number, end: { error?: Error; onCancel?: () => void } = {}): ReadableStream<Uint8Array<ArrayBuffer>> => {
     let at = 0;
-    return new ReadableStream<number>(
-      { pull: (controller) => (at < count ? controller.enqueue(at++) : controller.close()), cancel: onCancel },
+    return new ReadableStream<Uint8Array<ArrayBuffer>>(
+      {
+        pull(controller) {
+          if (at < count) controller.enqueue(Uint8Array.of(at++));
+          else if (end.error !== undefined) controller.error(end.error);
+          else controller.close();
+        },
+        cancel: end.onCancel ?? ((): void => undefined),
+      },
       { highWaterMark: 0 },
     );
   };
+  /** What comes, and then the name of the error, if there is one. */
+  const read = async (from: ReadableStream<Uint8Array>): Promise<unknown[]> => {
+    const seen: unknown[] = [];
+    try {
+      for await (const chunk of iterate(from)) seen.push(...chunk);
+    } catch (error) {
+      seen.push((error as Error).name);
+    }
+    return seen;
+  };
+  const all = (count: number): number[] => Array.from({ length: count }, (_, at) => at);
 
   test("both get everything while the copy keeps up", async () => {
-    const [stream, copy] = copyOf(numbers(20), 4);
-    const read = async (from: ReadableStream<number>): Promise<number[]> => {
-      const seen = [];
-      for await (const value of iterate(from)) seen.push(value);
-      return seen;
-    };
-    const all = Array.from({ length: 20 }, (_, at) => at);
-    expect(await Promise.all([read(stream), read(copy)])).toEqual([all, all]);
+    const [stream, copy] = copyOf(numbers(20), 4 * 257);
+    expect(await Promise.all([read(stream), read(copy)])).toEqual([all(20), all(20)]);
   });
 
   test("a slow copy fails at its bound and the stream goes on", async () => {
-    const [stream, copy] = copyOf(numbers(20), 4);
-    let last = -1;
-    for await (const value of iterate(stream)) last = value;
-    expect(last).toBe(19);
-    await expect(copy.getReader().read()).rejects.toThrow(CopyLagError);
+    const [fits, whole] = copyOf(numbers(20), 20 * 257);
+    expect([await read(fits), await read(whole)]).toEqual([all(20), all(20)]);
+    const [stream, copy] = copyOf(numbers(20), 20 * 257 - 1);
+    const reader = copy.getReader();
+    expect(await read(stream)).toEqual(all(20));
+    await expect(reader.closed).rejects.toThrow(CopyLagError); // at once, also while a write is under way
+    await expect(reader.read()).rejects.toThrow(CopyLagError);
   });
 
-  test("cancelling the stream cancels the source and fails the copy", async () => {
+  test("cancelling the stream cancels the source, and fails the copy after what the client got", async () => {
     const cancelled = signal();
-    const [stream, copy] = copyOf(numbers(20, cancelled.resolve), 4);
+    const [stream, copy] = copyOf(numbers(20, { onCancel: cancelled.resolve }), 4 * 257);
     const reader = stream.getReader();
-    await reader.read();
+    for (let at = 0; at < 3; at++) await reader.read();
     await reader.cancel();
     await cancelled.promise;
-    const copied = copy.getReader();
-    await expect(copied.read()).rejects.toThrow("cancelled");
+    expect(await read(copy)).toEqual([0, 1, 2, "AbortError"]);
+    // A copy that has read everything, and waits.
+    const [other, waiting] = copyOf(numbers(20), 4 * 257);
+    const pending = read(waiting);
+    await other.cancel();
+    expect(await pending).toEqual(["AbortError"]);
+  });
+
+  test("an error of the source fails the copy after what the client got", async () => {
+    const [stream, copy] = copyOf(numbers(3, { error: new RangeError("upstream") }), 4 * 257);
+    expect([await read(stream), await read(copy)]).toEqual([[0, 1, 2, "RangeError"], [0, 1, 2, "RangeError"]]);
   });
 
   test("a cancelled copy does not disturb the stream", async () => {
-    const [stream, copy] = copyOf(numbers(3), 4);
+    const [stream, copy] = copyOf(numbers(3), 4 * 257);
     await copy.cancel();
-    let count = 0;
-    for await (const _ of iterate(stream)) count += 1;
-    expect(count).toBe(3);
+    expect(await read(stream)).toEqual(all(3));
+  });
+
+  test("a reader that changes or transfers its chunk leaves the copy whole, also of a Buffer", async () => {
+    for (const chunk of [Uint8Array.of(1, 2), Buffer.from([1, 2])]) {
+      const [stream, copy] = copyOf(new ReadableStream<Uint8Array<ArrayBuffer>>({ start: (controller) => controller.enqueue(chunk) }), 1_000);
+      const { value } = await stream.getReader().read();
+      value!.fill(0);
+      if (!Buffer.isBuffer(value)) structuredClone(value, { transfer: [value!.buffer] });
+      expect([...(await copy.getReader().read()).value!]).toEqual([1, 2]);
+    }
   });
 });
 
@@ -302,6 +375,17 @@ describe("onOutcome", () => {
     await expect(reader.read()).rejects.toThrow("upstream");
     expect(outcomes).toEqual(["complete", "cancelled", "failed"]);
   });
+
+  test("an error sent in the stream is a complete stream, and a whole copy", async () => {
+    const outcomes: string[] = [];
+    const inBand = pullFrom(async function* () {
+      yield encodeEvent({ type: "failed", data: { code: "upstream" } });
+    });
+    const [stream, copy] = copyOf(onOutcome(inBand, (outcome) => outcomes.push(outcome)), 1_000);
+    for await (const _ of iterate(stream));
+    expect(outcomes).toEqual(["complete"]);
+    expect(await new Response(copy).text()).toContain("event: failed");
+  });
 });
 
 describe("encodeEvent", () => {
@@ -309,7 +393,7 @@ describe("encodeEvent", () => {
     const data = 'a"}\n\nevent: x\r\ndata: 2\r\u2028\0';
     const text = new TextDecoder().decode(encodeEvent({ type: "note", id: "e-1", retry: 1_500.7, data }));
     const parser = new EventStreamParser();
-    expect(parser.push(text)).toEqual([{ type: "note", data: JSON.stringify(data), lastEventId: "e-1" }]);
+    expect([...parser.push(text)]).toEqual([{ type: "note", data: JSON.stringify(data), lastEventId: "e-1" }]);
     expect(parser.retry).toBe(1_500);
     for (const wrong of [{ type: "a\nb" }, { id: "1\r" }, { id: "\0" }, { type: "error" }, { type: "open" }]) {
       expect(() => encodeEvent({ ...wrong, data: 1 })).toThrow(TypeError);

@@ -44,7 +44,7 @@ export async function* postChat(url: string | URL, body: unknown, signal: AbortS
   const restart = (): void => {
     clearTimeout(timer);
     // No bound on the whole: answers of minutes are healthy. The server's pings count as life.
-    timer = setTimeout(() => silence.abort(new ChatError("silent", true)), idleTimeout);
+    timer = setTimeout(() => silence.abort(new ChatError("silent", true)), Math.min(idleTimeout, 2 ** 31 - 1)); // more is 1 ms
   };
   const stop = new AbortController();
   try {
@@ -66,7 +66,10 @@ export async function* postChat(url: string | URL, body: unknown, signal: AbortS
       const { done, value } = await reader.read();
       clearTimeout(timer); // the time that the consumer takes is not silence
       if (done) return;
-      for (const event of parser.push(decoder.decode(value, { stream: true }))) yield event;
+      for (const event of parser.push(decoder.decode(value, { stream: true }))) {
+        signal.throwIfAborted(); // also between the events of one chunk
+        yield event;
+      }
     }
   } catch (error) {
     if (signal.aborted) throw signal.reason; // Stop, not a failure, and not a success

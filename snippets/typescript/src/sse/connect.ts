@@ -30,9 +30,14 @@ export interface ConnectOptions {
    */
   idempotencyKey?: string;
   lastEventId?: string;
-  /** Silence in ms after which the connection counts as dead: three heartbeats of the server. */
+  /** Silence in ms after which the connection counts as dead: three heartbeats of the server. `Infinity`: never. */
   idleTimeout?: number;
-  /** Bounds of the delay between attempts in ms; a `retry` of the server is clamped to them. */
+  /**
+   * No attempt follows another sooner than `minDelay`, the server's `retry` (of which at most `maxDelay` counts), and
+   * its `Retry-After` (of which at most an hour counts). To the longest of them a random time is added, so that the
+   * clients of a server that restarts do not return together. Its bound is at first the longer of `minDelay` and
+   * `retry`, doubles with each failure, and ends at `maxDelay`. In ms.
+   */
   minDelay?: number;
   maxDelay?: number;
   /** How long in ms a connection must live before the delay starts again from `minDelay`. */
@@ -41,8 +46,10 @@ export interface ConnectOptions {
   maxEventSize?: number;
 }
 
-// 4xx but these, and 5xx but these, answer the same next time.
-const RETRIED = new Set([408, 425, 429, 500, 502, 503, 504]);
+/** Other statuses answer the same next time; 520 to 530 are those of CDNs whose origin is away. */
+function mayPass(status: number): boolean {
+  return [408, 425, 429].includes(status) || (status >= 500 && status !== 501 && status !== 505);
+}
 // ANCHOR_END: options
 
 // ANCHOR: connect
@@ -66,17 +73,18 @@ export async function* connect(url: string | URL, options: ConnectOptions): Asyn
     signal.throwIfAborted();
     const headers = new Headers(init.headers);
     headers.set("accept", "text/event-stream");
-    if (lastEventId !== "") headers.set("last-event-id", utf8Header(lastEventId));
+    if (lastEventId !== "") headers.set("last-event-id", cursorHeader(lastEventId));
     if (idempotencyKey !== undefined) headers.set("idempotency-key", idempotencyKey);
     // Made outside of `try`: a wrong URL or header is a mistake, not a network that comes back.
     const either = AbortSignal.any([signal, attempt.signal]);
     const request = new Request(url, { cache: "no-store", ...init, headers, signal: either });
     let safeToRepeat = request.method === "GET" || idempotencyKey !== undefined;
     try {
-      const response = await watched(idleTimeout, attempt, fetch(request));
+      const response = await watched(idleTimeout, attempt, either, fetch(request));
       if (response.status === 204) return;
-      if (!response.ok) {
-        if (!RETRIED.has(response.status)) throw new EventStreamError(`HTTP ${response.status}`, response.status);
+      // HTML section 9.2.2: 200 alone is a stream; a 206 is a part of one.
+      if (response.status !== 200) {
+        if (!mayPass(response.status)) throw new EventStreamError(`HTTP ${response.status}`, response.status);
         safeToRepeat ||= response.status === 429 || response.status === 503; // refused before any work
         retryAfter = retryAfterMs(response.headers.get("retry-after"));
         throw new RetryLater(`HTTP ${response.status}`);
@@ -92,9 +100,10 @@ export async function* connect(url: string | URL, options: ConnectOptions): Asyn
       const reader = response.body.getReader();
       for (;;) {
         // The clock runs while the server is awaited, not while the consumer works.
-        const { done, value } = await watched(idleTimeout, attempt, reader.read());
+        const { done, value } = await watched(idleTimeout, attempt, either, reader.read());
         if (done) throw new RetryLater("the response ended without the terminal event");
         for (const event of parser.push(decoder.decode(value, { stream: true }))) {
+          signal.throwIfAborted(); // also between the events of one chunk
           yield event;
           lastEventId = event.lastEventId; // handled: the consumer has asked for the next one
         }
@@ -102,18 +111,15 @@ export async function* connect(url: string | URL, options: ConnectOptions): Asyn
         if (parser.retry !== undefined) base = Math.min(Math.max(parser.retry, minDelay), maxDelay);
       }
     } catch (error) {
-      if (signal.aborted) throw signal.reason;
-      // A TypeError of fetch is the network, an aborted attempt is silence; the rest is a fault.
-      const transient = error instanceof RetryLater || error instanceof TypeError || attempt.signal.aborted;
-      if (!transient) throw error;
+      if (!(error instanceof RetryLater)) throw error; // a fault, or what the consumer has thrown at `yield`
+      signal.throwIfAborted();
       cause = error;
     } finally {
       attempt.abort(); // also when the consumer breaks off at `yield`
     }
     if (!safeToRepeat) throw new EventStreamError("interrupted, and the request must not be repeated", 0, { cause });
     if (performance.now() - openedAt >= stableAfter) failures = 0;
-    // Full jitter, so that the clients of a server that restarts do not return together.
-    await sleep(retryAfter + Math.random() * Math.min(maxDelay, base * 2 ** failures), signal);
+    await sleep(Math.max(base, retryAfter) + Math.random() * Math.min(maxDelay, base * 2 ** failures), signal);
     failures += 1;
   }
 }
@@ -122,11 +128,18 @@ export async function* connect(url: string | URL, options: ConnectOptions): Asyn
 // ANCHOR: helpers
 class RetryLater extends Error {}
 
-/** Awaits `operation`; after `ms` of silence it aborts `attempt`, which makes the operation reject. */
-async function watched<T>(ms: number, attempt: AbortController, operation: Promise<T>): Promise<T> {
-  const timer = setTimeout(() => attempt.abort(new RetryLater(`silence of ${ms} ms`)), ms);
+const LONGEST_TIMER = 2 ** 31 - 1; // ms; setTimeout takes what is longer for 1
+
+/** Awaits fetch or a read; after `ms` of silence it aborts `attempt`, which makes the operation reject. */
+async function watched<T>(ms: number, attempt: AbortController, either: AbortSignal, operation: Promise<T>): Promise<T> {
+  const silent = (): void => attempt.abort(new RetryLater(`silence of ${ms} ms`));
+  const timer = ms <= LONGEST_TIMER ? setTimeout(silent, ms) : undefined;
   try {
     return await operation;
+  } catch (error) {
+    // A TypeError of fetch is the network; abort is silence, or the caller's, who is told below; the rest is a fault.
+    if (error instanceof TypeError || either.aborted) throw new RetryLater("the connection was lost", { cause: error });
+    throw error;
   } finally {
     clearTimeout(timer);
   }
@@ -139,9 +152,14 @@ export function retryAfterMs(value: string | null, now = Date.now()): number {
   return Number.isNaN(ms) ? 0 : Math.min(Math.max(ms, 0), 3_600_000);
 }
 
-/** Header values are bytes: an id beyond Latin-1 would throw, one within it would be sent as Latin-1. */
-function utf8Header(value: string): string {
-  return String.fromCharCode(...new TextEncoder().encode(value));
+/** HTML section 9.2.3 sends the id as UTF-8; in a string for `Headers` each character is one byte. */
+function cursorHeader(id: string): string {
+  // RFC 9110 section 5.5 allows no control character but the tab. Node's fetch refuses such a request with the error of
+  // a dead network, its server with a 400; without the header the client would lose or repeat events in silence.
+  if (/[^\t\x20-\x7e\x80-\uffff]/.test(id)) throw new EventStreamError(`id ${JSON.stringify(id)} cannot be a header`);
+  let bytes = "";
+  for (const byte of new TextEncoder().encode(id)) bytes += String.fromCharCode(byte);
+  return bytes;
 }
 
 function sleep(ms: number, signal: AbortSignal): Promise<void> {
@@ -154,7 +172,7 @@ function sleep(ms: number, signal: AbortSignal): Promise<void> {
     const timer = setTimeout(() => {
       signal.removeEventListener("abort", abort);
       resolve();
-    }, ms);
+    }, Math.min(ms, LONGEST_TIMER));
     signal.addEventListener("abort", abort, { once: true });
   });
 }

@@ -16,9 +16,12 @@ export interface SubscribeOptions {
   onEnd?(reason: "done" | "refused", status: number): void;
   /** Heartbeats must be events to be seen here: comments never reach JavaScript. */
   pingType?: string;
-  /** Silence in ms after which the connection is made anew: three heartbeats. */
+  /** Silence in ms after which the connection is made anew: three heartbeats. `Infinity`: never. */
   idleTimeout?: number;
-  /** Bounds in ms of the delay before a connection that the browser has given up is made anew. */
+  /**
+   * A connection that the browser has given up is made anew after `minDelay` and a random time, whose bound is at first
+   * `minDelay`, doubles with each failure, and ends at `maxDelay`. In ms.
+   */
   minDelay?: number;
   maxDelay?: number;
   /** How long in ms a connection must live before that delay starts again from `minDelay`. */
@@ -81,14 +84,14 @@ export function subscribe(url: string | URL, options: SubscribeOptions): Subscri
 
   const watch = (): void => {
     clearTimeout(timer);
-    timer = setTimeout(reopenLater, idleTimeout);
+    if (idleTimeout < 2 ** 31) timer = setTimeout(reopenLater, idleTimeout); // setTimeout takes more for 1
   };
 
   const reopenLater = (): void => {
     stop();
     if (performance.now() - openedAt >= stableAfter) failures = 0; // not at once: servers flap
     openedAt = Infinity;
-    timer = setTimeout(open, Math.random() * Math.min(maxDelay, minDelay * 2 ** failures));
+    timer = setTimeout(open, minDelay + Math.random() * Math.min(maxDelay, minDelay * 2 ** failures));
     failures += 1;
   };
 

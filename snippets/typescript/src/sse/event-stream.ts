@@ -13,7 +13,7 @@ export interface ServerSentEvent {
   readonly lastEventId: string;
 }
 
-/** The peer sent a line or an event beyond the bound: the standard sets none, memory does. */
+/** The peer sent a field or an event beyond the bound: the standard sets none, memory does. */
 export class EventTooLargeError extends Error {
   override readonly name = "EventTooLargeError";
 }
@@ -21,9 +21,14 @@ export class EventTooLargeError extends Error {
 export interface ParserOptions {
   /** What an earlier connection ended with; browsers carry it over, so that ids stay sticky. */
   lastEventId?: string;
-  /** Bound of one line, and of the data of one event, in UTF-16 code units. */
+  /**
+   * The most that the value of one field, and the data of one event with the line feeds between its lines, may have,
+   * in UTF-16 code units (`data.length`). Comments count for nothing: they are not kept. 1,048,576 unless given.
+   */
   maxEventSize?: number;
 }
+
+const LONGEST_NAME = "event: ".length; // `retry: ` is as long
 
 export class EventStreamParser {
   /** The id of the last complete block, with data or without. Send it as `Last-Event-ID`. */
@@ -45,9 +50,11 @@ export class EventStreamParser {
     this.#maxEventSize = maxEventSize;
   }
 
-  /** Takes decoded text, in pieces of any size; gives the events that are complete now. */
-  push(text: string): ServerSentEvent[] {
-    const events: ServerSentEvent[] = [];
+  /**
+   * Takes decoded text, in pieces of any size; gives the events that are complete now, before it throws
+   * `EventTooLargeError`. It reads on as it is iterated: finish the loop before the next piece.
+   */
+  *push(text: string): Generator<ServerSentEvent, void, void> {
     let start = 0;
     // CRLF may be split over chunks. The CR has ended its line already: waiting for the next
     // byte would hold the event back until the server speaks again.
@@ -63,16 +70,24 @@ export class EventStreamParser {
       if (end === "\r" && start === text.length) this.#afterCr = true;
       const line = this.#line;
       this.#line = "";
-      if (line !== "") this.#field(line);
-      else this.#dispatch(events);
+      if (line !== "") {
+        this.#field(line);
+        continue;
+      }
+      const event = this.#dispatch();
+      if (event !== undefined) yield event;
     }
     this.#take(text.slice(start));
-    return events;
   }
 
   #take(piece: string): void {
     this.#line += piece;
-    if (this.#line.length > this.#maxEventSize) throw new EventTooLargeError(`a line over ${this.#maxEventSize}`);
+    if (this.#line.startsWith(":")) this.#line = ":"; // a comment, of any length
+    else this.#check(this.#line.length - LONGEST_NAME);
+  }
+
+  #check(size: number): void {
+    if (size > this.#maxEventSize) throw new EventTooLargeError(`over ${this.#maxEventSize} UTF-16 code units`);
   }
 
   #field(line: string): void {
@@ -81,9 +96,10 @@ export class EventStreamParser {
     const name = colon === -1 ? line : line.slice(0, colon);
     let value = colon === -1 ? "" : line.slice(colon + 1);
     if (value.startsWith(" ")) value = value.slice(1); // one space, no more
+    this.#check(value.length);
     if (name === "data") {
-      this.#dataSize += value.length + 1;
-      if (this.#dataSize > this.#maxEventSize) throw new EventTooLargeError(`an event over ${this.#maxEventSize}`);
+      this.#dataSize += value.length + Math.min(this.#data.length, 1); // a line feed before each but the first
+      this.#check(this.#dataSize);
       this.#data.push(value);
     } else if (name === "event") this.#type = value;
     else if (name === "id") {
@@ -91,32 +107,52 @@ export class EventStreamParser {
     } else if (name === "retry" && /^[0-9]+$/.test(value)) this.retry = Number(value);
   }
 
-  #dispatch(events: ServerSentEvent[]): void {
+  #dispatch(): ServerSentEvent | undefined {
     // The id counts from here, not from its line: a block that was cut must be sent again.
     this.lastEventId = this.#id;
     // No data line at all: nothing fires. An empty one: an event with data "".
-    if (this.#data.length > 0) {
-      events.push({ type: this.#type || "message", data: this.#data.join("\n"), lastEventId: this.#id });
-    }
+    const fires = this.#data.length > 0;
+    const event = { type: this.#type || "message", data: this.#data.join("\n"), lastEventId: this.#id };
     this.#data = [];
     this.#dataSize = 0;
     this.#type = "";
+    return fires ? event : undefined;
   }
 }
 // ANCHOR_END: parser
 
 // ANCHOR: transform
-/** Bytes in, events out: `response.body.pipeThrough(eventStream())`. */
-export function eventStream(options?: ParserOptions): TransformStream<Uint8Array<ArrayBuffer>, ServerSentEvent> {
+/** Bytes in, events out, one for each read: `response.body.pipeThrough(eventStream())`. */
+export function eventStream(options?: ParserOptions): ReadableWritablePair<ServerSentEvent, Uint8Array<ArrayBuffer>> {
   const parser = new EventStreamParser(options);
   // One decoder for the whole stream: it joins UTF-8 that chunks have split, replaces what is
   // not UTF-8 by U+FFFD, and removes one byte order mark.
   const decoder = new TextDecoder();
-  return new TransformStream({
-    transform(chunk, controller) {
-      for (const event of parser.push(decoder.decode(chunk, { stream: true }))) controller.enqueue(event);
+  const { readable: bytes, writable } = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>();
+  const reader = bytes.getReader();
+  let events = parser.push("");
+  // Not a `transform` that enqueues all events of a chunk: its error would discard those that nobody has read yet.
+  const readable = new ReadableStream<ServerSentEvent>(
+    {
+      async pull(controller) {
+        try {
+          for (;;) {
+            const event = events.next();
+            if (!event.done) return controller.enqueue(event.value);
+            const { done, value } = await reader.read();
+            // What follows the last blank line is an incomplete event, and is discarded.
+            if (done) return controller.close();
+            events = parser.push(decoder.decode(value, { stream: true }));
+          }
+        } catch (error) {
+          void reader.cancel(error).catch(() => undefined);
+          throw error;
+        }
+      },
+      cancel: (reason) => reader.cancel(reason),
     },
-    // No flush(): what follows the last blank line is an incomplete event, and is discarded.
-  });
+    { highWaterMark: 0 },
+  );
+  return { readable, writable };
 }
 // ANCHOR_END: transform

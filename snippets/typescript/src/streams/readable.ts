@@ -31,7 +31,8 @@ export function pullFrom<T>(produce: (signal: AbortSignal) => AsyncIterable<T>):
       // The only word of it that the producer gets.
       cancel(reason) {
         abort.abort(reason);
-        iterator?.return?.()?.catch(() => undefined);
+        // In a function of its own: an iterator made by hand may throw here, or return no promise.
+        void (async () => iterator?.return?.())().catch(() => undefined);
       },
     },
     // The default of 1 would begin the work before anybody reads, 16384 would be that many chunks:
@@ -50,7 +51,14 @@ export function pullFrom<T>(produce: (signal: AbortSignal) => AsyncIterable<T>):
 export function withHeartbeat<T>(source: ReadableStream<T>, beat: T, everyMs = 15_000): ReadableStream<T> {
   const reader = source.getReader();
   let next: Promise<ReadableStreamReadResult<T>> | undefined;
+  let settled = false;
   let first = true;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let wake = (): void => undefined;
+  const settle = (): void => {
+    settled = true;
+    wake();
+  };
   return new ReadableStream<T>(
     {
       async pull(controller) {
@@ -58,16 +66,28 @@ export function withHeartbeat<T>(source: ReadableStream<T>, beat: T, everyMs = 1
           first = false;
           return controller.enqueue(beat);
         }
-        let timer: ReturnType<typeof setTimeout> | undefined;
-        const silence = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), everyMs)));
-        next ??= reader.read(); // kept over beats: a read that was given up would lose its chunk
-        const result = await Promise.race([next, silence]).finally(() => clearTimeout(timer));
-        if (result === undefined) return controller.enqueue(beat);
+        if (next === undefined) {
+          settled = false;
+          next = reader.read(); // kept over beats: a read that was given up would lose its chunk
+          // Once for each read. Promise.race would leave something on it with each beat.
+          next.then(settle, settle);
+        }
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+          timer = setTimeout(resolve, Math.min(everyMs, 2 ** 31 - 1)); // setTimeout takes more for 1
+          if (settled) resolve();
+        });
+        clearTimeout(timer);
+        if (!settled) return controller.enqueue(beat);
+        const { done, value } = await next;
         next = undefined;
-        if (result.done) controller.close();
-        else controller.enqueue(result.value);
+        if (done) controller.close();
+        else controller.enqueue(value);
       },
-      cancel: (reason) => reader.cancel(reason),
+      cancel(reason) {
+        clearTimeout(timer);
+        return reader.cancel(reason);
+      },
     },
     { highWaterMark: 0 },
   );
@@ -80,17 +100,30 @@ export class CopyLagError extends Error {
   override readonly name = "CopyLagError";
 }
 
+const CHUNK_COST = 256; // bytes, roughly what an array and its place in a queue take, so that tiny chunks count
+
 /**
- * The stream, and a copy of it that may be at most `maxChunks` behind: then the copy fails, and the stream goes on.
- * `tee()` keeps what one branch has read and the other has not without any bound, and lets the source run until
- * both are cancelled. Here the stream leads: when it is cancelled, so is the source, and the copy fails.
+ * The stream, and a copy of it that may be at most `maxBytes` behind, each chunk counting for its length and 256:
+ * then what waits is dropped, the copy fails at once, and the stream goes on. `tee()` keeps what one branch has read
+ * and the other has not without any bound, shares the memory of each chunk between both, and lets the source run
+ * until both are cancelled. Here the bytes are copied, and the stream leads: when it is cancelled, so is the source,
+ * and the copy fails after what the stream has passed on.
  */
-export function copyOf<T>(source: ReadableStream<T>, maxChunks: number): [stream: ReadableStream<T>, copy: ReadableStream<T>] {
+export function copyOf<T extends Uint8Array>(
+  source: ReadableStream<T>,
+  maxBytes: number,
+): [stream: ReadableStream<T>, copy: ReadableStream<Uint8Array<ArrayBuffer>>] {
   const reader = source.getReader();
-  let copy: ReadableStreamDefaultController<T> | undefined;
-  const copied = new ReadableStream<T>(
-    { start: (controller) => void (copy = controller), cancel: () => void (copy = undefined) },
-    { highWaterMark: maxChunks },
+  const cost = (chunk: Uint8Array): number => chunk.byteLength + CHUNK_COST;
+  let copy: ReadableStreamDefaultController<Uint8Array<ArrayBuffer>> | undefined;
+  let incomplete: { reason: unknown } | undefined;
+  // error() discards the queue: it waits until that is empty.
+  const fail = (): void => {
+    if (incomplete !== undefined && copy?.desiredSize === maxBytes) copy.error(incomplete.reason);
+  };
+  const copied = new ReadableStream<Uint8Array<ArrayBuffer>>(
+    { start: (controller) => void (copy = controller), pull: fail, cancel: () => void (copy = undefined) },
+    { highWaterMark: maxBytes, size: cost },
   );
   const stream = new ReadableStream<T>(
     {
@@ -101,19 +134,22 @@ export function copyOf<T>(source: ReadableStream<T>, maxChunks: number): [stream
             copy?.close();
             return controller.close();
           }
-          controller.enqueue(value);
-          if (copy !== undefined && copy.desiredSize! <= 0) {
-            copy.error(new CopyLagError(`${maxChunks} chunks behind`));
+          if (copy !== undefined && copy.desiredSize! < cost(value)) {
+            copy.error(new CopyLagError(`over ${maxBytes} bytes behind`));
             copy = undefined;
           }
-          copy?.enqueue(value);
-        } catch (error) {
-          copy?.error(error);
-          controller.error(error);
+          // The reader of `value` may write into it, or transfer it. Not slice(): that of a Node Buffer copies nothing.
+          copy?.enqueue(new Uint8Array(value));
+          controller.enqueue(value);
+        } catch (reason) {
+          controller.error(reason);
+          incomplete = { reason };
+          fail();
         }
       },
       cancel(reason) {
-        copy?.error(new DOMException("the stream was cancelled", "AbortError")); // not close(): it is incomplete
+        incomplete = { reason: new DOMException("the stream was cancelled", "AbortError") };
+        fail();
         return reader.cancel(reason);
       },
     },

@@ -41,7 +41,7 @@ test("the slow branch of a tee holds everything, and the source is not cancelled
   }
 
   const bounded = source();
-  const [stream, copy] = copyOf(bounded.stream, 16);
+  const [stream, copy] = copyOf(bounded.stream, 1024 * 1024);
   await (await take(stream)).cancel();
   expect(bounded.state.cancelled).toBe(true);
   await expect(copy.getReader().read()).rejects.toThrow(CopyLagError);
