@@ -1,6 +1,7 @@
 //! The checks of `stream-probe sse`.
 
 mod flow;
+mod limit;
 mod load;
 mod requests;
 mod resume;
@@ -68,6 +69,7 @@ pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachabl
         probe.resume().await;
         probe.stalled_reader().await;
         probe.churn().await;
+        probe.limit().await;
     };
     // The budget ends everything; what was not decided could not be told.
     tokio::join!(probe.heartbeat(), async {
