@@ -244,7 +244,7 @@ pub const CHECKS: &[Check] = &[
         level: Level::Should,
         chapter: "sse/lifecycle",
         title: "HEAD starts no stream",
-        looks_for: "a HEAD request that is not answered, has a body, or whose handler never ends",
+        looks_for: "a HEAD request that is not answered, has a body, or whose handler never ends; work that it began and left running is not on the wire",
     },
     Check {
         kind: Kind::Sse,
@@ -357,6 +357,14 @@ pub const CHECKS: &[Check] = &[
         chapter: "sse/lifecycle",
         title: "Many connects and disconnects do no harm",
         looks_for: "a stream that is still answered after 50 connects and disconnects",
+    },
+    Check {
+        kind: Kind::Sse,
+        id: "sse-limit-counts-streams",
+        level: Level::Must,
+        chapter: "sse/serve",
+        title: "The limit on open streams holds for the time that they are open",
+        looks_for: "one stream more than --limit N that is not refused with 429 or 503, and a place that is not free again after a disconnect",
     },
     Check {
         kind: Kind::Sse,

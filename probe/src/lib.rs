@@ -69,6 +69,8 @@ pub struct Options {
     pub heartbeat: Option<Duration>,
     /// How many connects and disconnects the churn checks make; 0 leaves them out.
     pub connects: usize,
+    /// `sse`: how many streams the service promises to keep open, for this caller or in all.
+    pub limit: Option<usize>,
     /// What reads the stream.
     pub client: Client,
     /// The service promises resume.
@@ -105,6 +107,7 @@ impl Options {
             shutdown: false,
             heartbeat: None,
             connects: 50,
+            limit: None,
             client: Client::Unknown,
             resumable: false,
             subprotocols: Vec::new(),
@@ -153,10 +156,11 @@ pub async fn run(
     progress: Option<Progress>,
 ) -> Result<Report, Unreachable> {
     let run = Run::new(kind, options, progress);
+    // Boxed: unoptimised, their futures are too large for the stack of whoever polls several.
     match kind {
-        Kind::Sse => sse::probe(options, &run).await?,
-        Kind::Ws => ws::probe(options, &run).await?,
-        Kind::Llm => llm::probe(options, &run).await?,
+        Kind::Sse => Box::pin(sse::probe(options, &run)).await?,
+        Kind::Ws => Box::pin(ws::probe(options, &run)).await?,
+        Kind::Llm => Box::pin(llm::probe(options, &run)).await?,
     }
     let why = "not reached within the budget (--budget)";
     Ok(run.finish(&options.target.to_string(), why))

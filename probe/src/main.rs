@@ -89,6 +89,9 @@ struct Probe {
     /// How often to connect and disconnect; 0: never
     #[arg(long, default_value_t = 50, value_name = "N")]
     connects: usize,
+    /// sse: the service's limit on open streams, as this caller meets it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: Option<u16>,
     /// What reads the stream in production
     #[arg(long, value_enum)]
     client: Option<ClientArg>,
@@ -252,6 +255,7 @@ fn options(kind: Kind, probe: &Probe) -> Result<Options, Box<dyn std::error::Err
     options.shutdown = probe.shutdown;
     options.heartbeat = probe.heartbeat.map(seconds).transpose()?;
     options.connects = probe.connects;
+    options.limit = probe.limit.map(usize::from);
     options.client = match probe.client {
         None => Client::Unknown,
         Some(ClientArg::Eventsource) => Client::EventSource,

@@ -2,8 +2,9 @@
 //! that check and no other.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use crate::support::sse::{Fault, Service};
+use crate::support::sse::{Fault, LIMIT, Service};
 use crate::support::{self, assert_failed, assert_faults, assert_passed, probe, show, together};
 use stream_probe::{Client, Kind, Verdict};
 
@@ -14,6 +15,7 @@ async fn what_is_right_or_cannot_be_told_does_not_fail() {
         a_right_service_passes(),
         other_right_services_pass(),
         promised_resume_needs_ids(),
+        a_limit_holds_and_gives_places_back(),
         an_event_source_does_not_see_comments(),
         without_publish_most_is_unknown_and_nothing_is_wrong(),
     );
@@ -26,6 +28,7 @@ async fn a_right_service_passes() {
     let unknown = [
         "sse-terminal-event",
         "sse-disconnect-noticed",
+        "sse-limit-counts-streams",
         "sse-shutdown-ends-streams",
     ];
     let mut seen = report.ids(Verdict::CouldNotTell);
@@ -43,6 +46,8 @@ async fn other_right_services_pass() {
         Fault::GzipFlushed,
         Fault::CommentHeartbeat,
         Fault::ResetSignal,
+        Fault::Trimmed,
+        Fault::TrimmedByAnotherName,
         Fault::Ends,
         Fault::Ends204,
     ];
@@ -57,6 +62,17 @@ async fn other_right_services_pass() {
         if fault == Fault::Ends204 {
             assert_passed(&report, "sse-terminal-event");
         }
+        let past = match fault {
+            Fault::Trimmed => Verdict::Passed,
+            Fault::TrimmedByAnotherName => Verdict::CouldNotTell,
+            _ => return,
+        };
+        assert_eq!(
+            report.verdict("sse-cursor-past"),
+            Some(past),
+            "{}",
+            show(&report)
+        );
     }))
     .await;
 }
@@ -124,6 +140,31 @@ async fn promised_resume_needs_ids() {
     assert_failed(&probe(Kind::Sse, &options).await, &["sse-ids-present"]);
 }
 
+async fn a_limit_holds_and_gives_places_back() {
+    let services = [
+        (Fault::Limited, LIMIT, Verdict::Passed),
+        // More than it allows: somebody else may hold the places.
+        (Fault::Limited, LIMIT + 1, Verdict::CouldNotTell),
+        (Fault::None, LIMIT, Verdict::Failed),
+        (Fault::PlacesLost, LIMIT, Verdict::Failed),
+    ];
+    together(services.map(|(fault, limit, verdict)| async move {
+        let service = Service::start(fault).await;
+        let mut options = service.options();
+        options.only = vec!["sse-limit-counts-streams".to_owned()];
+        options.limit = Some(limit);
+        options.heartbeat = Some(Duration::ZERO);
+        let report = probe(Kind::Sse, &options).await;
+        assert_eq!(
+            report.verdict("sse-limit-counts-streams"),
+            Some(verdict),
+            "{fault:?}\n{}",
+            show(&report)
+        );
+    }))
+    .await;
+}
+
 async fn an_event_source_does_not_see_comments() {
     let service = Service::start(Fault::CommentHeartbeat).await;
     let mut options = service.options();
@@ -161,7 +202,7 @@ async fn without_publish_most_is_unknown_and_nothing_is_wrong() {
     let service = Service::start(Fault::None).await;
     let mut options = service.options();
     options.publish = stream_probe::Publish::None;
-    options.budget = std::time::Duration::from_secs(4);
+    options.budget = Duration::from_secs(4);
     let report = probe(Kind::Sse, &options).await;
     assert_failed(&report, &[]);
     assert_eq!(

@@ -190,7 +190,17 @@ impl Probe<'_> {
         let other = second
             .as_ref()
             .map_or(0, |reader| reader.with(|log| log.events.len()));
-        if arrived < 2 || other == 0 {
+        // A stream that is over soon: both readers see all of it.
+        if self.first.ended().is_some() {
+            for reader in [Some(gzip), second.as_ref().ok()].into_iter().flatten() {
+                reader
+                    .until(self.run.at_most(PATIENCE), |log| log.end.is_some())
+                    .await;
+            }
+        }
+        let whole = |reader: &Reader| reader.with(|log| log.end.is_some() && log.events.len() >= 2);
+        let both = whole(gzip) && second.as_ref().is_ok_and(whole);
+        if !both && (arrived < 2 || other == 0) {
             let has = gzip.with(|log| log.events.len());
             return self.run.unknown(
                 ID,
@@ -203,7 +213,10 @@ impl Probe<'_> {
         .await;
         let (count, burst, ended) =
             gzip.with(|log| (log.events.len(), spread(&log.events), log.end.is_some()));
-        let plain = self.first.with(|log| spread(&log.events));
+        let plain = match second {
+            Ok(second) if both => second.with(|log| spread(&log.events)),
+            _ => self.first.with(|log| spread(&log.events)),
+        };
         if count == 0 && !ended {
             self.run.fail(
                 ID,
@@ -212,7 +225,7 @@ impl Probe<'_> {
                 ),
             );
         } else if ended
-            && count >= 3
+            && count >= 2
             && burst < Duration::from_millis(50)
             && plain > Duration::from_millis(500)
         {

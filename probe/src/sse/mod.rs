@@ -1,6 +1,7 @@
 //! The checks of `stream-probe sse`.
 
 mod flow;
+mod limit;
 mod load;
 mod requests;
 mod resume;
@@ -64,10 +65,17 @@ pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachabl
     };
     let rest = async {
         tokio::join!(probe.small_requests(), probe.flow());
-        probe.ended().await;
+        let early = probe.first.ended().is_some();
+        if early {
+            probe.ended().await;
+        }
         probe.resume().await;
         probe.stalled_reader().await;
         probe.churn().await;
+        probe.limit().await;
+        if !early {
+            probe.ended().await;
+        }
     };
     // The budget ends everything; what was not decided could not be told.
     tokio::join!(probe.heartbeat(), async {

@@ -58,6 +58,14 @@ pub enum Fault {
     FutureSilent,
     /// The log was wiped and the answer says `reset`: right.
     ResetSignal,
+    /// Keeps three events, and begins each reader at the first of them, after a `reset` with the id before it: right.
+    Trimmed,
+    /// The same with a name that the probe does not know.
+    TrimmedByAnotherName,
+    /// Allows [`LIMIT`] streams: right.
+    Limited,
+    /// Counts the streams that were ever opened.
+    PlacesLost,
     OnlyOneReader,
     Blocks,
     Dies,
@@ -72,6 +80,20 @@ pub enum Fault {
     CutsOff,
 }
 
+/// How many streams may be open at the same time.
+pub const LIMIT: usize = 4;
+
+/// An open stream.
+struct Place(Arc<Hub>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.0.fault != Fault::PlacesLost {
+            self.0.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 pub struct Service {
     pub addr: SocketAddr,
     pub hub: Arc<Hub>,
@@ -83,6 +105,8 @@ pub struct Hub {
     log: Mutex<Vec<usize>>,
     changed: watch::Sender<usize>,
     opened: AtomicUsize,
+    /// Streams that are open.
+    open: AtomicUsize,
     /// Held while an event is written, in the service that blocks.
     turn: tokio::sync::Mutex<()>,
     /// Bytes of one event.
@@ -112,10 +136,14 @@ impl Service {
             log: Mutex::default(),
             changed: watch::Sender::new(0),
             opened: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
             turn: tokio::sync::Mutex::default(),
             size: AtomicUsize::new(0),
             stop: watch::Sender::new(false),
         });
+        if matches!(fault, Fault::Trimmed | Fault::TrimmedByAnotherName) {
+            (0..20).for_each(|n| hub.publish(n));
+        }
         let shared = Arc::clone(&hub);
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -313,6 +341,13 @@ fn event(fault: Fault, n: usize, data: &str) -> Vec<u8> {
 async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::io::Result<()> {
     let fault = hub.fault;
     let nth = hub.opened.fetch_add(1, Ordering::Relaxed);
+    let open = hub.open.fetch_add(1, Ordering::Relaxed);
+    let _place = Place(Arc::clone(&hub));
+    if matches!(fault, Fault::Limited | Fault::PlacesLost) && open >= LIMIT {
+        return socket
+            .write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+            .await;
+    }
     let mut changed = hub.changed.subscribe();
     let published = || hub.log.lock().unwrap().len();
     // Before the head: an event that is published as soon as the client is answered is its own.
@@ -363,7 +398,19 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
     ) {
         return ending(out, fault, cursor.flatten().unwrap_or(0)).await;
     }
+    let kept = tail.saturating_sub(3);
     let mut next = match cursor.flatten() {
+        from if matches!(fault, Fault::Trimmed | Fault::TrimmedByAnotherName)
+            && from.unwrap_or(0) < kept =>
+        {
+            let name = match fault {
+                Fault::Trimmed => "reset",
+                _ => "stale",
+            };
+            let text = format!("event: {name}\nid: {kept}\ndata: {{}}\n\n");
+            out.send(text.as_bytes()).await?;
+            kept
+        }
         None if fault == Fault::Duplicate => 0,
         None => tail,
         Some(cursor) => match fault {

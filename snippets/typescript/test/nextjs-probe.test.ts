@@ -1,37 +1,22 @@
 // What stream-probe says of the routes of the Next.js application.
-import { execFile, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 import { beforeAll, expect, onTestFinished, test } from "vitest";
 import { startNext } from "./support/next-server.ts";
 import { newJob, origin } from "./support/nextjs.ts";
 import { freePort } from "./support/nginx.ts";
+import { buildProbe, probe } from "./support/probe.ts";
 
-const workspace = fileURLToPath(new URL("../../..", import.meta.url));
-
-beforeAll(() => {
-  // The whole workspace: the features of a package by itself are others, and would be built anew.
-  const { status } = spawnSync(process.env["CARGO"] ?? "cargo", ["build", "--quiet", "--workspace", "--bin", "stream-probe"], { cwd: workspace, stdio: "ignore" });
-  expect(status).toBe(0);
-}, 600_000);
-
-/** The ids of a run, by verdict. */
-async function probe(...args: string[]): Promise<Record<string, string[]>> {
-  const program = resolve(workspace, process.env["CARGO_TARGET_DIR"] ?? "target", "debug/stream-probe");
-  const report = await new Promise<string>((done) => void execFile(program, [...args, "--json"], (_, stdout) => done(stdout)));
-  const { checks } = JSON.parse(report) as { checks: { id: string; verdict: string }[] };
-  return Object.fromEntries(["passed", "failed", "warning", "unknown"].map((wanted) => [wanted, checks.filter(({ verdict }) => verdict === wanted).map(({ id }) => id)]));
-}
+beforeAll(buildProbe, 600_000);
 
 test("the event stream passes", async () => {
   const job = await newJob();
   await job.publish("progress", { step: 1 });
   const publish = `curl -s -d '{"type":"progress","data":{}}' ${origin()}/testing/jobs/${job.id}`;
   const found = await probe("sse", `${origin()}/api/jobs/${job.id}/events`, "--publish", publish, "--budget", "8");
-  expect(found["failed"]).toEqual([]);
-  expect(found["passed"]).toEqual(expect.arrayContaining(["sse-head-finishes", "sse-gzip-incremental", "sse-resume-no-gap", "sse-cursor-future", "sse-retry-jitter"]));
+  expect(found.failed).toEqual([]);
+  expect(found.passed).toEqual(expect.arrayContaining(["sse-head-finishes", "sse-gzip-incremental", "sse-resume-no-gap", "sse-cursor-future", "sse-retry-jitter"]));
 });
 
 test("both LLM routes pass, with the probe in the place of the model", async () => {
@@ -50,7 +35,7 @@ test("both LLM routes pass, with the probe in the place of the model", async () 
     // The heartbeat comes after 15 s of silence: too long for a test.
     const args = ["--data", body, "--client", "fetch", "--upstream", upstream, "--budget", "60", "--skip", "llm-heartbeat-before-token", ...more];
     const found = await probe("llm", server.origin + path, ...args);
-    expect([found["failed"], found["unknown"]], path).toEqual([[], []]);
-    expect(found["passed"]).toEqual(expect.arrayContaining(["llm-truncation-visible", "llm-abort-stops-work", "llm-slow-reader-bounded"]));
+    expect([found.failed, found.unknown], path).toEqual([[], []]);
+    expect(found.passed).toEqual(expect.arrayContaining(["llm-truncation-visible", "llm-abort-stops-work", "llm-slow-reader-bounded"]));
   }
 });

@@ -10,21 +10,12 @@ import { expect, onTestFinished, test } from "vitest";
 import { encodeEvent } from "../../src/sse/encode.ts";
 import { eventStream } from "../../src/sse/event-stream.ts";
 import { pullFrom } from "../../src/streams/readable.ts";
-
-async function* provider(): AsyncGenerator<string> {
-  yield "token";
-  throw new Error("upstream 529: key sk-secret is over its limit");
-}
-
-const wrong = (): ReadableStream<Uint8Array> =>
-  pullFrom(async function* () {
-    for await (const text of provider()) yield encodeEvent({ type: "text", data: { text } });
-  });
+import { failingProvider, throwAfter200 } from "../support/wrong.ts";
 
 const right = (): ReadableStream<Uint8Array> =>
   pullFrom(async function* () {
     try {
-      for await (const text of provider()) yield encodeEvent({ type: "text", data: { text } });
+      for await (const text of failingProvider()) yield encodeEvent({ type: "text", data: { text } });
       yield encodeEvent({ type: "done", data: {} });
     } catch {
       yield encodeEvent({ type: "failed", data: { code: "model_failed", retryable: true } });
@@ -34,7 +25,7 @@ const right = (): ReadableStream<Uint8Array> =>
 test("an error after the 200 is an event, with a code and no text of the provider", async () => {
   const server = createServer((request, response) => {
     response.writeHead(200, { "content-type": "text/event-stream" });
-    const body = request.url === "/wrong" ? wrong() : right();
+    const body = request.url === "/wrong" ? throwAfter200() : right();
     pipeline(Readable.fromWeb(body as import("node:stream/web").ReadableStream), response).catch(() => undefined);
   }).listen(0, "127.0.0.1");
   onTestFinished(() => void server.close());

@@ -4,6 +4,7 @@
 import { expect, test } from "vitest";
 import { iterate, pullFrom } from "../../src/streams/readable.ts";
 import { eventually, gone, serve } from "../support/server.ts";
+import { upstreamNotAborted } from "../support/wrong.ts";
 
 test("the provider's connection ends with the client's", async () => {
   const closed: string[] = [];
@@ -13,12 +14,7 @@ test("the provider's connection ends with the client's", async () => {
   };
   const provider = await serve({ "/wrong": silent("wrong"), "/right": silent("right") });
 
-  const wrong = new ReadableStream<Uint8Array>({
-    async start(controller) {
-      const upstream = await fetch(`${provider.origin}/wrong`);
-      for await (const chunk of upstream.body!) controller.enqueue(chunk);
-    },
-  });
+  const wrong = upstreamNotAborted(`${provider.origin}/wrong`);
   const right = pullFrom(async function* (signal) {
     const upstream = await fetch(`${provider.origin}/right`, { signal });
     yield* iterate(upstream.body!);

@@ -5,20 +5,11 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { expect, onTestFinished, test } from "vitest";
-
-const server = (listener: string): string => `
-  import { createServer } from "node:http";
-  import { WebSocketServer } from "ws";
-  const http = createServer();
-  const wss = new WebSocketServer({ server: http });
-  wss.on("connection", (socket) => { ${listener} });
-  http.listen(0, "127.0.0.1", () => console.log(http.address().port));
-  process.stdin.on("end", () => process.exit(0)).resume();
-`;
+import { webSocketServer } from "../support/wrong.ts";
 
 /** Sends one frame without a mask, which RFC 6455 section 5.1 forbids to clients; says how the process ended. */
 async function attack(listener: string): Promise<number | "alive"> {
-  const child = spawn(process.execPath, ["--input-type=module", "--eval", server(listener)], { stdio: ["pipe", "pipe", "ignore"] });
+  const child = spawn(process.execPath, ["--input-type=module", "--eval", webSocketServer(listener)], { stdio: ["pipe", "pipe", "ignore"] });
   onTestFinished(() => void child.stdin.end());
   const [port] = (await once(child.stdout, "data")) as [Buffer];
   const ended = once(child, "exit").then(([code]) => code as number);
