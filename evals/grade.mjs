@@ -142,7 +142,7 @@ try {
   if (flag("--list")) {
     for (const { name, topic, kind, language, assertions } of EVALS) console.log(`${name.padEnd(16)} ${topic.padEnd(11)} ${kind.padEnd(6)} ${language.padEnd(11)} ${assertions.length} checks`);
   } else if (results !== undefined) {
-    fs.writeFileSync(out, `${JSON.stringify(summarise(results, EVALS), null, 2)}\n`);
+    fs.writeFileSync(out, `${JSON.stringify(summarise(results, EVALS))}\n`);
     console.log(out);
   } else if (args.length === 2) {
     const [task, folder] = args;
