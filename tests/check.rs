@@ -95,7 +95,7 @@ impl Folder {
 
 /// A cargo that answers `$1` (fmt, clippy, test) with these lines.
 fn cargo(test: &str) -> String {
-    format!("case \"$*\" in 'test --workspace'*) {test};; *) echo fine;; esac")
+    format!("case \"$*\" in 'test --workspace --no-fail-fast'*) {test};; *) echo fine;; esac")
 }
 
 #[test]

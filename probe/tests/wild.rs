@@ -55,6 +55,7 @@ impl Server {
             .env("PATH", format!("{path}:/usr/sbin"))
             .args(["-e", "stderr", "-c", "nginx.conf", "-p"])
             .arg(files)
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();

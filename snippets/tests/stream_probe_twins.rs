@@ -116,6 +116,13 @@ const SSE: &[Twin] = &[
         &["sse-lag-is-told"],
     ),
     twin(
+        "sse_limit_by_layer",
+        Kind::Sse,
+        Start::Service(twins::sse_limit_by_layer::wrong_service),
+        |options| options.limit = Some(2),
+        &["sse-limit-counts-streams"],
+    ),
+    twin(
         "sse_raw_text_data",
         Kind::Sse,
         Start::Service(twins::sse_raw_text_data::wrong_service),
@@ -313,10 +320,6 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     (
         "sse_lazy_receiver",
         "a race of microseconds between the head and the first poll",
-    ),
-    (
-        "sse_limit_by_layer",
-        "the probe is not told how many streams may be open",
     ),
     ("sse_parse_per_chunk", "a client"),
     ("sse_retry_reposts", "a client"),

@@ -57,7 +57,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             head: Duration::from_millis(500),
-            silence: Duration::from_secs(90),
+            silence: Duration::from_secs(300),
             window: Duration::from_millis(30),
             longest: Duration::from_secs(15 * 60),
             most_bytes: 1024 * 1024,

@@ -3,7 +3,7 @@
 //! Nothing in hyper or axum ends it: heartbeats disappear into its socket buffer, `TimeoutLayer` is over when the head is sent, and
 //! the response keeps its buffers for as long as the peer keeps the connection. Use [`StallLimit`] for every server with long
 //! responses; use [`send_within`] where one producer feeds many readers. Promise: a peer that accepts no byte for the limit loses
-//! its connection; one that accepts something, however little, keeps it.
+//! its connection. Its kernel announces room in steps, not byte by byte: leave a slow reader the time for one.
 //!
 //! Siblings: `backpressure` bounds what it costs until then, `deadline` is the same for sources, `tee` for a second reader.
 

@@ -21,6 +21,7 @@ use tower::ServiceExt;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
+use crate::support::wrong::{Wrong, resumable};
 use crate::support::{RawClient, Server};
 
 fn wrong(ticks: &watch::Sender<u32>) -> Router {
@@ -37,6 +38,12 @@ fn wrong(ticks: &watch::Sender<u32>) -> Router {
             StatusCode::REQUEST_TIMEOUT,
             timeout,
         ))
+}
+
+/// Two streams, says the layer; for `stream-probe`.
+pub(crate) fn wrong_service() -> Wrong {
+    let (app, publish) = resumable();
+    Wrong::publishing(app.layer(GlobalConcurrencyLimitLayer::new(2)), publish)
 }
 
 #[tokio::test(start_paused = true)]

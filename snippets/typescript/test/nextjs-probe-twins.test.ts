@@ -107,7 +107,7 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
     ["llm-one-terminal", "llm-abort-stops-work", "llm-slow-reader-bounded"],
   ],
   "nextjs-rewrite-gzip": [
-    () => failed("sse", `${origin()}/wrong/backend/events`, "--publish", `curl -s -X POST ${inject("plain")}/push`, ...SHORT),
+    () => failed("sse", `${origin()}/wrong/backend/probed/events`, "--publish", `curl -s -X POST ${inject("plain")}/probed/push`, ...SHORT),
     // What a backend is that knows nothing of proxies.
     ["sse-no-transform", "sse-no-buffering-headers", "sse-gzip-incremental", "sse-head-finishes"],
   ],
@@ -137,6 +137,7 @@ const NOT_SHOWN: Record<string, string> = {
   "nextjs-websocket-in-module": "the second process of an application",
   "parse-per-chunk": "a client",
   "queue-without-acks": "a client",
+  "race-against-abort": "memory within the process",
   "rebuild-without-cursor": "a client",
   "relay-text-as-binary": "whether text or bytes are due, the probe does not know",
   "render-per-token": "a client",

@@ -19,15 +19,15 @@ async function open(path: string, gzip: boolean): Promise<{ text: () => string; 
 }
 
 test("a client that accepts gzip, as every browser, gets nothing until the end", async () => {
-  const compressed = await open("/wrong/backend/events", true);
-  const plain = await open("/wrong/backend/events", false);
+  const compressed = await open("/wrong/backend/twin/events", true);
+  const plain = await open("/wrong/backend/twin/events", false);
   expect(compressed.response.headers["content-encoding"]).toBe("gzip");
   for (const n of [1, 2, 3]) {
-    await fetch(`${inject("plain")}/push`, { method: "POST" });
+    await fetch(`${inject("plain")}/twin/push`, { method: "POST" });
     await eventually(() => plain.text().includes(`"n":${n}`));
   }
   expect(compressed.text()).toBe("");
-  await fetch(`${inject("plain")}/end`, { method: "POST" });
+  await fetch(`${inject("plain")}/twin/end`, { method: "POST" });
   await eventually(() => compressed.text().includes('"n":3'));
 
   // The Rust pattern says no-transform.

@@ -72,21 +72,23 @@ export default async function setup(project: TestProject): Promise<() => Promise
 
 const MODELS = ["plain", "bytes", "tools", "length", "refusal", "cut", "cut-inside", "abort", "stall", "hold-head", "error", "rate-limit", "overloaded"];
 
-/** Streams without `no-transform`: `POST /push` sends one event to whoever reads `/events`. */
+/** Streams without `no-transform`: `POST /NAME/push` sends one event to whoever reads `/NAME/events`. */
 async function startPlain(): Promise<{ url: string; stop: () => void }> {
-  const readers = new Set<ServerResponse>();
-  let sent = 0;
+  const feeds = new Map<string, { sent: number; readers: Set<ServerResponse> }>();
   const server = createServer((request, response) => {
-    if (request.url === "/push") {
-      sent += 1;
-      for (const reader of readers) reader.write(`data: {"n":${sent}}\n\n`);
+    const [, name = "", what] = (request.url ?? "").split("/");
+    const feed = feeds.get(name) ?? { sent: 0, readers: new Set<ServerResponse>() };
+    feeds.set(name, feed);
+    if (what === "push") {
+      feed.sent += 1;
+      for (const reader of feed.readers) reader.write(`data: {"n":${feed.sent}}\n\n`);
       response.end();
-    } else if (request.url === "/end") {
-      for (const reader of readers) reader.end();
+    } else if (what === "end") {
+      for (const reader of feed.readers) reader.end();
       response.end();
     } else {
-      readers.add(response);
-      response.on("close", () => readers.delete(response));
+      feed.readers.add(response);
+      response.on("close", () => feed.readers.delete(response));
       response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" });
       response.write(":\n\n");
     }
