@@ -1,15 +1,9 @@
 // One scenario of sse-client: `node client-scenarios.mjs CHECK MODULE`. Exit 0 and a last line of evidence, or an error.
 import http from "node:http";
-import { pathToFileURL } from "node:url";
+import { assert, run, solution } from "./scenario.mjs";
 import { eventually, sleep, within } from "./tools.mjs";
 
-const [check, file] = process.argv.slice(2);
-const { subscribe } = await import(pathToFileURL(file));
-const assert = (condition, text) => {
-  if (!condition) throw new Error(text);
-};
-const uncaught = [];
-for (const event of ["uncaughtException", "unhandledRejection"]) process.on(event, (error) => uncaught.push(`${event}: ${error?.message ?? error}`));
+const { subscribe } = solution;
 
 const END = "event: end\ndata: {}\nid: z\n\n";
 
@@ -210,12 +204,4 @@ const scenarios = {
   },
 };
 
-try {
-  const evidence = await scenarios[check]();
-  if (uncaught.length > 0) throw new Error(uncaught[0]);
-  console.log(evidence);
-  process.exit(0);
-} catch (error) {
-  console.log(String(error).replaceAll("\n", "\\n"));
-  process.exit(1);
-}
+await run(scenarios);

@@ -1,9 +1,8 @@
 // One scenario of stream-export: `node export-scenarios.mjs CHECK MODULE`. Exit 0 and a last line of evidence, or an error.
-import { pathToFileURL } from "node:url";
+import { assert, run, solution, uncaught } from "./scenario.mjs";
 import { eventually, sleep, within } from "./tools.mjs";
 
-const [check, file] = process.argv.slice(2);
-const { exportRows, withAudit } = await import(pathToFileURL(file));
+const { exportRows, withAudit } = solution;
 const decode = (chunks) => new TextDecoder().decode(Buffer.concat(chunks));
 
 /** A database: `made` rows so far, `open` until left. Without `obeys` it ignores the signal, as many drivers do. */
@@ -39,11 +38,6 @@ async function readAll(stream) {
   return lines.map((line) => JSON.parse(line)).filter((line) => !("ping" in line));
 }
 
-const assert = (condition, text) => {
-  if (!condition) throw new Error(text);
-};
-const uncaught = [];
-for (const event of ["uncaughtException", "unhandledRejection"]) process.on(event, (error) => uncaught.push(`${event}: ${error?.message ?? error}`));
 
 const scenarios = {
   async "stream-complete"() {
@@ -166,12 +160,4 @@ const scenarios = {
   },
 };
 
-try {
-  const evidence = await scenarios[check]();
-  if (uncaught.length > 0) throw new Error(uncaught[0]);
-  console.log(evidence);
-  process.exit(0);
-} catch (error) {
-  console.log(String(error));
-  process.exit(1);
-}
+await run(scenarios);
