@@ -5,6 +5,7 @@ pub mod binary;
 pub mod binary_endpoint;
 pub mod client;
 pub mod client_session;
+mod connection;
 pub mod limits;
 pub mod messages;
 pub mod outbox;
