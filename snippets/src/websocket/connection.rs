@@ -25,7 +25,7 @@ use super::limits::{End, Limits};
 use super::outbox::Outbox;
 use super::serve::Handler;
 use crate::connections::crowd::{Due, Place};
-use crate::connections::send_deadline::Io;
+use crate::connections::send_deadline::SendDeadline;
 
 /// Bytes that are read or written with one system call.
 const BATCH: usize = 16 * 1024;
@@ -39,7 +39,7 @@ thread_local! {
 }
 
 pub(super) struct Connection<H> {
-    io: Io<TokioIo<Upgraded>>,
+    io: SendDeadline<TokioIo<Upgraded>>,
     protocol: WebSocketContext,
     /// Frames of the protocol itself: pongs, Close.
     control: Vec<u8>,
@@ -89,7 +89,7 @@ impl<H: Handler> Connection<H> {
             .max_message_size(most)
             .max_frame_size(most);
         Self {
-            io: Io::new(TokioIo::new(transport), limits.send_deadline),
+            io: SendDeadline::new(TokioIo::new(transport), limits.send_deadline),
             protocol: WebSocketContext::new(Role::Server, Some(config)),
             control: Vec::new(),
             rest: None,
