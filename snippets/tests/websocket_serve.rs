@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::extract::ws::Message;
 use axum::routing::any;
 use futures::{SinkExt, StreamExt};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::messages;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::serve::{Handler, Sockets};
+use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
@@ -27,8 +27,8 @@ impl Handler for Echo {
     }
 }
 
-async fn echo(State(sockets): State<Sockets>, ws: WebSocketUpgrade) -> axum::response::Response {
-    sockets.accept(ws, |_| Echo)
+async fn echo(State(sockets): State<Sockets>, upgrade: Upgrade) -> axum::response::Response {
+    sockets.accept(upgrade, |_| Echo)
 }
 
 fn sockets(limits: Limits) -> Sockets {
@@ -351,7 +351,6 @@ async fn the_closing_handshake_has_a_deadline() {
 async fn a_half_open_peer_is_dropped() {
     let limits = Limits {
         ping_every: Duration::from_millis(40),
-        silence: Duration::from_millis(100),
         ..Limits::default()
     };
     let sockets = sockets(limits);
@@ -377,8 +376,8 @@ async fn a_half_open_peer_is_dropped() {
 #[tokio::test]
 async fn any_frame_keeps_a_connection() {
     let limits = Limits {
-        ping_every: Duration::from_millis(20),
-        silence: Duration::from_secs(1),
+        ping_every: Duration::from_millis(50),
+        silent_pings: 20,
         ..Limits::default()
     };
     let server = echo_server(limits).await;
@@ -400,11 +399,8 @@ async fn a_peer_that_does_not_read_is_dropped() {
         ..Limits::default()
     };
     let sockets = sockets(limits);
-    async fn flood(
-        State(sockets): State<Sockets>,
-        ws: WebSocketUpgrade,
-    ) -> axum::response::Response {
-        sockets.accept(ws, |outbox| {
+    async fn flood(State(sockets): State<Sockets>, upgrade: Upgrade) -> axum::response::Response {
+        sockets.accept(upgrade, |outbox| {
             let outbox = outbox.clone();
             tokio::spawn(async move {
                 while outbox
@@ -526,7 +522,7 @@ async fn connect_h2(server: &Server, path: &str) -> http::Response<hyper::body::
 // C12.
 #[tokio::test]
 async fn serves_websockets_over_http2() {
-    async fn with_get(ws: WebSocketUpgrade) -> axum::response::Response {
+    async fn with_get(ws: axum::extract::ws::WebSocketUpgrade) -> axum::response::Response {
         ws.on_upgrade(async |_| {})
     }
     let app =
@@ -605,7 +601,7 @@ async fn compression_is_not_negotiated() {
     );
 }
 
-/// The writer does not outlive the reader, however that ends.
+/// A panic ends one connection, and gives its place back.
 #[tokio::test]
 async fn a_handler_that_panics_ends_its_connection() {
     struct Panics;
@@ -614,11 +610,8 @@ async fn a_handler_that_panics_ends_its_connection() {
             panic!("as the test wants it");
         }
     }
-    async fn upgrade(
-        State(sockets): State<Sockets>,
-        ws: WebSocketUpgrade,
-    ) -> axum::response::Response {
-        sockets.accept(ws, |_| Panics)
+    async fn upgrade(State(sockets): State<Sockets>, upgrade: Upgrade) -> axum::response::Response {
+        sockets.accept(upgrade, |_| Panics)
     }
     let sockets = sockets(Limits::default());
     let app = Router::new()

@@ -62,7 +62,6 @@ where
             _deadline: Some(deadline),
         }
     }
-
 }
 
 impl<H, V, S> Handler for FirstMessage<H, V, S>

@@ -38,7 +38,8 @@ thread_local! {
     static IN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-pub(super) struct Connection<H> {
+/// The task of one connection: spawn it.
+pub struct Connection<H> {
     io: SendDeadline<TokioIo<Upgraded>>,
     protocol: WebSocketContext,
     /// Frames of the protocol itself: pongs, Close.
@@ -74,7 +75,8 @@ enum Input {
 }
 
 impl<H: Handler> Connection<H> {
-    pub(super) fn new(
+    /// A connection on `transport`; `start` makes its handler.
+    pub fn new(
         transport: Upgraded,
         limits: Arc<Limits>,
         place: Place,

@@ -81,7 +81,11 @@ impl Outbox {
             let mut queue = self.lock();
             // One that is larger than the whole queue would wait until the end: `send` refuses it.
             if !queue.closed && self.is_full(&queue, waits) && !queue.items.is_empty() {
-                if !queue.waiting.iter().any(|other| other.will_wake(cx.waker())) {
+                if !queue
+                    .waiting
+                    .iter()
+                    .any(|other| other.will_wake(cx.waker()))
+                {
                     queue.waiting.push(cx.waker().clone());
                 }
                 return Poll::Pending;
@@ -102,6 +106,11 @@ impl Outbox {
             });
         }
         self.wake(queue);
+    }
+
+    /// Whether `other` is the same queue.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Whether the connection is closing or closed.

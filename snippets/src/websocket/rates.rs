@@ -3,7 +3,7 @@
 //! Wraps any [`Handler`]. Guarantees: a refusal names the message that it refuses (`id`, `room`) and when to send it again;
 //! a connection that is closed for load is closed with 1013, so no client stops permanently because of a limit.
 //! One instance: each process counts for itself. A handler sees no fragments and no incomplete messages: [`super::throttle`]
-//! bounds those. Goes with [`super::serve`], [`super::protect`], `connections/per_user.rs` and `connections/client_ip.rs`.
+//! bounds those. Needs `serve.rs`, `protect.rs`, `admission.rs`, `users.rs` and `connections/client_ip.rs`.
 
 // ANCHOR: rates
 use std::hash::Hash;
@@ -33,8 +33,8 @@ use super::admission::expire;
 use super::outbox::{Outbox, message_len};
 use super::protect::User;
 use super::serve::Handler;
+use super::users::{UserSocket, UserSockets};
 use crate::connections::client_ip::ClientIp;
-use crate::connections::per_user::{PerUser, UserPlace};
 
 /// With the clock of the standard library: governor's default one asks the CPU what it is whenever a limiter is made, and a
 /// virtual machine answers that in some 10 µs.
@@ -84,7 +84,7 @@ impl Default for Quotas {
 pub struct Rates {
     quotas: Quotas,
     users: Arc<Users>,
-    open: PerUser,
+    sockets: UserSockets,
     addresses: Arc<Keyed<IpAddr>>,
 }
 
@@ -141,15 +141,20 @@ impl Rates {
                 messages: Keyed::new(quotas.user),
                 bytes: Keyed::new(quotas.bytes),
             }),
-            open: PerUser::new(quotas.sockets),
+            sockets: UserSockets::new(quotas.sockets),
             addresses: Arc::new(Keyed::new(quotas.connects)),
         }
+    }
+
+    /// Closes all sockets of a user in this process: see [`UserSockets::disconnect`].
+    pub fn disconnect(&self, user: &str, code: u16, reason: &'static str) -> usize {
+        self.sockets.disconnect(user, code, reason)
     }
 
     /// Puts the limits, and the end of the user's session, before a handler. A user with too many sockets finds this one
     /// closed.
     pub fn limit<H: Handler>(&self, user: &User, outbox: &Outbox, handler: H) -> Limited<H> {
-        let place = self.open.enter(&user.name);
+        let place = self.sockets.enter(&user.name, outbox);
         if place.is_none() {
             outbox.close(1013, "too many connections");
         }
@@ -172,7 +177,7 @@ pub struct Limited<H> {
     handler: H,
     users: Arc<Users>,
     user: Arc<str>,
-    _place: Option<UserPlace>,
+    _place: Option<UserSocket>,
     messages: Direct,
     control: Direct,
     refusals: Direct,
@@ -229,7 +234,8 @@ fn refusal(message: &Message, wait: Wait) -> String {
         _ => Names::default(),
     };
     // A string or a number, not a document.
-    let short = |value: &&RawValue| value.get().len() <= 130 && !value.get().starts_with(['[', '{']);
+    let short =
+        |value: &&RawValue| value.get().len() <= 130 && !value.get().starts_with(['[', '{']);
     let refusal = Refusal {
         r#type: "error",
         code: "rate_limited",

@@ -1,31 +1,13 @@
 //! Rooms: one order for all members, encoded once; resume after a reconnect; a policy for slow members; presence.
 //!
-//! A room is a log of frames (`sse/log.rs`) and each member is a position in it: publishing queues nothing and waits for nobody.
-//! Guarantees: every member sees the same events under the same sequence numbers; a member that returns with its cursor
-//! misses nothing or gets `reset`; presence is state next to the log, so that coming and going costs no history.
-//! One process: a client that reconnects to another instance gets `reset`. [`super::rooms_endpoint`] speaks the protocol.
+//! A room is a log of frames and each member is a position in it: publishing queues nothing and waits for nobody.
+//! Guarantees: every member receives the same events under the same sequence numbers; a member that returns with its
+//! cursor misses nothing or gets `reset`; presence is state next to the log, so that coming and going costs no history.
+//! One process: a client that reconnects to another instance gets `reset`. `rooms_endpoint.rs` speaks the protocol. Needs
+//! `presence.rs`, `outbox.rs` and `sse/log.rs` with its files.
 
-// ANCHOR: rooms
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+// ANCHOR: rules
 use std::time::Duration;
-
-use axum::extract::ws::Message;
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
-
-use super::outbox::{Outbox, text_frame};
-use crate::sse::cursor::{Ids, Reason};
-use crate::sse::event::LastEventId;
-use crate::sse::log::{Begin, Config, Log, Slow};
-use crate::sse::log_reader::{Next, Reader};
-
-/// Names that `joined` and `presence` carry at most; `count` is the number of all. So a join costs the same in every room.
-pub const USERS_SHOWN: usize = 50;
 
 /// What happens to a member for which more than [`Rules::queue`] events wait. The kind of data decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +58,26 @@ impl Default for Rules {
         }
     }
 }
+// ANCHOR_END: rules
+
+// ANCHOR: rooms
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+
+use axum::extract::ws::Message;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::outbox::{Outbox, text_frame};
+use super::presence::Presence;
+use crate::sse::cursor::{Ids, Reason};
+use crate::sse::event::LastEventId;
+use crate::sse::log::{Begin, Config, Log, Slow};
+use crate::sse::log_reader::{Next, Reader};
 
 /// Where a member left off. Sequence numbers count only within one epoch: in a room that was freed, or after a restart, they
 /// start at 1 again.
@@ -117,23 +119,13 @@ struct Room {
 #[derive(Default)]
 struct State {
     members: usize,
-    /// By name, so that the names shown are always the same ones.
-    users: BTreeMap<Arc<str>, Present>,
-    leaving: VecDeque<(Instant, Arc<str>)>,
-    changed: bool,
+    presence: Presence,
     /// Whether it is in [`Chores`].
     listed: bool,
     empty_since: Option<Instant>,
     /// Sequence numbers of the last messages by sender and message id.
     known: HashMap<(Arc<str>, String), u64>,
     known_order: VecDeque<(Arc<str>, String)>,
-}
-
-/// Presence is of users, not of their tabs.
-#[derive(Default)]
-struct Present {
-    connections: usize,
-    until: Option<Instant>,
 }
 
 impl Hub {
@@ -178,14 +170,8 @@ impl Hub {
         }
         state.members += 1;
         state.empty_since = None;
-        let new = !state.users.contains_key(user);
-        let present = state.users.entry(user.clone()).or_default();
-        present.connections += 1;
-        present.until = None;
-        if new {
-            state.changed = true;
-            self.0.list(&room, &mut state);
-        }
+        state.presence.enter(user);
+        self.0.list(&room, &mut state);
         drop(state);
         drop(rooms);
         let mut member = Membership {
@@ -256,8 +242,8 @@ impl Membership {
             answer["reason"] = json!(reason);
         }
         let state = lock(&room.state);
-        answer["count"] = json!(state.users.len());
-        answer["users"] = json!(state.shown());
+        answer["count"] = json!(state.presence.count());
+        answer["users"] = json!(state.presence.names());
         drop(state);
         outbox.send(Message::Text(answer.to_string().into()));
     }
@@ -317,14 +303,8 @@ impl Drop for Membership {
             state.empty_since = Some(now);
         }
         let until = now + self.hub.rules.grace;
-        if let Some(present) = state.users.get_mut(&self.user) {
-            present.connections -= 1;
-            if present.connections == 0 {
-                present.until = Some(until);
-                state.leaving.push_back((until, self.user.clone()));
-                self.hub.list(&self.room, &mut state);
-            }
-        }
+        state.presence.leave(&self.user, until);
+        self.hub.list(&self.room, &mut state);
     }
 }
 
@@ -353,49 +333,28 @@ impl Room {
         }
     }
 
-    /// Publishes a changed presence and lets users go whose time is over. Returns whether there is more to do later.
+    /// Publishes a changed presence. Returns whether there is more to do later.
     fn tidy(&self, now: Instant) -> bool {
         let mut state = lock(&self.state);
-        let state = &mut *state;
-        while let Some((until, user)) = state.leaving.front()
-            && *until <= now
-        {
-            // Not if the user has returned, and perhaps left again.
-            if state
-                .users
-                .get(user)
-                .is_some_and(|present| present.until == Some(*until))
-            {
-                state.users.remove(user);
-                state.changed = true;
-            }
-            state.leaving.pop_front();
-        }
-        if std::mem::take(&mut state.changed) {
+        if state.presence.take_changes(now) {
             let presence = json!({
                 "type": "presence",
                 "room": &*self.name,
-                "count": state.users.len(),
-                "users": state.shown(),
+                "count": state.presence.count(),
+                "users": state.presence.names(),
             });
             let frame = text_frame(&presence.to_string());
             let _ = self.presence.publish_with(false, |_| frame); // never too large, never finished
         }
-        state.listed = !state.leaving.is_empty() || state.empty_since.is_some();
+        state.listed = state.presence.is_pending() || state.empty_since.is_some();
         state.listed
-    }
-}
-
-impl State {
-    fn shown(&self) -> Vec<&str> {
-        let names = self.users.keys().map(|user| &**user);
-        names.take(USERS_SHOWN).collect()
     }
 }
 
 impl Shared {
     fn list(&self, room: &Arc<Room>, state: &mut State) {
-        if !std::mem::replace(&mut state.listed, true) {
+        let chore = state.presence.is_pending() || state.empty_since.is_some();
+        if chore && !std::mem::replace(&mut state.listed, true) {
             lock(&self.chores.rooms).push(room.clone());
             self.chores.work.notify_one();
         }
