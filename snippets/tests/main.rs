@@ -49,6 +49,7 @@ mod websocket_binary;
 mod websocket_client;
 mod websocket_facts;
 mod websocket_messages;
+mod websocket_observe;
 mod websocket_pairs;
 mod websocket_protect;
 mod websocket_rates;

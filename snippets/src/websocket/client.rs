@@ -1,6 +1,6 @@
-//! A client of the rooms that reconnects: a jittered delay, resume by sequence number, a heartbeat, and messages that are
-//! kept until they are acknowledged. Goes with [`super::client_session`], [`super::pending`] and [`super::rooms::Cursor`].
+//! A client of the rooms that reconnects, resumes by sequence number, and keeps messages until they are acknowledged.
 //!
+//! Needs `client_session.rs`, `pending.rs` and the cursor of `rooms.rs`.
 //! Guarantees: events of a room are delivered once and in order across reconnects, or `Reset` says that some are missing;
 //! a refusal that is only for now (rate limit, overload, restart, expired session) never stops it; it stops if the server
 //! says that a retry is useless.

@@ -1,4 +1,6 @@
-//! One connection of [`super::client`]: joins and resumes, delivers events in order, publishes, and notices that it is dead.
+//! One connection of the rooms' client: it joins and resumes, delivers in order, publishes, and notices that it is dead.
+//!
+//! Used by `client.rs`; needs `pending.rs` and the cursor of `rooms.rs`.
 
 // ANCHOR: client_session
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -1,7 +1,7 @@
 //! One WebSocket connection: one task that polls both directions and writes frames that others have encoded.
 //!
 //! tungstenite parses, answers pings and keeps the state of the closing handshake, but never sees the socket: it reads from a
-//! buffer that all connections of a thread share, and its own frames go out between ours. Goes with [`super::serve`].
+//! buffer that all connections of a thread share, and its own frames go out between ours. Used by `serve.rs`.
 
 // ANCHOR: connection
 use std::cell::Cell;
@@ -15,15 +15,15 @@ use bytes::{Buf, Bytes};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_tungstenite::tungstenite as ts;
 use tokio_tungstenite::tungstenite::protocol::{
     CloseFrame, Role, WebSocketConfig, WebSocketContext,
 };
 
-use super::limits::{End, Limits};
+use super::limits::End;
 use super::outbox::Outbox;
-use super::serve::Handler;
+use super::serve::{Handler, Shared};
 use crate::connections::crowd::{Due, Place};
 use crate::connections::send_deadline::SendDeadline;
 
@@ -49,7 +49,7 @@ pub struct Connection<H> {
     /// `None` from the Close on.
     handler: Option<H>,
     outbox: Outbox,
-    limits: Arc<Limits>,
+    shared: Arc<Shared>,
     place: Place,
     /// The beat in which the peer was heard last, and the one it is now.
     heard: u32,
@@ -61,6 +61,22 @@ pub struct Connection<H> {
     /// For the rest of the closing handshake, once our Close is on the wire.
     deadline: Option<Pin<Box<Sleep>>>,
     waker: Option<Waker>,
+    opened: Option<Box<Opened>>,
+}
+
+/// Reports the end of a connection, even that of one whose handler panics.
+struct Opened {
+    shared: Arc<Shared>,
+    at: Instant,
+    end: Option<End>,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(observer) = &self.shared.observer {
+            observer.ended(self.end, self.at.elapsed());
+        }
+    }
 }
 
 /// What the bytes of the peer are.
@@ -78,10 +94,11 @@ impl<H: Handler> Connection<H> {
     /// A connection on `transport`; `start` makes its handler.
     pub fn new(
         transport: Upgraded,
-        limits: Arc<Limits>,
+        shared: Arc<Shared>,
         place: Place,
         start: impl FnOnce(&Outbox) -> H,
     ) -> Self {
+        let limits = &shared.limits;
         let outbox = Outbox::new(limits.queue, limits.queue_bytes);
         // Above the limit: up to here the message is read whole, and the closing handshake can be finished.
         let most = Some(limits.message.saturating_mul(4));
@@ -90,15 +107,25 @@ impl<H: Handler> Connection<H> {
             .write_buffer_size(0)
             .max_message_size(most)
             .max_frame_size(most);
+        let io = SendDeadline::new(TokioIo::new(transport), limits.send_deadline);
+        let opened = shared.observer.as_ref().map(|observer| {
+            observer.opened();
+            Box::new(Opened {
+                shared: shared.clone(),
+                at: Instant::now(),
+                end: None,
+            })
+        });
         Self {
-            io: SendDeadline::new(TokioIo::new(transport), limits.send_deadline),
+            io,
             protocol: WebSocketContext::new(Role::Server, Some(config)),
             control: Vec::new(),
             rest: None,
             handler: Some(start(&outbox)),
             outbox,
-            limits,
+            shared,
             place,
+            opened,
             heard: 0,
             now: 0,
             ping: false,
@@ -223,21 +250,24 @@ impl<H: Handler> Connection<H> {
                 }
                 continue;
             }
-            let mut wire = Wire {
-                input: read.filled(),
-                eof,
-                output: &mut self.control,
-            };
+            let mut input = read.filled();
             loop {
-                match self.protocol.read(&mut wire) {
-                    Ok(message) => Self::receive(
-                        &mut self.handler,
-                        message,
-                        &self.outbox,
-                        self.limits.message,
-                    ),
+                let output = &mut self.control;
+                let mut wire = Wire { input, eof, output };
+                let message = self.protocol.read(&mut wire);
+                input = wire.input;
+                match message {
+                    Ok(message) => {
+                        let most = self.shared.limits.message;
+                        Self::receive(&mut self.handler, message, &self.outbox, most);
+                    }
                     Err(ts::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => return Poll::Ready(error.into()),
+                }
+                if self.outbox.is_half_full()
+                    && let Poll::Ready(Err(end)) = self.poll_out(cx)
+                {
+                    return Poll::Ready(end);
                 }
             }
         }
@@ -269,7 +299,7 @@ impl<H: Handler> Connection<H> {
             Due::Beat(now) => {
                 self.now = now;
                 self.ping = true;
-                if now.wrapping_sub(self.heard) >= self.limits.silent_pings {
+                if now.wrapping_sub(self.heard) >= self.shared.limits.silent_pings {
                     return Poll::Ready(End::HalfOpen);
                 }
             }
@@ -286,7 +316,7 @@ impl<H: Handler> Connection<H> {
                 if self.input == Input::Finished {
                     return Poll::Ready(end);
                 }
-                let deadline = self.limits.close_deadline;
+                let deadline = self.shared.limits.close_deadline;
                 let timer = self
                     .deadline
                     .get_or_insert_with(|| Box::pin(sleep(deadline)));
@@ -334,19 +364,23 @@ impl<H: Handler> Future for Connection<H> {
         }
         let end = ready!(self.poll_end(cx));
         self.finish(end);
+        let end = self.end;
+        if let Some(opened) = &mut self.opened {
+            opened.end = end;
+        }
         tracing::debug!(?end, "websocket ended");
         Poll::Ready(())
     }
 }
 
 /// The socket, as tungstenite sees it.
-struct Wire<'a> {
-    input: &'a [u8],
+struct Wire<'i, 'o> {
+    input: &'i [u8],
     eof: bool,
-    output: &'a mut Vec<u8>,
+    output: &'o mut Vec<u8>,
 }
 
-impl Read for Wire<'_> {
+impl Read for Wire<'_, '_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.input.is_empty() && !self.eof {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -355,7 +389,7 @@ impl Read for Wire<'_> {
     }
 }
 
-impl Write for Wire<'_> {
+impl Write for Wire<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.output.write(bytes)
     }

@@ -1,4 +1,6 @@
-//! What a WebSocket connection may use, and why it ended. Goes with [`super::serve`].
+//! What a WebSocket connection may use, and why it ended.
+//!
+//! Used by `serve.rs` and the endpoints.
 
 // ANCHOR: limits
 use std::io;

@@ -1,7 +1,8 @@
-//! A WebSocket endpoint with typed messages: each message is checked for size, JSON, schema, values and authorization, in
-//! this order; the answer to a refused one is a code with its id, and too many malformed ones within a minute end the connection.
+//! A WebSocket endpoint with typed messages.
 //!
-//! Goes with [`super::serve`]; put [`super::protect`] before it.
+//! Each message is checked for size, JSON, schema, values and authorization, in this order. Guarantees: the answer to a refused
+//! one is a code with its id; too many malformed ones within a minute end the connection; slow work is bounded and ends with
+//! it. Needs `serve.rs` and its files; put `protect.rs` before it.
 
 // ANCHOR: messages
 use std::time::Duration;

@@ -8,6 +8,7 @@ pub mod client_session;
 pub mod connection;
 pub mod limits;
 pub mod messages;
+pub mod observe;
 pub mod outbox;
 pub mod pending;
 pub mod presence;

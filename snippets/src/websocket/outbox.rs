@@ -2,7 +2,7 @@
 //!
 //! Bounded in messages and in bytes; nothing here waits for the peer except [`Outbox::send_when_room`]. A peer that does not
 //! read its answers is disconnected with 1013. What many peers receive is not queued here: it is a log that each
-//! connection reads at its own position ([`super::serve::Handler::poll_frames`]). Goes with [`super::serve`].
+//! connection reads at its own position (`Handler::poll_frames`). Used by `serve.rs`.
 
 // ANCHOR: outbox
 use std::collections::VecDeque;
@@ -132,6 +132,15 @@ impl Outbox {
         };
         queue.bytes -= message_len(&message);
         Some(message)
+    }
+
+    /// Whether it is time to write: many answers to messages that came together must not look like a peer that does not read.
+    pub(super) fn is_half_full(&self) -> bool {
+        if !self.0.dirty.load(Ordering::Relaxed) {
+            return false;
+        }
+        let queue = self.lock();
+        queue.items.len() >= self.0.max_items / 2 || queue.bytes >= self.0.max_bytes / 2
     }
 
     /// The task to wake if something is queued.

@@ -1,6 +1,7 @@
-//! Messages of a client that are not acknowledged yet. A sent message is not a delivered one: it is kept until the server
-//! has acknowledged its id, sent again after a reconnect or a refusal that was only for now, and dropped when it is too old
-//! to still be meant. Goes with [`super::client_session`].
+//! Messages of a client that are not acknowledged yet.
+//!
+//! A sent message is not a delivered one: it is kept until the server has acknowledged its id, sent again after a reconnect
+//! or a refusal that was only for now, and dropped when it is too old to still be meant. Used by `client_session.rs`.
 
 // ANCHOR: pending
 use std::collections::VecDeque;

@@ -321,7 +321,10 @@ impl Room {
             begin: Begin::Now,
             // The protocol carries the epoch once, in the answer to the join.
             ids: Ids::Sequence,
-            ..Config::complete(rules.history, rules.history_bytes)
+            ..match full {
+                Full::Conflate => Config::state(rules.history_bytes),
+                _ => Config::complete(rules.history, rules.history_bytes),
+            }
         });
         Self {
             name: name.into(),

@@ -22,7 +22,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
-use super::limits::Limits;
+use super::limits::{End, Limits};
 use super::outbox::Outbox;
 use crate::connections::crowd::{Crowd, Rules};
 
@@ -89,21 +89,53 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 /// Accepts connections and counts the open ones. One per process; clones are the same.
 #[derive(Clone)]
 pub struct Sockets {
-    /// The limits of every connection.
-    pub limits: Arc<Limits>,
+    shared: Arc<Shared>,
     crowd: Crowd,
+}
+
+/// What all connections share.
+pub struct Shared {
+    pub(super) limits: Limits,
+    pub(super) observer: Option<Arc<dyn Observe>>,
+}
+
+/// Sees every connection come and go, for metrics: `observe.rs`.
+pub trait Observe: Send + Sync + 'static {
+    /// A socket is open.
+    fn opened(&self);
+    /// A handshake got 503.
+    fn refused(&self);
+    /// A socket has ended; `None`: its handler has panicked, or the runtime has ended.
+    fn ended(&self, end: Option<End>, lasted: Duration);
 }
 
 impl Sockets {
     /// When `shutdown` is cancelled every connection is closed with 1001. Call it inside a runtime.
     pub fn new(limits: Limits, shutdown: CancellationToken) -> Self {
+        Self::start(limits, None, shutdown)
+    }
+
+    /// As [`Sockets::new`]; `observer` sees every connection.
+    pub fn observed(
+        limits: Limits,
+        observer: Arc<dyn Observe>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self::start(limits, Some(observer), shutdown)
+    }
+
+    fn start(
+        limits: Limits,
+        observer: Option<Arc<dyn Observe>>,
+        shutdown: CancellationToken,
+    ) -> Self {
         let rules = Rules {
             max: limits.sockets,
             heartbeat: limits.ping_every,
             drain_spread: limits.drain_spread,
         };
         Self {
-            limits: Arc::new(limits),
+            shared: Arc::new(Shared { limits, observer }),
             crowd: Crowd::start(rules, shutdown),
         }
     }
@@ -117,17 +149,20 @@ impl Sockets {
     ) -> Response {
         // From here on: `drained` also waits for handshakes in progress.
         let Some(place) = self.crowd.enter() else {
+            if let Some(observer) = &self.shared.observer {
+                observer.refused();
+            }
             let retry = rand::random_range(1..=5).to_string();
             let retry = [(header::RETRY_AFTER, retry)];
             return (StatusCode::SERVICE_UNAVAILABLE, retry).into_response();
         };
-        let limits = self.limits.clone();
+        let shared = self.shared.clone();
         tokio::spawn(async move {
             let Ok(transport) = upgrade.transport.await else {
                 return;
             };
             // A task of its own: the one that has waited for the upgrade keeps room for all that it ever held.
-            tokio::spawn(Connection::new(transport, limits, place, start));
+            tokio::spawn(Connection::new(transport, shared, place, start));
         });
         upgrade.ws.on_upgrade(|_| ready(()))
     }
