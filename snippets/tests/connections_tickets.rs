@@ -116,3 +116,32 @@ fn a_ticket_fits_into_a_url() {
         "{ticket}"
     );
 }
+
+/// Instances that share a Redis share its memory of used tickets. Without Redis no ticket is accepted, and no client stops.
+#[cfg(feature = "redis")]
+#[tokio::test]
+#[ignore = "needs Redis: run ./check"]
+async fn a_ticket_is_used_once_over_all_instances_with_redis() {
+    use crate::support::broker::{Broker, Kind};
+    use snippets::connections::redis_tickets::RedisTickets;
+    let mut broker = Broker::start(Kind::Redis).await;
+    let instance = async || {
+        let client = redis::Client::open(broker.url()).unwrap();
+        let connection = redis::aio::ConnectionManager::new(client).await.unwrap();
+        let used = RedisTickets::new(connection, "tickets", 3, Duration::from_secs(2));
+        Tickets::new(&[1; 32], Duration::from_secs(30), Arc::new(used))
+    };
+    let (a, b) = (instance().await, instance().await);
+    let ticket = a.issue("ada", &7).unwrap();
+    assert!(redeem(&b, &ticket).await.is_ok());
+    assert_eq!(redeem(&a, &ticket).await, Err(TicketError::Used));
+    for _ in 0..5 {
+        let ticket = a.issue("mallory", &7).unwrap();
+        let _ = redeem(&b, &ticket).await;
+    }
+    let more = a.issue("mallory", &7).unwrap();
+    assert_eq!(redeem(&b, &more).await, Err(TicketError::TooMany));
+    let ticket = a.issue("eve", &7).unwrap();
+    broker.kill();
+    assert_eq!(redeem(&a, &ticket).await, Err(TicketError::Unavailable));
+}

@@ -24,7 +24,8 @@ pub struct Limits {
     pub ping_every: Duration,
     /// A peer from which no byte has come for this many pings is dropped.
     pub silent_pings: u32,
-    /// Longest time in which a write makes no progress; then the peer is dropped.
+    /// Longest time in which a write makes no progress; then the peer is dropped. The kernel reports room once a third of its
+    /// send buffer is free: bound that with `SO_SNDBUF`, as `connections/listen.rs` does.
     pub send_deadline: Duration,
     /// How long the peer may take to finish the closing handshake.
     pub close_deadline: Duration,

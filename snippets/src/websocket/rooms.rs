@@ -27,7 +27,8 @@ pub struct Rules {
     pub history: usize,
     /// The same, in bytes. A larger message is refused.
     pub history_bytes: usize,
-    /// Events that may wait for a member since it joined.
+    /// Events that may wait for a member since it joined. They cost nothing while the history keeps them, so a burst need not
+    /// disconnect a member that reads.
     pub queue: usize,
     /// Rooms of the hub.
     pub rooms: usize,
@@ -48,7 +49,7 @@ impl Default for Rules {
         Self {
             history: 256,
             history_bytes: 1024 * 1024,
-            queue: 64,
+            queue: 256,
             rooms: 10_000,
             members: 10_000,
             keep_empty: Duration::from_secs(60),

@@ -105,7 +105,10 @@ async fn one_stalled_member_stops_the_room() {
 /// Over real sockets: `websocket_rooms.rs`. Here nobody polls the stalled member.
 #[tokio::test]
 async fn the_pattern_never_waits_for_a_member() {
-    let hub = Hub::new(Rules::default());
+    let hub = Hub::new(Rules {
+        queue: 64,
+        ..Rules::default()
+    });
     let mut stalled = Member::join(&hub, "talk", "ada", None);
     let mut fast = Member::join(&hub, "talk", "ada", None);
     fast.take();
