@@ -1,7 +1,8 @@
 // A conversation, a page that is reloaded, and a network that is cut.
-import { createServer, connect as dial } from "node:net";
+
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
+import { createServer, connect as dial } from "node:net";
 import { json } from "node:stream/consumers";
 import { describe, expect, inject, onTestFinished, test } from "vitest";
 import { generationsSource } from "../src/llm/answer-source.ts";
@@ -10,7 +11,9 @@ import { readChat } from "../src/llm/read-chat.ts";
 import { load, openPage } from "./support/browser.ts";
 import { gone, serve, sse } from "./support/server.ts";
 
-declare const pattern: typeof import("./support/chat-log.tsx") & typeof import("../src/llm/answer-source.ts") & typeof import("./support/activity-chat.tsx");
+declare const pattern: typeof import("./support/chat-log.tsx") &
+  typeof import("../src/llm/answer-source.ts") &
+  typeof import("./support/activity-chat.tsx");
 
 const DONE = 'event: done\ndata: {"reason":"stop","tools":[],"usage":{"input":1,"output":2}}\n\n';
 const token = (text: string): string => `event: text\ndata: ${JSON.stringify({ text })}\n\n`;
@@ -19,7 +22,11 @@ const never = new AbortController().signal;
 /** `sessionStorage` of a tab. */
 function storage(): Pick<Storage, "getItem" | "setItem"> & { entries: Map<string, string> } {
   const entries = new Map<string, string>();
-  return { entries, getItem: (name) => entries.get(name) ?? null, setItem: (name, value) => void entries.set(name, value) };
+  return {
+    entries,
+    getItem: (name) => entries.get(name) ?? null,
+    setItem: (name, value) => void entries.set(name, value),
+  };
 }
 
 /** Forwards to `target`; `cut` breaks each connection that is open. */
@@ -33,15 +40,26 @@ async function proxy(target: string): Promise<{ origin: string; cut: () => void;
     open.add(near);
     near.pipe(far);
     far.pipe(near);
-    for (const [one, other] of [[near, far], [far, near]] as const) {
+    for (const [one, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
       one.on("error", () => other.destroy());
-      one.on("close", () => (open.delete(near), other.destroy()));
+      one.on("close", () => {
+        open.delete(near);
+        other.destroy();
+      });
     }
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
-  onTestFinished(() => void (server.close(), open.forEach((socket) => socket.destroy())));
-  const cut = (): void => open.forEach((socket) => socket.resetAndDestroy());
+  onTestFinished(() => {
+    server.close();
+    for (const socket of open) socket.destroy();
+  });
+  const cut = (): void => {
+    for (const socket of open) socket.resetAndDestroy();
+  };
   return { origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, cut, connections: () => connections };
 }
 
@@ -64,7 +82,9 @@ describe("generationsSource against the Rust endpoint", () => {
     const url = `${inject("rust")}/slow/generations`;
     const tab = storage();
     const leave = new AbortController();
-    const before = readChat(generationsSource(url, { storage: tab }).ask(question, leave.signal), () => leave.abort(new Error("reload")));
+    const before = readChat(generationsSource(url, { storage: tab }).ask(question, leave.signal), () =>
+      leave.abort(new Error("reload")),
+    );
     await expect(before).rejects.toThrow("reload");
     const page = generationsSource(url, { storage: tab });
     let text = "";
@@ -78,7 +98,9 @@ describe("generationsSource against the Rust endpoint", () => {
     expect(another.attach!(never)).toBeUndefined();
     const unknown = storage();
     unknown.setItem(`answer:${url}`, "gone");
-    await expect(readChat(generationsSource(url, { storage: unknown }).attach!(never)!, () => undefined)).rejects.toMatchObject({ code: "forgotten" });
+    await expect(
+      readChat(generationsSource(url, { storage: unknown }).attach!(never)!, () => undefined),
+    ).rejects.toMatchObject({ code: "forgotten" });
   });
 
   test("a Stop that overtakes its question is remembered", async () => {
@@ -95,7 +117,11 @@ describe("generationsSource against the Rust endpoint", () => {
     const page = await openPage(inject("rust"));
     await load(page, "llm/answer-source.ts", "test/support/activity-chat.tsx");
     await page.evaluate(() => pattern.mountActivity(pattern.generationsSource("/slow/generations")));
-    const shows = (what: string, text: string) => page.waitForFunction(([what, text]) => document.querySelector(what!)?.textContent?.startsWith(text!), [what, text]);
+    const shows = (what: string, text: string) =>
+      page.waitForFunction(
+        ([what, text]) => document.querySelector(what!)?.textContent?.startsWith(text!),
+        [what, text],
+      );
     await page.click("#send");
     await shows("output", "one");
     await page.click("#navigate");
@@ -129,7 +155,8 @@ describe("Chat in Chromium", () => {
     await load(page, "test/support/chat-log.tsx");
     await page.evaluate(() => pattern.mountLog());
     await page.waitForFunction(() => pattern.log.mounted === 2);
-    const last = (status: string): Promise<unknown> => page.waitForFunction((status) => pattern.log.last()?.answer?.status === status, status);
+    const last = (status: string): Promise<unknown> =>
+      page.waitForFunction((status) => pattern.log.last()?.answer?.status === status, status);
     const messages = (): Promise<ChatMessage[]> => page.evaluate(() => [...pattern.log.chat.getMessages()]);
 
     await page.evaluate(() => pattern.log.chat.send("first"));
@@ -144,7 +171,14 @@ describe("Chat in Chromium", () => {
     await page.evaluate(() => pattern.log.chat.regenerate());
     await last("done");
 
-    expect((await messages()).map(({ text }) => text)).toEqual(["first", "answer 1", "second", "answer 2", "third", "answer 4"]);
+    expect((await messages()).map(({ text }) => text)).toEqual([
+      "first",
+      "answer 1",
+      "second",
+      "answer 2",
+      "third",
+      "answer 4",
+    ]);
     expect((await messages()).slice(0, 2).map(({ id }) => id)).toEqual(ids);
     expect(new Set((await messages()).map(({ id }) => id)).size).toBe(6);
     // What the user has read is sent, what failed is not.
@@ -179,16 +213,34 @@ describe("Chat in Chromium", () => {
       seen["after selecting"] = bottom();
       return seen;
     });
-    expect(seen).toEqual({ follows: true, "stays above": true, "follows again": true, selecting: true, "after selecting": true });
+    expect(seen).toEqual({
+      follows: true,
+      "stays above": true,
+      "follows again": true,
+      selecting: true,
+      "after selecting": true,
+    });
   });
 });
 
 test("history resends what the user has read, and nothing that was refused or failed", () => {
-  const said = (role: "user" | "assistant", text: string, status?: "done" | "stopped" | "failed", reason?: string): ChatMessage => ({
+  const said = (
+    role: "user" | "assistant",
+    text: string,
+    status?: "done" | "stopped" | "failed",
+    reason?: string,
+  ): ChatMessage => ({
     id: text,
     role,
     text,
-    ...(status && { answer: { text, reasoning: "", status, ...(reason && { done: { reason, tools: [], usage: { input: 1, output: 1 } } as never }) } }),
+    ...(status && {
+      answer: {
+        text,
+        reasoning: "",
+        status,
+        ...(reason && { done: { reason, tools: [], usage: { input: 1, output: 1 } } as never }),
+      },
+    }),
   });
   const turns = history([
     said("user", "a"),

@@ -83,11 +83,16 @@ describe("MarkdownView in Chromium", () => {
     const page = await opened();
     const longest = await page.evaluate((sample) => {
       let longest = 0;
-      const counted = <T>(parse: (markdown: string) => T) => (markdown: string): T => {
-        longest = Math.max(longest, markdown.length);
-        return parse(markdown);
-      };
-      const view = new pattern.MarkdownView(document.createElement("div"), { toHtml: counted(pattern.toHtml), toBlocks: counted(pattern.toBlocks) });
+      const counted =
+        <T>(parse: (markdown: string) => T) =>
+        (markdown: string): T => {
+          longest = Math.max(longest, markdown.length);
+          return parse(markdown);
+        };
+      const view = new pattern.MarkdownView(document.createElement("div"), {
+        toHtml: counted(pattern.toHtml),
+        toBlocks: counted(pattern.toBlocks),
+      });
       const text = sample.repeat(100);
       for (let cut = 64; cut < text.length; cut += 64) view.show(text.slice(0, cut));
       return longest / sample.length;
@@ -127,5 +132,6 @@ test("completeMarkdown ends what is open and leaves the rest", () => {
     ["2 * 3", "2 * 3*"],
     ["a <b", "a "],
     ["whole.", "whole."],
-  ]) expect(completeMarkdown(open!), open).toBe(closed);
+  ])
+    expect(completeMarkdown(open!), open).toBe(closed);
 });

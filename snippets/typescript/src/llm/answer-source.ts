@@ -5,7 +5,7 @@
 // Guarantee: one question is asked once, however often its POST is sent; after a cut or a reload no text comes twice.
 
 // ANCHOR: source
-import { connect, EventStreamError, type ConnectOptions } from "../sse/connect.ts";
+import { type ConnectOptions, connect, EventStreamError } from "../sse/connect.ts";
 import type { ServerSentEvent } from "../sse/event-stream.ts";
 import { ChatError, postChat } from "./read-chat.ts";
 
@@ -21,7 +21,9 @@ export interface AnswerSource {
 }
 
 /** `POST url`: leaving the page, or Stop, ends the answer. */
-export const relaySource = (url: string | URL): AnswerSource => ({ ask: (body, signal) => postChat(url, body, signal) });
+export const relaySource = (url: string | URL): AnswerSource => ({
+  ask: (body, signal) => postChat(url, body, signal),
+});
 // ANCHOR_END: source
 
 // ANCHOR: generations
@@ -53,14 +55,19 @@ export function generationsSource(url: string, options: GenerationsOptions = {})
     attach(signal) {
       const key = stored().getItem(storageKey);
       if (key === null) return undefined;
-      return resumed(connect(one(key), { ...rest, signal, request: async () => ({ headers: { ...(await headers?.()) } }) }));
+      return resumed(
+        connect(one(key), { ...rest, signal, request: async () => ({ headers: { ...(await headers?.()) } }) }),
+      );
     },
     stop() {
       const key = stored().getItem(storageKey);
       if (key === null) return;
       // `keepalive`: a Stop followed by leaving the page is still sent. The server remembers a Stop that overtakes its POST.
-      const send = async (): Promise<Response> => fetch(one(key), { method: "DELETE", headers: { ...(await headers?.()) }, keepalive: true });
-      void send().catch(() => send()).catch(() => undefined);
+      const send = async (): Promise<Response> =>
+        fetch(one(key), { method: "DELETE", headers: { ...(await headers?.()) }, keepalive: true });
+      void send()
+        .catch(() => send())
+        .catch(() => undefined);
     },
   };
 }

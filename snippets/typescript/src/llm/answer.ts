@@ -59,7 +59,8 @@ export class Answer {
    * continues and is read again; with a relay, going is a Stop.
    */
   enter(): () => void {
-    if (this.source.attach !== undefined && this.#running === undefined) this.#read((signal) => this.source.attach?.(signal));
+    if (this.source.attach !== undefined && this.#running === undefined)
+      this.#read((signal) => this.source.attach?.(signal));
     return () => this.#end(this.source.attach === undefined ? STOPPED : DETACHED);
   }
 
@@ -91,7 +92,8 @@ export class Answer {
       (error: ChatError | Error) => {
         const code = "code" in error ? error.code : "";
         // A key of an earlier visit whose answer the server no longer has: nothing of this page is lost.
-        if (code === "forgotten" && this.#running === abort && this.#state.status !== "streaming") this.#running = undefined;
+        if (code === "forgotten" && this.#running === abort && this.#state.status !== "streaming")
+          this.#running = undefined;
         else show(code === "stopped" ? { status: "stopped" } : { status: "failed", error });
       },
     );

@@ -4,9 +4,9 @@
 // Guarantee: ids are stable over frames and renders; each message is replaced, never changed, so a view compares references; what a
 // model refused, and what was cut by an error, is not sent to the model again.
 
+import { Answer, type AnswerState } from "./answer.ts";
 // ANCHOR: chat
 import type { AnswerSource } from "./answer-source.ts";
-import { Answer, type AnswerState } from "./answer.ts";
 
 export interface ChatMessage {
   readonly id: string;

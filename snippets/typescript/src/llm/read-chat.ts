@@ -32,7 +32,12 @@ export class ChatError extends Error {
  * Sends one POST and never repeats it: a second one would be a second answer, and paid for. Leaving the loop, or `signal`,
  * closes the connection, which is what stops the relay.
  */
-export async function* postChat(url: string | URL, body: unknown, signal: AbortSignal, idleTimeout = 45_000): AsyncGenerator<ServerSentEvent, void, void> {
+export async function* postChat(
+  url: string | URL,
+  body: unknown,
+  signal: AbortSignal,
+  idleTimeout = 45_000,
+): AsyncGenerator<ServerSentEvent, void, void> {
   const stop = new AbortController();
   const silence = new Silence(idleTimeout);
   try {
@@ -56,7 +61,8 @@ export async function* responseEvents(
   signal: AbortSignal = new AbortController().signal,
   silence: Silence = new Silence(45_000),
 ): AsyncGenerator<ServerSentEvent, void, void> {
-  if (!response.ok || !/^text\/event-stream\b/i.test(response.headers.get("content-type") ?? "")) throw await refusal(response);
+  if (!response.ok || !/^text\/event-stream\b/i.test(response.headers.get("content-type") ?? ""))
+    throw await refusal(response);
   // React Native and some webviews have no `body`: a retry cannot help.
   if (!response.body) throw new ChatError("no_stream", false);
   const parser = new EventStreamParser();

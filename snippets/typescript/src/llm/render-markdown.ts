@@ -13,7 +13,12 @@ export type LinkPolicy = (url: URL) => "open" | "confirm" | "text";
 /** Even a link to your own host acts in the user's name: `[Continue](/logout)`. Allow the ones that you know. */
 export const confirmAll: LinkPolicy = () => "confirm";
 
-export function renderMarkdown(element: Element, markdown: string, toHtml: (markdown: string) => string, links: LinkPolicy = confirmAll): void {
+export function renderMarkdown(
+  element: Element,
+  markdown: string,
+  toHtml: (markdown: string) => string,
+  links: LinkPolicy = confirmAll,
+): void {
   patchChildren(element, [...safeNodes(toHtml(markdown), links).childNodes]);
 }
 // ANCHOR_END: policy
@@ -44,7 +49,8 @@ function copyChildren(from: Node, to: Node, links: LinkPolicy): void {
 function copyElement(element: Element, to: Node, links: LinkPolicy): void {
   const name = element.tagName.toUpperCase();
   if (DROPPED.has(name)) return;
-  if (name === "IMG") return void to.appendChild(document.createTextNode(`[image: ${element.getAttribute("alt") ?? ""}]`));
+  if (name === "IMG")
+    return void to.appendChild(document.createTextNode(`[image: ${element.getAttribute("alt") ?? ""}]`));
   if (name === "INPUT" && element.getAttribute("type") === "checkbox") {
     return void to.appendChild(document.createTextNode(element.hasAttribute("checked") ? "☑ " : "☐ "));
   }
@@ -106,7 +112,12 @@ function patch(old: ChildNode, wanted: ChildNode): boolean {
     else old.data = wanted.data;
     return true;
   }
-  if (!(old instanceof HTMLElement) || !(wanted instanceof HTMLElement) || !old.cloneNode(false).isEqualNode(wanted.cloneNode(false))) return false;
+  if (
+    !(old instanceof HTMLElement) ||
+    !(wanted instanceof HTMLElement) ||
+    !old.cloneNode(false).isEqualNode(wanted.cloneNode(false))
+  )
+    return false;
   patchChildren(old, [...wanted.childNodes]);
   return true;
 }

@@ -13,7 +13,12 @@ export interface Sticky {
 }
 
 /** `content` is the child of `scroller` that grows; `onChange` runs when `atBottom` changes; `near` in CSS pixels. */
-export function stickToBottom(scroller: HTMLElement, content: HTMLElement, onChange: () => void = () => undefined, near = 32): Sticky {
+export function stickToBottom(
+  scroller: HTMLElement,
+  content: HTMLElement,
+  onChange: () => void = () => undefined,
+  near = 32,
+): Sticky {
   let stuck = true;
   let last = scroller.scrollTop;
   const set = (value: boolean): void => {

@@ -52,7 +52,9 @@ export class MarkdownView {
   }
 
   #safe(markdown: string): ChildNode[] {
-    return markdown === "" ? [] : [...safeNodes(this.#options.toHtml(markdown), this.#options.links ?? confirmAll).childNodes];
+    return markdown === ""
+      ? []
+      : [...safeNodes(this.#options.toHtml(markdown), this.#options.links ?? confirmAll).childNodes];
   }
 }
 // ANCHOR_END: view

@@ -16,7 +16,13 @@ export function useChat(chat: Chat): readonly ChatMessage[] {
 }
 
 /** `show` renders one message: Markdown, its error, its buttons. */
-export function ChatLog({ messages, show }: { messages: readonly ChatMessage[]; show: (message: ChatMessage) => ReactNode }): ReactNode {
+export function ChatLog({
+  messages,
+  show,
+}: {
+  messages: readonly ChatMessage[];
+  show: (message: ChatMessage) => ReactNode;
+}): ReactNode {
   const scroller = useRef<HTMLDivElement>(null);
   const content = useRef<HTMLDivElement>(null);
   const sticky = useRef<Sticky>(null);
@@ -30,7 +36,13 @@ export function ChatLog({ messages, show }: { messages: readonly ChatMessage[]; 
   return (
     <>
       {/* Focusable, so that the keyboard can scroll it. */}
-      <div ref={scroller} tabIndex={0} role="region" aria-label="Conversation" style={{ overflowY: "auto", flex: "1 1 0", minHeight: 0 }}>
+      <div
+        ref={scroller}
+        tabIndex={0}
+        role="region"
+        aria-label="Conversation"
+        style={{ overflowY: "auto", flex: "1 1 0", minHeight: 0 }}
+      >
         <div ref={content}>
           {messages.map((message) => (
             <Message key={message.id} message={message} show={show} />
@@ -38,15 +50,28 @@ export function ChatLog({ messages, show }: { messages: readonly ChatMessage[]; 
         </div>
       </div>
       {/* Its text changes when an answer begins and ends: a live region around the tokens would read out each of them. */}
-      <p role="status" style={{ position: "absolute", width: 1, height: 1, overflow: "hidden", clipPath: "inset(50%)" }}>
+      <p
+        role="status"
+        style={{ position: "absolute", width: 1, height: 1, overflow: "hidden", clipPath: "inset(50%)" }}
+      >
         {last === undefined ? "" : announcement(last)}
       </p>
-      {!atBottom && <button type="button" onClick={() => sticky.current?.toBottom()}>To the newest message</button>}
+      {!atBottom && (
+        <button type="button" onClick={() => sticky.current?.toBottom()}>
+          To the newest message
+        </button>
+      )}
     </>
   );
 }
 
-const Message = memo(function Message({ message, show }: { message: ChatMessage; show: (message: ChatMessage) => ReactNode }) {
+const Message = memo(function Message({
+  message,
+  show,
+}: {
+  message: ChatMessage;
+  show: (message: ChatMessage) => ReactNode;
+}) {
   return <article aria-busy={message.answer?.status === "streaming"}>{show(message)}</article>;
 });
 

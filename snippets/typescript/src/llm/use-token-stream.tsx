@@ -7,8 +7,8 @@
 
 // ANCHOR: hook
 import { useCallback, useEffect, useState, useSyncExternalStore } from "react";
-import { type AnswerSource, relaySource } from "./answer-source.ts";
 import { Answer, type AnswerState } from "./answer.ts";
+import { type AnswerSource, relaySource } from "./answer-source.ts";
 
 export type TokenStream = AnswerState & { send: (body: unknown) => void; stop: () => void };
 

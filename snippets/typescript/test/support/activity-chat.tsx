@@ -8,8 +8,12 @@ function Chat({ source }: { source: string | AnswerSource }): React.ReactNode {
   const { text, status, send, stop } = useTokenStream(source);
   return (
     <main>
-      <button id="send" onClick={() => send({ messages: [{ role: "user", content: "Hello" }] })}>Send</button>
-      <button id="stop" onClick={stop}>Stop</button>
+      <button id="send" onClick={() => send({ messages: [{ role: "user", content: "Hello" }] })}>
+        Send
+      </button>
+      <button id="stop" onClick={stop}>
+        Stop
+      </button>
       <p id="status">{status}</p>
       <output>{text}</output>
     </main>
@@ -20,7 +24,9 @@ function App({ source }: { source: string | AnswerSource }): React.ReactNode {
   const [visible, setVisible] = useState(true);
   return (
     <>
-      <button id="navigate" onClick={() => setVisible((before) => !before)}>Navigate</button>
+      <button id="navigate" onClick={() => setVisible((before) => !before)}>
+        Navigate
+      </button>
       <Activity mode={visible ? "visible" : "hidden"}>
         <Chat source={source} />
       </Activity>
@@ -29,5 +35,9 @@ function App({ source }: { source: string | AnswerSource }): React.ReactNode {
 }
 
 export function mountActivity(source: string | AnswerSource = "/chat"): void {
-  createRoot(document.body.appendChild(document.createElement("div"))).render(<StrictMode><App source={source} /></StrictMode>);
+  createRoot(document.body.appendChild(document.createElement("div"))).render(
+    <StrictMode>
+      <App source={source} />
+    </StrictMode>,
+  );
 }

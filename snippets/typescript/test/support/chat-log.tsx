@@ -27,10 +27,19 @@ function Page(): React.ReactNode {
 }
 
 export function mountLog(): void {
-  createRoot(document.body.appendChild(document.createElement("div"))).render(<StrictMode><Page /></StrictMode>);
+  createRoot(document.body.appendChild(document.createElement("div"))).render(
+    <StrictMode>
+      <Page />
+    </StrictMode>,
+  );
 }
 
-export function mountSticky(): { scroller: HTMLElement; grow: () => Promise<void>; sticky: Sticky; frames: () => Promise<void> } {
+export function mountSticky(): {
+  scroller: HTMLElement;
+  grow: () => Promise<void>;
+  sticky: Sticky;
+  frames: () => Promise<void>;
+} {
   const scroller = document.body.appendChild(document.createElement("div"));
   scroller.style.cssText = "height: 200px; overflow-y: auto";
   const content = scroller.appendChild(document.createElement("div"));
