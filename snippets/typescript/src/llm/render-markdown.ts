@@ -49,20 +49,27 @@ function copyChildren(from: Node, to: Node, links: LinkPolicy): void {
 function copyElement(element: Element, to: Node, links: LinkPolicy): void {
   const name = element.tagName.toUpperCase();
   if (DROPPED.has(name)) return;
-  if (name === "IMG")
-    return void to.appendChild(document.createTextNode(`[image: ${element.getAttribute("alt") ?? ""}]`));
-  if (name === "INPUT" && element.getAttribute("type") === "checkbox") {
-    return void to.appendChild(document.createTextNode(element.hasAttribute("checked") ? "☑ " : "☐ "));
+  if (name === "IMG") {
+    to.appendChild(document.createTextNode(`[image: ${element.getAttribute("alt") ?? ""}]`));
+  } else if (name === "INPUT" && element.getAttribute("type") === "checkbox") {
+    to.appendChild(document.createTextNode(element.hasAttribute("checked") ? "☑ " : "☐ "));
+  } else if (name === "A") {
+    copyLink(element, to, links);
+  } else if (ALLOWED.has(name)) {
+    to.appendChild(copyAllowed(name, element, links));
+  } else {
+    copyChildren(element, to, links);
   }
-  if (!ALLOWED.has(name)) return copyChildren(element, to, links);
-  if (name === "A") return copyLink(element, to, links);
+}
+
+function copyAllowed(name: string, element: Element, links: LinkPolicy): HTMLElement {
   const copy = document.createElement(name);
   const start = element.getAttribute("start") ?? "";
   if (name === "OL" && /^\d{1,9}$/.test(start)) copy.setAttribute("start", start);
   const language = /^language-[\w+#.-]{1,40}$/.exec(element.getAttribute("class") ?? "");
   if (name === "CODE" && language !== null) copy.className = language[0]; // for a highlighter
   copyChildren(element, copy, links);
-  to.appendChild(copy);
+  return copy;
 }
 
 function copyLink(element: Element, to: Node, links: LinkPolicy): void {
