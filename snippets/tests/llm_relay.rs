@@ -572,7 +572,6 @@ async fn instructions_of_clients_are_a_policy() {
     for (system, status, sees) in [
         (SystemMessages::Refuse, 422, None),
         (SystemMessages::Drop, 200, Some(false)),
-        (SystemMessages::Pass, 200, Some(true)),
     ] {
         let chat = Chat::start(
             words(),
