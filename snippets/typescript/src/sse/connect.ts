@@ -5,7 +5,6 @@
 // Guarantees: one event at a time, in order; at most 64 KiB are read ahead of the loop (backpressure), and an id counts
 // as handled when the loop asks for the next event. `break` and `signal` close the connection at once.
 
-// ANCHOR: options
 import { EventStreamParser, type ServerSentEvent } from "./event-stream.ts";
 
 /** The server has answered in a way that asking again cannot change, or must not. */
@@ -19,6 +18,7 @@ export class EventStreamError extends Error {
   }
 }
 
+// ANCHOR: options
 export interface ConnectOptions {
   /** Ends everything: request, read, wait. The generator then throws `signal.reason`. */
   signal: AbortSignal;

@@ -8,6 +8,7 @@
 // ANCHOR: options
 export type Data = string | ArrayBuffer;
 
+// ANCHOR: codes
 /** `later` begins with a delay eight times as long. */
 export type AfterClose = "stop" | "retry" | "later";
 
@@ -21,6 +22,7 @@ export const CLOSE_CODES: Readonly<Record<number, AfterClose>> = {
   1013: "later", // overloaded, or too many messages
   4029: "later", // too many messages
 };
+// ANCHOR_END: codes
 
 export interface ClientOptions {
   /** Called before each attempt: a ticket in the URL is valid once. */
@@ -114,6 +116,7 @@ export class WebSocketClient {
     this.#abandon(code, reason);
   }
 
+  // ANCHOR: connection
   async #connect(): Promise<void> {
     const generation = ++this.#generation;
     clearTimeout(this.#timer);
@@ -213,6 +216,8 @@ export class WebSocketClient {
     this.#timer = setTimeout(() => void this.#connect(), minDelay + Math.random() * bound);
     this.#say("waiting");
   }
+
+  // ANCHOR_END: connection
 
   /** The network or the page is back: a wait ends, and an open connection proves that it lives. */
   #wake(networkChanged: boolean): void {
