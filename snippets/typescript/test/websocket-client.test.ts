@@ -70,7 +70,6 @@ describe("WebSocketClient", () => {
     for (const [code, wait] of [
       [1012, 10],
       [4408, 10],
-      [4419, 10],
       [1013, 80],
       [4029, 80],
     ] as const) {

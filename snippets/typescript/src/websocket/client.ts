@@ -17,8 +17,7 @@ export const CLOSE_CODES: Readonly<Record<number, AfterClose>> = {
   1008: "stop", // policy: what this client sends is malformed, and would be again
   4401: "stop", // not authenticated: log in
   4403: "stop", // authenticated, and not allowed
-  4408: "retry", // no first message in time
-  4419: "retry", // the session or ticket has expired: `url` is called for a new one
+  4408: "retry", // the session, ticket or time for the first message has expired: `url` fetches a new ticket
   1013: "later", // overloaded, or too many messages
   4029: "later", // too many messages
 };

@@ -15,7 +15,7 @@ export interface Session<U> {
   /** One user, however many connections. */
   id: string;
   user: U;
-  /** `Date.now()` at which the session ends; the socket is closed with 4419 then. */
+  /** `Date.now()` at which the session ends; the socket is closed with 4408 then. */
   expiresAt?: number;
 }
 
@@ -153,7 +153,7 @@ export function serveWebSockets<U>(http: Server, options: ServerOptions<U>): Soc
     users.set(session.id, own.add(client));
     const timers = [
       every(pingEvery, heartbeat(socket)),
-      atTime(session.expiresAt, () => client.close(4419, "expired")),
+      atTime(session.expiresAt, () => client.close(4408, "expired")),
     ];
     try {
       options.onOpen?.(client);
