@@ -25,7 +25,10 @@ function publish(name, data) {
   // JSON has no raw line break, and the name is checked: nothing can be injected into the format.
   const block = `id: ${epoch}-${next()}\nevent: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
   log.push(block);
-  if (log.length > MAX_EVENTS) (log.shift(), first++);
+  if (log.length > MAX_EVENTS) {
+    log.shift();
+    first++;
+  }
   for (const stream of streams) send(stream, block);
 }
 
@@ -44,7 +47,9 @@ function replay(cursor) {
   const reason =
     seq === undefined ? "invalid" : life !== epoch ? "epoch" : seq >= next() ? "ahead" : +seq + 1 < first && "trimmed";
   if (!reason) return `retry: ${retry()}\n\n` + log.slice(+seq + 1 - first).join("");
-  return `retry: ${retry()}\n\nid: ${epoch}-${first - 1}\nevent: reset\ndata: {"reason":"${reason}"}\n\n` + log.join("");
+  return (
+    `retry: ${retry()}\n\nid: ${epoch}-${first - 1}\nevent: reset\ndata: {"reason":"${reason}"}\n\n` + log.join("")
+  );
 }
 
 const retry = () => 1500 + Math.floor(Math.random() * 3000); // a restart is not followed by all clients at once
@@ -73,7 +78,8 @@ async function receive(request, response) {
   try {
     message = JSON.parse(Buffer.concat(chunks).toString());
   } catch {}
-  const ok = /^[A-Za-z0-9._:~-]{1,64}$/.test(message?.event) && !/^(error|open|reset|ping|restart)$/.test(message.event);
+  const ok =
+    /^[A-Za-z0-9._:~-]{1,64}$/.test(message?.event) && !/^(error|open|reset|ping|restart)$/.test(message.event);
   if (!ok || message.data === undefined) return response.writeHead(422).end();
   publish(message.event, message.data);
   response.writeHead(202).end();

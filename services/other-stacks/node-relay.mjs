@@ -30,7 +30,7 @@ async function chat(request, response) {
   const events = answer(messages, stop.signal);
   let heartbeat;
   try {
-    let { first, head } = firstWithin(events);
+    const { first, head } = firstWithin(events);
     await head;
     response.writeHead(200, HEADERS).flushHeaders();
     heartbeat = setInterval(() => response.write(PING), 15_000);
