@@ -8,9 +8,10 @@ use axum::{Extension, Router};
 use snippets::llm::per_user::PerUser;
 use snippets::llm::relay::{self, Relay, UserId};
 use snippets::llm::upstream::{Dialect, Upstream};
-use snippets::sse::message::Message;
-use snippets::sse::resume::{self, Log};
+use snippets::sse::event::Event;
+use snippets::sse::log::{self, Log};
 use snippets::sse::serve::{self, Streams};
+use snippets::sse::{resume, streams as core};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::messages;
 use snippets::websocket::serve::Sockets;
@@ -44,17 +45,18 @@ async fn services_pass() {
 }
 
 async fn sse_resume_passes() {
-    let log = Arc::new(Log::new(1, 1000, 1 << 20));
-    let addr = start(resume::app(
-        Arc::clone(&log),
-        streams(Duration::from_secs(2)),
-    ))
-    .await;
+    let log = Log::new(log::Config::complete(1000, 1 << 20));
+    let config = core::Config {
+        heartbeat: Duration::from_secs(2),
+        ..core::Config::default()
+    };
+    let streams = core::Streams::start(config, CancellationToken::new());
+    let addr = start(resume::app(Arc::clone(&log), streams)).await;
     let mut options = options(addr, "/events");
     options.resumable = true;
     options.skip = crate::support::without_stalls();
     options.publish = Publish::Call(Arc::new(move |n| {
-        log.publish(Message::new("tick", &n).unwrap()).unwrap();
+        log.publish(&Event::new("tick", &n).unwrap()).unwrap();
     }));
     let report = probe(Kind::Sse, &options).await;
     assert_failed(&report, &[]);

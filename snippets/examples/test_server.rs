@@ -20,10 +20,10 @@ use snippets::llm::relay::{self, Relay, UserId};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::llm::ui_message_stream::{ui_parts, ui_response};
 use snippets::llm::upstream::{Dialect, Upstream};
-use snippets::sse::message::Message;
-use snippets::sse::resume::Log;
+use snippets::sse::event::Event;
+use snippets::sse::log::{self, Log};
 use snippets::sse::serve::{Config, Streams};
-use snippets::sse::{jobs, resume, wire};
+use snippets::sse::{jobs, resume, streams, wire};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Full;
 use snippets::websocket::protect::User;
@@ -231,32 +231,34 @@ async fn llm() -> std::io::Result<Router> {
 
 /// `sse/resume` at `/events` and `sse/jobs` at `/jobs/1/events`, with their producers' ends.
 fn sse_scene() -> Router {
-    let config = Config {
+    let config = streams::Config {
         heartbeat: Duration::from_millis(100),
-        retry_min: Duration::from_millis(20),
-        retry_spread: Duration::from_millis(20),
-        ..Config::default()
+        retry: Duration::from_millis(30),
+        drain_spread: Duration::ZERO,
+        ..streams::Config::default()
     };
     let shutdown = CancellationToken::new();
-    let streams = Streams::new(config, shutdown.clone());
-    let log = Arc::new(Log::new(rand::random(), 8, 1 << 20));
+    let streams = streams::Streams::start(config, shutdown.clone());
+    let log = Log::new(log::Config::complete(8, 1 << 20));
     let known = jobs::Jobs::default();
     let worker = Arc::new(known.insert(1));
 
     let publish = {
         let log = log.clone();
         move |Path(name): Path<String>, body: String| async move {
-            let message = Message::new(&name, &body);
-            let message = message.map(|m| if name == "done" { m.last() } else { m });
-            match message.map_err(Into::into).and_then(|m| log.publish(m)) {
-                Ok(()) => StatusCode::NO_CONTENT.into_response(),
+            let event = Event::new(&name, &body);
+            let event = event.map(|e| if name == "done" { e.last() } else { e });
+            match event.map_err(Into::into).and_then(|e| log.publish(&e)) {
+                Ok(_) => StatusCode::NO_CONTENT.into_response(),
                 Err(error) => (StatusCode::CONFLICT, error.to_string()).into_response(),
             }
         }
     };
     let progress = move |Path(percent): Path<u8>| async move {
-        worker.send_replace(jobs::Progress { percent });
-        StatusCode::NO_CONTENT
+        match &*worker {
+            Ok(worker) if worker.set(jobs::Progress { percent }).is_ok() => StatusCode::NO_CONTENT,
+            _ => StatusCode::CONFLICT,
+        }
     };
     let end_streams = move || async move {
         shutdown.cancel();

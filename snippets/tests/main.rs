@@ -10,6 +10,7 @@
 )]
 
 mod anti_patterns;
+mod connections_listen;
 mod llm_mcp;
 mod llm_providers;
 mod llm_relay;

@@ -89,7 +89,7 @@ impl Stream {
         for (name, value) in parts
             .headers
             .iter()
-            .filter(|(name, _)| *name != header::CONNECTION)
+            .filter(|(name, _)| !answer.close || *name != header::CONNECTION)
         {
             put(
                 &mut first,

@@ -15,8 +15,8 @@ use super::{
     chat::ChatEvent, meter::Meter, public_error::PublicError, relay::Relay, upstream::Turn,
 };
 use crate::sse::{
+    legacy::Log,
     message::{InvalidMessage, LastEventId, Message},
-    resume::Log,
 };
 
 /// One answer.

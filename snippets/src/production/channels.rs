@@ -20,9 +20,9 @@ use axum::{
 };
 
 use crate::sse::{
+    legacy::Log,
+    legacy::while_valid,
     message::LastEventId,
-    protect::while_valid,
-    resume::Log,
     serve::{self, Streams},
 };
 

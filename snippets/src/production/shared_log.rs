@@ -26,8 +26,8 @@ use super::{
     store::{Store, id},
 };
 use crate::sse::{
+    legacy::Reset,
     message::{InvalidMessage, LastEventId, Message},
-    resume::Reset,
     serve::{self, Streams},
 };
 

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     cursor::{Cursor, Ids, Reason},
-    event::{Event, LastEventId, Names},
+    event::{Event, InvalidEvent, LastEventId, Names},
     log_reader::Reader,
 };
 
@@ -106,6 +106,9 @@ pub enum PublishError {
     /// The terminal event was published.
     #[error("the log is finished")]
     Finished,
+    /// The event was not built. No function here returns it: with it, building and publishing need one error type.
+    #[error(transparent)]
+    Invalid(#[from] InvalidEvent),
 }
 // ANCHOR_END: config
 

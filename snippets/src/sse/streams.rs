@@ -141,8 +141,7 @@ impl Streams {
     /// # Errors
     /// If all permits are taken, or the shutdown has begun.
     pub fn admit(&self) -> Result<Slot, Refused> {
-        let retry = self.retry.mul_f64(rand::random_range(0.5..1.5));
-        let place = self.crowd.enter().ok_or(Refused { retry })?;
+        let place = self.crowd.enter().ok_or_else(|| self.refusal())?;
         let max_age = self.max_age.mul_f64(rand::random_range(0.8..=1.0));
         let max_beats = max_age
             .div_duration_f64(self.crowd.rules().heartbeat)
@@ -150,10 +149,17 @@ impl Streams {
             .max(1.0) as u32;
         Ok(Slot {
             place,
-            retry: retry.as_millis() as u32,
+            retry: self.refusal().retry.as_millis() as u32,
             max_beats,
             names: self.names,
         })
+    }
+
+    /// What a client gets that is refused for another reason, such as too many topics.
+    pub fn refusal(&self) -> Refused {
+        Refused {
+            retry: self.retry.mul_f64(rand::random_range(0.5..1.5)),
+        }
     }
 
     /// The number of open streams, for a gauge.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use futures::{FutureExt, Stream, StreamExt, stream};
 use snippets::production::channels::{Channel, Channels, Reader};
+use snippets::sse::legacy::Log;
 use snippets::sse::message::{LastEventId, Message};
-use snippets::sse::resume::Log;
 use snippets::sse::serve::{Config, Streams};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;

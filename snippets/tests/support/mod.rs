@@ -12,6 +12,7 @@ pub mod gated;
 pub mod gauge;
 pub mod proxy;
 pub mod raw;
+pub mod reader;
 pub mod server;
 pub mod sse_reference;
 pub mod transcript;

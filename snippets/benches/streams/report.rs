@@ -17,29 +17,7 @@ pub enum Better {
 
 pub fn write(chapter: &str, title: &str, columns: &[&str], rows: &[Row], better: Better) {
     let table = table(columns, rows);
-    println!("{title}\n\n{table}");
-    let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../book/src/sse");
-    fs::write(
-        book.join(format!("{chapter}-bench.svg")),
-        chart(title, columns, rows, better),
-    )
-    .unwrap();
-    let page = book.join(format!("{chapter}.md"));
-    let text = fs::read_to_string(&page).unwrap_or_default();
-    let (begin, end) = ("<!-- bench -->\n", "<!-- /bench -->");
-    let marks = text
-        .split_once(begin)
-        .and_then(|(before, rest)| rest.split_once(end).map(|(_, after)| (before, after)));
-    match marks {
-        Some((before, after)) => {
-            fs::write(
-                &page,
-                format!("{before}{begin}{title}:\n\n{table}{end}{after}"),
-            )
-            .unwrap();
-        }
-        None => println!("no marks in {}: the table is not written", page.display()),
-    }
+    fill(chapter, title, &table, &chart(title, columns, rows, better));
 }
 
 /// Each value, and in brackets its ratio to the first row's.
@@ -57,6 +35,86 @@ fn table(columns: &[&str], rows: &[Row]) -> String {
         writeln!(out, "| {} | {} |", row.name, cells.join(" | ")).unwrap();
     }
     out
+}
+
+/// The table of the event streams: CPU with its ratio to the floor, memory as it is.
+pub fn streams(subscribers: usize, idle: usize, rows: &[Row]) {
+    let title = format!(
+        "{subscribers} subscribers, events of 100 bytes; {idle} idle connections; one worker thread, loopback"
+    );
+    let mut table = String::from(
+        "| | CPU µs per delivery, 1 in flight | 4 in flight | KiB per idle connection | after a storm |\n\
+         |---|---:|---:|---:|---:|\n",
+    );
+    let floor = &rows[0].values;
+    for row in rows {
+        let [one, four, idle, storm] = row.values[..] else {
+            panic!("four columns")
+        };
+        let kib = |kib: f64| match kib {
+            0.0 => String::new(),
+            _ => format!("{kib:.1}"),
+        };
+        writeln!(
+            table,
+            "| {} | {one:.2} (×{:.2}) | {four:.2} (×{:.2}) | {} | {} |",
+            row.name,
+            one / floor[0],
+            four / floor[1],
+            kib(idle),
+            kib(storm)
+        )
+        .unwrap();
+    }
+    let numbers: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            serde_json::json!({
+                "name": row.name,
+                "ratio": [row.values[0] / floor[0], row.values[1] / floor[1]],
+                "kib": row.values[2..],
+            })
+        })
+        .collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let numbers = serde_json::to_string_pretty(&numbers).unwrap();
+    fs::write(root.join("target/streams.json"), numbers).unwrap();
+    let columns = [
+        "CPU µs per delivery, one event in flight",
+        "KiB per idle connection",
+    ];
+    let charted: Vec<Row> = rows
+        .iter()
+        .map(|row| Row {
+            name: row.name.clone(),
+            values: vec![row.values[0], row.values[2]],
+        })
+        .collect();
+    fill(
+        "serve",
+        &title,
+        &table,
+        &chart(&title, &columns, &charted, Better::Less),
+    );
+}
+
+fn fill(chapter: &str, title: &str, table: &str, chart: &str) {
+    println!("{title}\n\n{table}");
+    let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../book/src/sse");
+    fs::write(book.join(format!("{chapter}-bench.svg")), chart).unwrap();
+    let page = book.join(format!("{chapter}.md"));
+    let text = fs::read_to_string(&page).unwrap_or_default();
+    let (begin, end) = ("<!-- bench -->\n", "<!-- /bench -->");
+    let marks = text
+        .split_once(begin)
+        .and_then(|(before, rest)| rest.split_once(end).map(|(_, after)| (before, after)));
+    match marks {
+        Some((before, after)) => {
+            let text = format!("{before}{begin}{title}:\n\n{table}{end}{after}");
+            fs::write(&page, text).unwrap();
+        }
+        None => println!("no marks in {}: the table is not written", page.display()),
+    }
 }
 
 /// One group of bars for each column. Text takes the page's colour; the bars are legible on both.
@@ -91,7 +149,7 @@ fn chart(title: &str, columns: &[&str], rows: &[Row], better: Better) -> String 
             let y = top + 10.0 + at as f64 * bar;
             let value = row.values[column];
             let length = (value / most * (width - label - 80.0)).max(1.0);
-            let class = if ["fanout", "wire", "same"]
+            let class = if ["sse/", "wire", "same"]
                 .iter()
                 .any(|ours| row.name.contains(ours))
             {
