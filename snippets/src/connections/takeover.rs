@@ -203,7 +203,7 @@ fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
 }
 
 fn put_chunk(out: &mut Vec<u8>, data: &[u8]) {
-    let _ = write!(out, "{:x}\r\n", data.len());
+    let _ = write!(out, "{:X}\r\n", data.len());
     put(out, &[data, b"\r\n"]);
 }
 // ANCHOR_END: takeover
