@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use axum::{Extension, Router};
 use snippets::llm::per_user::PerUser;
-use snippets::llm::relay::{self, Relay, UserId};
+use snippets::llm::relay::{self, Relay};
+use snippets::llm::request::UserId;
 use snippets::llm::upstream::{Dialect, Upstream};
 use snippets::sse::event::Event;
 use snippets::sse::log::{self, Log};
-use snippets::sse::serve::{self, Streams};
-use snippets::sse::{resume, streams as core};
+use snippets::sse::resume;
+use snippets::sse::streams::{self, Streams};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::messages;
 use snippets::websocket::serve::Sockets;
@@ -28,11 +29,11 @@ async fn start(app: Router) -> SocketAddr {
 }
 
 fn streams(heartbeat: Duration) -> Streams {
-    let config = serve::Config {
+    let config = streams::Config {
         heartbeat,
-        ..serve::Config::default()
+        ..streams::Config::default()
     };
-    Streams::new(config, CancellationToken::new())
+    Streams::start(config, CancellationToken::new())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,11 +47,7 @@ async fn services_pass() {
 
 async fn sse_resume_passes() {
     let log = Log::new(log::Config::complete(1000, 1 << 20));
-    let config = core::Config {
-        heartbeat: Duration::from_secs(2),
-        ..core::Config::default()
-    };
-    let streams = core::Streams::start(config, CancellationToken::new());
+    let streams = streams(Duration::from_secs(2));
     let addr = start(resume::app(Arc::clone(&log), streams)).await;
     let mut options = options(addr, "/events");
     options.resumable = true;

@@ -12,11 +12,10 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, future, stream};
-use snippets::llm::chat::{ChatEvent, Done, Kind};
+use snippets::llm::chat::{ChatEvent, Done, Kind, Names};
 use snippets::llm::providers::{ModelError, ModelEvent, Usage};
 use snippets::sse::event::{Event, InvalidEvent, LastEventId};
 use snippets::sse::log::{self, Log};
-use snippets::sse::message::{InvalidMessage, Message};
 use snippets::sse::resume;
 use snippets::sse::streams::{self, Chunk, Produced, Source, Streams};
 use tokio::sync::{broadcast, watch};
@@ -180,46 +179,33 @@ impl Feed {
 pub fn answer(
     events: impl Stream<Item = Result<ModelEvent, ModelError>> + Send + 'static,
 ) -> Response {
-    answer_with(events, |error| ChatEvent::Failed(error.into()).message())
-}
-
-/// Until `chat.rs` makes events.
-fn ported(message: Message) -> Result<Event, InvalidEvent> {
-    let event = Event::text(message.name(), message.data())?;
-    Ok(if message.is_last() {
-        event.last()
-    } else {
-        event
+    answer_with(events, |error| {
+        ChatEvent::Failed(error.into()).event(&Names::default())
     })
 }
 
-/// The same with another way to tell of a failure.
+/// The same with another way to report a failure.
 pub fn answer_with(
     events: impl Stream<Item = Result<ModelEvent, ModelError>> + Send + 'static,
-    failed: fn(&ModelError) -> Result<Message, InvalidMessage>,
+    failed: fn(&ModelError) -> Result<Event, InvalidEvent>,
 ) -> Response {
     let events = events.chain(stream::iter([Err(ModelError::Truncated)]));
-    respond(
-        events
-            .filter_map(move |event| {
-                future::ready(match event {
-                    Ok(ModelEvent::Text(text)) => {
-                        Some(ChatEvent::Delta(Kind::Text, text).message())
-                    }
-                    Ok(ModelEvent::Finish { reason, tool_calls }) => {
-                        let done = Done {
-                            reason,
-                            tool_calls,
-                            usage: Usage::default(),
-                        };
-                        Some(ChatEvent::Done(Arc::new(done)).message())
-                    }
-                    Ok(_) => None,
-                    Err(error) => Some(failed(&error).map(Message::last)),
-                })
-            })
-            .map(|message| ported(message.unwrap())),
-    )
+    let sent = |event: ChatEvent| Some(event.event(&Names::default()));
+    respond(events.filter_map(move |event| {
+        future::ready(match event {
+            Ok(ModelEvent::Text(text)) => sent(ChatEvent::Delta(Kind::Text, text)),
+            Ok(ModelEvent::Finish { reason, tool_calls }) => {
+                let done = Done {
+                    reason,
+                    tool_calls,
+                    usage: Usage::default(),
+                };
+                sent(ChatEvent::Done(Arc::new(done)))
+            }
+            Ok(_) => None,
+            Err(error) => Some(failed(&error).map(Event::last)),
+        })
+    }))
 }
 
 /// The Close that an error of the library calls for, which it does not send itself.
