@@ -1,6 +1,6 @@
 //! `cargo bench -p snippets --bench streams`: what each pattern of event streams costs a server, beside the floor (one
 //! bare write per subscriber, in one thread) and axum's `Sse`; and the speed of the parser. Rewrites the tables between
-//! `<!-- bench -->` marks in `book/src/sse/{serve,wire}.md` and the charts next to them, and stores the numbers in
+//! `<!-- bench -->` marks in `book/src/sse/{fanout,wire}.md` and the charts next to them, and stores the numbers in
 //! `target/streams.json`. Needs Linux (`/proc`) and 4,100 file descriptors. `-- events` or `-- wire` runs one part.
 
 #![allow(

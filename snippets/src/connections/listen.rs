@@ -45,6 +45,7 @@ use super::{
     takeover::{Answer, Stream, is_event_stream, lists},
 };
 
+// ANCHOR: limits
 /// What ends a connection that has stopped reading, and bounds what the kernel keeps for it.
 #[derive(Debug, Clone, Copy)]
 pub struct SocketLimits {
@@ -56,6 +57,7 @@ pub struct SocketLimits {
     /// `SO_SNDBUF` in bytes. Linux doubles it; unset, it grows the buffer of a stalled client to megabytes.
     pub send_buffer: usize,
 }
+// ANCHOR_END: limits
 
 impl Default for SocketLimits {
     fn default() -> Self {

@@ -22,6 +22,7 @@ use super::{
     topics::Topics,
 };
 
+// ANCHOR: feed
 /// A feed: a client without a cursor starts at the next event, and one that is 256 events behind reconnects and is served
 /// what the log keeps. Change what your contract has otherwise.
 pub fn feed() -> Config {
@@ -33,7 +34,9 @@ pub fn feed() -> Config {
         ..Config::complete(1024, 256 * 1024)
     }
 }
+// ANCHOR_END: feed
 
+// ANCHOR: routes
 /// `GET /topics/{topic}/events`. Decide in front of it which topics a user may read.
 pub fn app(topics: Topics, streams: Streams) -> Router {
     Router::new()
@@ -60,4 +63,5 @@ async fn events(
         }
     }
 }
+// ANCHOR_END: routes
 // ANCHOR_END: fanout

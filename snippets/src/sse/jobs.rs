@@ -41,6 +41,7 @@ pub struct Progress {
 pub struct Jobs(Arc<RwLock<HashMap<u64, Arc<Log>>>>);
 
 impl Jobs {
+    // ANCHOR: worker
     /// Registers a job at 0 percent and returns its worker's end.
     ///
     /// # Errors
@@ -54,6 +55,7 @@ impl Jobs {
         jobs.insert(id, log);
         Ok(worker)
     }
+    // ANCHOR_END: worker
 
     /// Forgets a job; its events are 404 from now on. Open streams continue.
     pub fn remove(&self, id: u64) {
@@ -67,6 +69,7 @@ impl Jobs {
     }
 }
 
+// ANCHOR: set
 /// The end of a job that its worker holds. Dropped before 100 percent (a panic, an aborted task), it publishes `failed`.
 pub struct Worker(Writer);
 
@@ -83,6 +86,7 @@ impl Worker {
         self.0.log.publish(&event).map(drop)
     }
 }
+// ANCHOR_END: set
 
 /// `GET /jobs/{id}/events`.
 pub fn app(jobs: Jobs, streams: Streams) -> Router {
@@ -91,6 +95,7 @@ pub fn app(jobs: Jobs, streams: Streams) -> Router {
         .with_state((jobs, streams))
 }
 
+// ANCHOR: route
 async fn events(
     State((jobs, streams)): State<(Jobs, Streams)>,
     Path(id): Path<u64>,
@@ -108,4 +113,5 @@ async fn events(
         Err(refused) => refused.into_response(),
     }
 }
+// ANCHOR_END: route
 // ANCHOR_END: jobs

@@ -32,6 +32,7 @@ use super::{
     until::{Until, Users, invalid},
 };
 
+// ANCHOR: refusals
 /// Everything that a refused client is told, as `{"code": …}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "code", rename_all = "snake_case")]
@@ -57,6 +58,7 @@ impl IntoResponse for PublicError {
         (status, [(name, value)], Json(self)).into_response()
     }
 }
+// ANCHOR_END: refusals
 
 /// Valid sessions: token and user. Stands for the session store that you have.
 #[derive(Debug, Default)]
@@ -134,6 +136,7 @@ struct Ticket {
     ticket: Option<String>,
 }
 
+// ANCHOR: events
 async fn events(
     State(service): State<Arc<Service>>,
     query: Result<Query<Ticket>, QueryRejection>,
@@ -172,6 +175,7 @@ async fn events(
     };
     Ok(slot.respond(Until::new(reader, over, unauthorized)))
 }
+// ANCHOR_END: events
 
 /// The terminal event of a stream that is no longer allowed.
 fn unauthorized() -> Result<Event, InvalidEvent> {

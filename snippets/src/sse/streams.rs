@@ -29,6 +29,7 @@ use super::{
 };
 use crate::connections::crowd::{Crowd, Due, Place, Rules};
 
+// ANCHOR: source
 /// What one pattern sends.
 pub trait Source: Send + Unpin + 'static {
     /// The next bytes: complete events. `None` ends the response.
@@ -44,6 +45,7 @@ pub trait Source: Send + Unpin + 'static {
         None
     }
 }
+// ANCHOR_END: source
 
 /// Bytes of complete events.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +68,7 @@ impl From<&Event> for Chunk {
     }
 }
 
+// ANCHOR: settings
 /// What all streams of a service share.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -83,6 +86,7 @@ pub struct Config {
     /// The names of the events that a stream sends on its own.
     pub names: Names,
 }
+// ANCHOR_END: settings
 
 impl Default for Config {
     fn default() -> Self {
@@ -233,6 +237,7 @@ impl Slot {
     }
 }
 
+// ANCHOR: body
 /// The body of an event stream.
 struct Events<S> {
     begun: bool,
@@ -279,6 +284,7 @@ impl<S: Source> http_body::Body for Events<S> {
         }
         Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk.bytes))))
     }
+    // ANCHOR_END: body
 
     fn is_end_stream(&self) -> bool {
         self.source.is_none()

@@ -22,6 +22,7 @@ use super::{
     streams::{Chunk, Source},
 };
 
+// ANCHOR: ending
 /// `source`, until `over` completes; then the terminal event `last`. A busy source does not delay it.
 pub struct Until<S> {
     source: S,
@@ -66,6 +67,7 @@ pub async fn invalid<F: Future<Output = bool>>(every: Duration, valid: impl Fn()
         }
     }
 }
+// ANCHOR_END: ending
 
 /// The users that have open streams in this process. It keeps nothing of a user without one. Cloning is cheap.
 #[derive(Clone, Default)]
