@@ -16,7 +16,9 @@ fn copy() -> TempDir {
     let mut files = vec![
         PathBuf::from("SKILL.md"),
         PathBuf::from("README.md"),
+        PathBuf::from("Cargo.toml"),
         PathBuf::from("Cargo.lock"),
+        PathBuf::from("copying.tsv"),
     ];
     for folder in [
         "book",
@@ -28,6 +30,7 @@ fn copy() -> TempDir {
         "tests",
         "evals",
         "agents",
+        "services",
     ] {
         pack::walk(&root, Path::new(folder), &mut |path| {
             files.push(path.to_owned())
@@ -180,10 +183,27 @@ fn a_stale_checklist_or_anti_pattern_block_is_found() {
         t.replacen(" | ", " | x", 3)
     });
     assert_red(&fences(copy.path()), "anti-patterns block is out of date");
-    edit(copy.path(), "book/src/copying.md", |t| {
-        t.replacen("| sse/resume |", "| sse/resumed |", 1)
+}
+
+#[test]
+fn a_stale_table_of_copies_is_found() {
+    let copy = copy();
+    let root = copy.path();
+    pack::report(&pack::copying::check(root, false));
+    edit(root, "copying.tsv", |t| {
+        t.replacen("\nsse/resume\t", "\nsse/resumed\t", 1)
     });
-    assert_red(&fences(copy.path()), "copying block is out of date");
+    assert_red(&pack::copying::check(root, false), "out of date");
+    pack::report(&pack::copying::check(root, true));
+    // A sibling that the code begins to use is needed.
+    edit(root, "snippets/src/streams/tee.rs", |t| {
+        t + "\n// super::pace is only named here.\npub use super::cancel::observed;\n"
+    });
+    assert_red(&pack::copying::check(root, false), "out of date");
+    let rows = pack::copying::rows(root).unwrap();
+    let tee = rows.iter().find(|row| row.name == "streams/tee").unwrap();
+    assert!(tee.files.contains("streams/cancel.rs"), "{tee:?}");
+    assert!(!tee.files.contains("streams/pace.rs"), "{tee:?}");
 }
 
 #[test]
