@@ -30,7 +30,13 @@ test("a closed client comes back", async () => {
     wrong.connect = () => undefined;
     wrong.close();
   });
-  const right = new WebSocketClient({ url: () => `${server.ws}/right`, onOpen: () => undefined, onMessage: () => undefined, minDelay: 1, maxDelay: 5 });
+  const right = new WebSocketClient({
+    url: () => `${server.ws}/right`,
+    onOpen: () => undefined,
+    onMessage: () => undefined,
+    minDelay: 1,
+    maxDelay: 5,
+  });
   await eventually(() => opened.length === 2);
   right.close();
   for (let times = 0; times < 3; times++) {

@@ -15,7 +15,7 @@ test("a finished answer is generated again and again", async () => {
   };
   const server = await serve({
     "/wrong": generate,
-    "/right": (_, response) => void sse(response, 'retry: 20\ndata: 1\n\nevent: done\ndata: {}\n\n').end(),
+    "/right": (_, response) => void sse(response, "retry: 20\ndata: 1\n\nevent: done\ndata: {}\n\n").end(),
   });
   const page = await openPage(server.origin);
   await load(page, "sse/event-source.ts");

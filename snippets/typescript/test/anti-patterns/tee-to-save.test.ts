@@ -25,7 +25,9 @@ test("the slow branch of a tee holds everything, and the source is not cancelled
     for (let at = 0; at < 200; at++) await reader.read();
     return reader;
   };
-  const clone = (body: ReadableStream<Uint8Array<ArrayBuffer>>): [ReadableStream<Uint8Array>, ReadableStream<Uint8Array>] => {
+  const clone = (
+    body: ReadableStream<Uint8Array<ArrayBuffer>>,
+  ): [ReadableStream<Uint8Array>, ReadableStream<Uint8Array>] => {
     const response = new Response(body);
     const copy = response.clone();
     return [response.body!, copy.body!];

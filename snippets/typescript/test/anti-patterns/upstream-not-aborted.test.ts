@@ -8,10 +8,12 @@ import { upstreamNotAborted } from "../support/wrong.ts";
 
 test("the provider's connection ends with the client's", async () => {
   const closed: string[] = [];
-  const silent = (name: string) => (_: unknown, response: import("node:http").ServerResponse): void => {
-    response.writeHead(200).write("first token");
-    void gone(response).then(() => closed.push(name));
-  };
+  const silent =
+    (name: string) =>
+    (_: unknown, response: import("node:http").ServerResponse): void => {
+      response.writeHead(200).write("first token");
+      void gone(response).then(() => closed.push(name));
+    };
   const provider = await serve({ "/wrong": silent("wrong"), "/right": silent("right") });
 
   const wrong = upstreamNotAborted(`${provider.origin}/wrong`);
