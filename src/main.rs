@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -27,8 +28,18 @@ struct Cli {
 enum Command {
     /// Serve the book, its live examples and the store from which the skill installs (the default)
     Serve(Serve),
-    /// Write the zip that stores install, and its manifest
+    /// Write the zip that stores install, its manifest, and the same files as a folder
     Package(Package),
+    /// Copy a pattern or a service into a project; `copy --help` says more
+    #[command(disable_help_flag = true)]
+    Copy(Copy),
+}
+
+#[derive(Args)]
+struct Copy {
+    /// Arguments of the script `copy`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
 }
 
 #[derive(Args)]
@@ -86,6 +97,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Package(package)) => pack(&package),
+        Some(Command::Copy(copy)) => match run_copy(&copy) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Some(Command::Serve(serve)) => run(serve),
         None => run(cli.serve),
     };
@@ -145,6 +160,18 @@ fn asked_to_end() -> Result<impl Future<Output = ()>> {
             let _ = tokio::signal::ctrl_c().await;
         })
     }
+}
+
+/// Runs the script, so that there is one implementation.
+fn run_copy(options: &Copy) -> Result<ExitCode> {
+    let script = root::find(None)?.join("copy");
+    let status = std::process::Command::new("sh")
+        .arg(&script)
+        .args(&options.arguments)
+        .status()
+        .with_context(|| format!("sh cannot run {}", script.display()))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(1)))
 }
 
 fn pack(options: &Package) -> Result<()> {

@@ -102,8 +102,12 @@ pub fn rows(root: &Path) -> Result<Vec<Row>, Vec<String>> {
     rows.extend(service_rows(&sources, &mut problems));
     for row in &mut rows {
         let own = chapters.iter().find(|chapter| chapter.name == row.name);
-        let shows =
-            |chapter: &&Chapter| chapter.shows.iter().any(|path| *path == own_path(row, root));
+        let shows = |chapter: &&Chapter| {
+            chapter
+                .shows
+                .iter()
+                .any(|path| *path == own_path(row, root))
+        };
         if row.chapter.is_empty()
             && let Some(chapter) = own.or_else(|| chapters.iter().find(shows))
         {
@@ -213,9 +217,7 @@ fn rust_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
             _ => continue,
         };
         let (files, crates) = rust_needs(sources, [file.clone()], problems);
-        let text = sources
-            .text(&format!("{RUST}/{file}"))
-            .unwrap_or_default();
+        let text = sources.text(&format!("{RUST}/{file}")).unwrap_or_default();
         rows.push(Row {
             name,
             language: "rust",
@@ -325,7 +327,8 @@ fn path(
             }
         }
         at += 1;
-        let colon = |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
+        let colon =
+            |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
         if !colon(at) || !colon(at + 1) {
             break;
         }
@@ -339,7 +342,10 @@ fn path(
 /// as long as nothing but its files is named.
 fn resolve(sources: &Sources, file: &str, path: &[String]) -> Option<String> {
     let parent = |module: &str| module.rsplit_once('/').map_or("", |(p, _)| p).to_owned();
-    let own = file.trim_end_matches(".rs").trim_end_matches("/mod").to_owned();
+    let own = file
+        .trim_end_matches(".rs")
+        .trim_end_matches("/mod")
+        .to_owned();
     let mut module = match path.first()?.as_str() {
         "crate" | "snippets" => String::new(),
         "self" | "mod" => own,
@@ -404,11 +410,11 @@ fn rust_start(text: &str) -> Vec<String> {
     }
     names.sort_by_key(|(of, name)| (of.is_some(), !matches!(name.as_str(), "new" | "start")));
     let lines = names.iter().filter_map(|(of, name)| {
-        let begin = ["pub fn ", "pub async fn "]
-            .iter()
-            .find_map(|fun| {
-                ["(", "<"].iter().find_map(|open| text.find(&format!("{fun}{name}{open}")))
-            })?;
+        let begin = ["pub fn ", "pub async fn "].iter().find_map(|fun| {
+            ["(", "<"]
+                .iter()
+                .find_map(|open| text.find(&format!("{fun}{name}{open}")))
+        })?;
         let signature = text[begin..].split(['{', ';']).next()?;
         let signature = signature.split("\nwhere").next()?;
         let signature: Vec<&str> = signature.split_whitespace().collect();
@@ -435,13 +441,21 @@ fn typescript_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
             && let Some((_, rest)) = first.split_once(": ")
         {
             let mut letters = rest.chars();
-            *first = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
+            *first = letters
+                .next()
+                .into_iter()
+                .flat_map(char::to_uppercase)
+                .chain(letters)
+                .collect();
         }
         if start.is_empty() {
             start = vec![import_line(&file, &text)];
         }
         rows.push(Row {
-            name: file.rsplit_once('.').map_or(&*file, |(name, _)| name).to_owned(),
+            name: file
+                .rsplit_once('.')
+                .map_or(&*file, |(name, _)| name)
+                .to_owned(),
             language: "ts",
             files,
             packages: npm_packages(sources, &packages),
@@ -548,8 +562,17 @@ fn chapters(root: &Path) -> Vec<Chapter> {
         let text = fs::read_to_string(root.join(&document)).unwrap_or_default();
         let name = document.with_extension("");
         found.push(Chapter {
-            name: name.strip_prefix("book/src").unwrap().to_string_lossy().into_owned(),
-            title: text.lines().next().unwrap_or("").trim_start_matches("# ").to_owned(),
+            name: name
+                .strip_prefix("book/src")
+                .unwrap()
+                .to_string_lossy()
+                .into_owned(),
+            title: text
+                .lines()
+                .next()
+                .unwrap_or("")
+                .trim_start_matches("# ")
+                .to_owned(),
             shows: from.captures_iter(&text).map(|c| c[1].to_owned()).collect(),
         });
     }
@@ -559,7 +582,10 @@ fn chapters(root: &Path) -> Vec<Chapter> {
 fn chapter_row(sources: &Sources, chapter: &Chapter, problems: &mut Vec<String>) -> Row {
     let below = |base: &str| -> Vec<String> {
         let prefix = format!("{base}/");
-        let all = chapter.shows.iter().filter_map(|path| path.strip_prefix(&prefix));
+        let all = chapter
+            .shows
+            .iter()
+            .filter_map(|path| path.strip_prefix(&prefix));
         all.map(str::to_owned).collect()
     };
     let next: Vec<String> = below(NEXT)
@@ -582,7 +608,9 @@ fn chapter_row(sources: &Sources, chapter: &Chapter, problems: &mut Vec<String>)
         ("rust", files, cargo_packages(sources, &crates))
     } else if !below(TYPESCRIPT).is_empty() {
         for file in below(TYPESCRIPT) {
-            let text = sources.text(&format!("{TYPESCRIPT}/{file}")).unwrap_or_default();
+            let text = sources
+                .text(&format!("{TYPESCRIPT}/{file}"))
+                .unwrap_or_default();
             start.push(import_line(&file, &text));
         }
         let (files, packages) = typescript_needs(sources, below(TYPESCRIPT), false, problems);
@@ -618,12 +646,16 @@ fn service_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
         };
         let mut start = BTreeSet::new();
         for file in sources.files(&format!("{folder}/src"), &[".rs"]) {
-            let text = sources.text(&format!("{folder}/src/{file}")).unwrap_or_default();
+            let text = sources
+                .text(&format!("{folder}/src/{file}"))
+                .unwrap_or_default();
             let Ok(tokens) = text.parse::<TokenStream>() else {
                 problems.push(format!("{folder}/src/{file}: is not Rust"));
                 continue;
             };
-            let found = paths(tokens).into_iter().filter(|path| path[0] == "snippets");
+            let found = paths(tokens)
+                .into_iter()
+                .filter(|path| path[0] == "snippets");
             start.extend(found.filter_map(|path| resolve(sources, "mod.rs", &path)));
         }
         let (files, mut crates) = rust_needs(sources, start, problems);
@@ -634,17 +666,26 @@ fn service_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
                 continue;
             }
         };
-        for (dependency, value) in toml.get("dependencies").and_then(Toml::as_table).into_iter().flatten() {
+        for (dependency, value) in toml
+            .get("dependencies")
+            .and_then(Toml::as_table)
+            .into_iter()
+            .flatten()
+        {
             if dependency == "snippets" {
                 continue;
             }
             let inherited = value.get("workspace").and_then(Toml::as_bool) == Some(true);
             if !inherited || !sources.crates.contains_key(dependency) {
-                problems.push(format!("{folder}/Cargo.toml: {dependency} is not `workspace = true`"));
+                problems.push(format!(
+                    "{folder}/Cargo.toml: {dependency} is not `workspace = true`"
+                ));
             }
             crates.insert(dependency.clone());
         }
-        let readme = sources.text(&format!("{folder}/README.md")).unwrap_or_default();
+        let readme = sources
+            .text(&format!("{folder}/README.md"))
+            .unwrap_or_default();
         let mut paragraphs = readme.split("\n\n").skip(1);
         let chapter = Regex::new(r"book/src/([a-z]+/[a-z_]+)\.md").unwrap();
         rows.push(Row {
@@ -652,7 +693,9 @@ fn service_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
             language: "service",
             files,
             packages: cargo_packages(sources, &crates),
-            chapter: chapter.captures(&readme).map_or(String::new(), |c| c[1].to_owned()),
+            chapter: chapter
+                .captures(&readme)
+                .map_or(String::new(), |c| c[1].to_owned()),
             probe: String::new(),
             summary: first_sentence(&[paragraphs.next().unwrap_or("").replace('\n', " ")]),
             start: Vec::new(),
@@ -726,7 +769,10 @@ fn crates(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for (name, value) in wanted.into_iter().flatten() {
         let field = |key: &str| value.get(key);
-        let requirement = value.as_str().or(field("version").and_then(Toml::as_str)).unwrap_or("");
+        let requirement = value
+            .as_str()
+            .or(field("version").and_then(Toml::as_str))
+            .unwrap_or("");
         let version = locked
             .iter()
             .filter(|(package, version)| package == name && compatible(requirement, version))
@@ -755,16 +801,26 @@ fn crates(root: &Path) -> BTreeMap<String, String> {
 /// Whether `version` is one that cargo takes for `requirement`: the same first number that is not 0, and not older.
 fn compatible(requirement: &str, version: &str) -> bool {
     let numbers = |text: &str| -> Vec<u64> {
-        let core = text.trim_start_matches('=').split(['-', '+']).next().unwrap_or("");
+        let core = text
+            .trim_start_matches('=')
+            .split(['-', '+'])
+            .next()
+            .unwrap_or("");
         core.split('.').map(|n| n.parse().unwrap_or(0)).collect()
     };
     let (wanted, has) = (numbers(requirement), numbers(version));
-    let fixed = wanted.iter().position(|n| *n > 0).map_or(wanted.len(), |at| at + 1);
+    let fixed = wanted
+        .iter()
+        .position(|n| *n > 0)
+        .map_or(wanted.len(), |at| at + 1);
     has.get(..fixed) == wanted.get(..fixed) && has >= wanted
 }
 
 fn cargo_packages(sources: &Sources, crates: &BTreeSet<String>) -> Vec<String> {
-    crates.iter().filter_map(|name| sources.crates.get(name).cloned()).collect()
+    crates
+        .iter()
+        .filter_map(|name| sources.crates.get(name).cloned())
+        .collect()
 }
 
 fn npm(root: &Path) -> BTreeMap<String, String> {
@@ -774,7 +830,10 @@ fn npm(root: &Path) -> BTreeMap<String, String> {
         let package: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         for kind in ["dependencies", "devDependencies"] {
             for (name, version) in package[kind].as_object().into_iter().flatten() {
-                found.insert(name.clone(), version.as_str().unwrap_or_default().to_owned());
+                found.insert(
+                    name.clone(),
+                    version.as_str().unwrap_or_default().to_owned(),
+                );
             }
         }
     }
@@ -784,7 +843,11 @@ fn npm(root: &Path) -> BTreeMap<String, String> {
 fn npm_packages(sources: &Sources, packages: &BTreeSet<String>) -> Vec<String> {
     let line = |name: &String| {
         let version = sources.npm.get(name)?;
-        let dev = if name.starts_with("@types/") { "-D~" } else { "" };
+        let dev = if name.starts_with("@types/") {
+            "-D~"
+        } else {
+            ""
+        };
         Some(format!("{dev}{name}@{version}"))
     };
     packages.iter().filter_map(line).collect()

@@ -62,16 +62,20 @@ async function through(stream: GenericTransformStream, data: Bytes, max = Infini
     },
     { highWaterMark: 0 },
   );
-  const output = slices.pipeThrough(stream as ReadableWritablePair<Bytes, Bytes>);
+  // Not `for await`: not every runtime and tsconfig has it for streams.
+  const reader = slices.pipeThrough(stream as ReadableWritablePair<Bytes, Bytes>).getReader();
   const parts: Bytes[] = [];
   let length = 0;
   try {
-    for await (const part of output) {
+    for (;;) {
+      const { done, value: part } = await reader.read();
+      if (done) break;
       length += part.length;
-      if (length > max) throw new MalformedError("too large"); // leaving the loop cancels the stream
+      if (length > max) throw new MalformedError("too large");
       parts.push(part);
     }
   } catch (error) {
+    void reader.cancel().catch(() => undefined);
     throw error instanceof MalformedError ? error : new MalformedError("not compressed as it says", { cause: error });
   }
   const whole = new Uint8Array(length);
