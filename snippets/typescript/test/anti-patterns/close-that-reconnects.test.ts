@@ -1,5 +1,5 @@
 // Wrong: `socket.onclose = () => setTimeout(connect, 1000)` with a close() that only closes the socket
-// Harm: its own close event makes a new connection: the component is gone and its connections stay, one more for each visit
+// Harm: its own close event opens a new connection: the component is gone, its connections remain, and each visit adds one
 // Instead: websocket/browser
 import { expect, onTestFinished, test } from "vitest";
 import { WebSocketClient } from "../../src/websocket/client.ts";

@@ -1,5 +1,5 @@
 // Wrong: `Promise.race([reader.read(), aborted])` in a loop, where `aborted` is one promise for the whole stream
-// Harm: a promise that stays pending keeps one reaction for each race, and each of these what its race has given: every chunk stays in memory
+// Harm: a pending promise keeps one reaction per race, and each reaction keeps the result of its race: every chunk stays in memory
 // Instead: streams/readable
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";

@@ -1,5 +1,5 @@
 // Wrong: `const [toUser, toStore] = body.tee()`, or `response.clone()`, to show a stream and save it
-// Harm: what the user has read and the store has not stays in memory without a bound, and when the user leaves the provider goes on
+// Harm: data that the user has read but the store has not stays in memory without a bound, and when the user leaves, the provider keeps going
 // Instead: streams/readable
 import { expect, test } from "vitest";
 import { CopyLagError, copyOf } from "../../src/streams/readable.ts";

@@ -1,5 +1,5 @@
 // Wrong: no catch in the stream of a route: an error of the provider in the middle rejects the stream
-// Harm: the 200 is sent, so the client gets a cut body, loses what was queued, and learns nothing of the reason
+// Harm: the 200 has been sent, so the client gets a cut body, loses whatever was queued, and never learns the reason
 // Instead: streams/readable
 
 import { once } from "node:events";
