@@ -183,19 +183,27 @@ fn pack(options: &Package) -> Result<()> {
     package::check_out(&root, &out)?;
     let package = package::build(&root, |step| say(&format!("{step} …")))?;
     let (zip, manifest) = package.write(&out)?;
+    let folder = package.unpack(&out)?;
     say("");
     for line in package.summary() {
         say(&format!("  {line}"));
     }
+    if !package.left_out.is_empty() {
+        say("\nLeft out, as manifest.json says:");
+    }
+    for line in package.left_out() {
+        say(&format!("  {line}"));
+    }
     let total: usize = package.files.iter().map(|file| file.content.len()).sum();
     say(&format!(
-        "\n{} files, {} ({} packed)\nsha256 {}\n{}\n{}",
+        "\n{} files, {} ({} packed)\nsha256 {}\n{}\n{}\n{}",
         package.files.len(),
         package::size(total),
         package::size(package.zip.len()),
         package.sha256,
         zip.display(),
-        manifest.display()
+        manifest.display(),
+        folder.display()
     ));
     Ok(())
 }

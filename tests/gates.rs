@@ -350,31 +350,6 @@ fn a_wrong_skill_md_is_found() {
     assert_red(&pack::skill::check(root), "the budget is 2500");
 }
 
-#[test]
-fn a_tree_that_stores_refuse_is_found() {
-    let copy = copy();
-    let root = copy.path();
-    fs::write(root.join("book/SKILL.md"), "x").unwrap();
-    fs::write(root.join("book/metadata.json"), "{}").unwrap();
-    fs::write(root.join("book/large.bin"), vec![0; 600 * 1024]).unwrap();
-    let mut files = Vec::new();
-    pack::walk(root, Path::new("book"), &mut |path| {
-        files.push(path.to_owned())
-    });
-    let problems = pack::budgets::check_tree(root, &files);
-    assert_red(&problems, "a second SKILL.md");
-    assert_red(&problems, "metadata.json");
-    assert_red(&problems, "large.bin");
-    #[cfg(unix)]
-    {
-        std::os::unix::fs::symlink("SKILL.md", root.join("book/link.md")).unwrap();
-        assert_red(
-            &pack::budgets::check_tree(root, &[PathBuf::from("book/link.md")]),
-            "symlink",
-        );
-    }
-}
-
 /// skeptic compiles a fence with the real compiler: one that is wrong must fail.
 #[test]
 fn a_fence_that_does_not_compile_is_found() {
