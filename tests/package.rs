@@ -358,7 +358,11 @@ async fn the_command_writes_the_zip_and_its_manifest() {
     written.sort();
     assert_eq!(
         written,
-        ["demo-pack-0.1.0.manifest.json", "demo-pack-0.1.0.zip"]
+        [
+            "demo-pack",
+            "demo-pack-0.1.0.manifest.json",
+            "demo-pack-0.1.0.zip"
+        ]
     );
     assert_eq!(std::fs::read(out.join("demo-pack-0.1.0.zip")).unwrap(), zip);
 
@@ -525,7 +529,22 @@ fn every_pattern_can_be_copied_from_the_package() {
     std::fs::write(app.join("package.json"), "{}").unwrap();
     let paths = "{ \"compilerOptions\": { \"paths\": { \"@/*\": [\"./*\"] } } }";
     std::fs::write(app.join("tsconfig.json"), paths).unwrap();
+    let mut tried = std::collections::BTreeSet::new();
     for row in pack::copying::rows(&fixture::root()).unwrap() {
+        for file in &row.files {
+            let base = match (row.language, file.strip_prefix("streaming/")) {
+                ("rust" | "service", _) => format!("snippets/src/{file}"),
+                ("ts", _) => format!("snippets/typescript/src/{file}"),
+                ("next", Some(file)) => format!("snippets/typescript/src/{file}"),
+                ("next", None) => format!("snippets/typescript/nextjs/{file}"),
+                _ => file.clone(),
+            };
+            assert!(folder.join(&base).is_file(), "{}: {base}", row.name);
+        }
+        // The script itself, once for each language.
+        if !tried.insert(row.language) {
+            continue;
+        }
         let end = match row.language {
             "rust" => ".rs",
             "ts" => ".ts",
@@ -549,6 +568,7 @@ fn every_pattern_can_be_copied_from_the_package() {
             String::from_utf8_lossy(&output.stderr)
         );
     }
+    assert!(tried.len() >= 6, "{tried:?}");
 }
 
 /// The probe is what SKILL.md starts from the installed folder.
