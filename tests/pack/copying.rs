@@ -1,8 +1,8 @@
 //! `copying.tsv`, which `copy` reads: for each pattern its files, its packages, its chapter and how to start. All of it comes from
 //! the sources, the chapters and the lock files. `UPDATE=1 cargo test --test book` rewrites it.
 //!
-//! One line per row, nine columns separated by tabs: name, language (`rust`, `ts`, `next`, `conf`, `service`, or `-` for a chapter without
-//! files), files, packages, chapter, kind of probe, number of files, summary, start. Blanks separate files and packages; `~` is a blank
+//! One line per row, nine columns separated by tabs: name, language (`rust`, `ts`, `next`, `conf`, `service`, `folder`, or `-` for a
+//! chapter without files), files, packages, chapter, kind of probe, number of files, summary, start. Blanks separate files and packages; `~` is a blank
 //! within a package; ` ;; ` separates the lines of the start. Files are below `snippets/src`, `snippets/typescript/src`,
 //! `snippets/typescript/nextjs` or the root, by language; `streaming/` of a Next.js row is `snippets/typescript/src`.
 
@@ -596,7 +596,7 @@ fn chapter_row(sources: &Sources, chapter: &Chapter, problems: &mut Vec<String>)
     let conf: Vec<String> = chapter
         .shows
         .iter()
-        .filter(|path| path.starts_with("book/src/"))
+        .filter(|path| path.starts_with("book/src/") || path.starts_with("services/"))
         .cloned()
         .collect();
     let mut start = Vec::new();
@@ -642,6 +642,7 @@ fn service_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let folder = format!("services/{name}");
         let Some(manifest) = sources.text(&format!("{folder}/Cargo.toml")) else {
+            rows.extend(folder_row(sources, &name));
             continue;
         };
         let mut start = BTreeSet::new();
@@ -702,6 +703,23 @@ fn service_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
         });
     }
     rows
+}
+
+/// A service in another language is copied as it is.
+fn folder_row(sources: &Sources, name: &str) -> Option<Row> {
+    let package = sources.text(&format!("services/{name}/package.json"))?;
+    let package: serde_json::Value = serde_json::from_str(&package).ok()?;
+    let summary = package["description"].as_str().unwrap_or_default();
+    Some(Row {
+        name: format!("service/{name}"),
+        language: "folder",
+        files: BTreeSet::new(),
+        packages: Vec::new(),
+        chapter: String::new(),
+        probe: String::new(),
+        summary: summary.to_owned(),
+        start: Vec::new(),
+    })
 }
 
 /// The kind of probe that has checks for each chapter.
