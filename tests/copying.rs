@@ -525,6 +525,37 @@ fn wrong_arguments_are_named_with_what_to_do() {
 }
 
 #[test]
+fn a_service_becomes_a_project_of_its_own() {
+    let folder = projects();
+    let said = copy_in(folder.path(), &["service/progress-jobs", "jobs"]);
+    said.exits(0).has(&["cargo run", "-- sse "]);
+    let home = folder.path().join("jobs");
+    let read = |path: &str| fs::read_to_string(home.join(path)).unwrap();
+    let manifest = read("Cargo.toml");
+    assert!(manifest.contains("name = \"progress-jobs\""), "{manifest}");
+    assert!(
+        !manifest.contains("workspace") && !manifest.contains("path ="),
+        "{manifest}"
+    );
+    assert!(read("src/lib.rs").ends_with("pub mod connections;\npub mod sse;\n"));
+    assert!(read("src/main.rs").contains("use progress_jobs::connections::listen;"));
+    let all = files(&home);
+    assert!(
+        all.iter()
+            .all(|(path, text)| path == "Cargo.lock" || !text.contains("snippets"))
+    );
+    assert!(all.iter().all(|(path, _)| !path.starts_with("tests/")));
+    for path in ["Dockerfile", "nginx.conf", "README.md", "Cargo.lock"] {
+        assert!(home.join(path).is_file(), "{path}");
+    }
+    // A project that exists is not touched.
+    let before = files(&home);
+    let again = copy_in(folder.path(), &["service/progress-jobs", "jobs"]);
+    again.exits(1).has(&["is not empty"]);
+    assert_eq!(files(&home), before);
+}
+
+#[test]
 fn the_list_has_one_line_for_each_row() {
     let folder = projects();
     let said = copy_in(folder.path(), &["--list"]);
