@@ -19,10 +19,13 @@ use axum::{
 };
 use serde_json::json;
 use snippets::sse::event::{Event, LastEventId};
-use snippets::sse::log::{Config as LogConfig, Log, PublishError, Writer};
+use snippets::sse::log::{Config as LogConfig, Log, Writer};
 use snippets::sse::streams::{self, Config as StreamsConfig, Streams};
 use tokio::task::AbortHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// An event that is not valid, or does not fit.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Most bytes of one state.
 const MAX_STATE: usize = 4096;
@@ -112,7 +115,7 @@ impl Service {
     }
 
     /// Starts a job and returns its id; `None` if there are too many.
-    fn begin(&self) -> Result<Option<String>, PublishError> {
+    fn begin(&self) -> Result<Option<String>, Failure> {
         let settings = &self.0.settings;
         let mut jobs = self.jobs();
         if jobs.len() >= settings.max_jobs {
@@ -139,10 +142,11 @@ impl Service {
 
 /// The work. Replace it: publish the whole state whenever it changes, and the terminal event once.
 async fn work(settings: Settings, writer: Writer) {
-    let publish = |name: &str, percent: u8, last: bool| -> Result<(), PublishError> {
+    let publish = |name: &str, percent: u8, last: bool| -> Result<(), Failure> {
         let event = Event::new(name, &json!({"percent": percent}))?;
         let event = if last { event.last() } else { event };
-        writer.log.publish(&event).map(drop)
+        writer.log.publish(&event)?;
+        Ok(())
     };
     for percent in 0..100 {
         if let Err(error) = publish(settings.progress, percent, false) {
