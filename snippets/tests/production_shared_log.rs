@@ -90,7 +90,10 @@ async fn read(events: &mut Events, numbers: impl IntoIterator<Item = u64>) -> La
     let mut last = LastEventId::None;
     for n in numbers {
         let seen = next(events).await;
-        assert_eq!((seen.name.as_str(), seen.data.as_str()), ("tick", n.to_string().as_str()));
+        assert_eq!(
+            (seen.name.as_str(), seen.data.as_str()),
+            ("tick", n.to_string().as_str())
+        );
         last = LastEventId::Id(seen.id);
     }
     last
@@ -250,9 +253,15 @@ async fn a_long_outage_ends_the_streams<B: Backend + AsMut<Broker>>() {
     let mut broker = B::fresh().await;
     let store = broker.connect().await;
     let max_outage = Duration::from_millis(300);
-    let log = SharedLog::start(store, Config { max_outage, ..config() })
-        .await
-        .unwrap();
+    let log = SharedLog::start(
+        store,
+        Config {
+            max_outage,
+            ..config()
+        },
+    )
+    .await
+    .unwrap();
     let mut events = open(&log, &LastEventId::None).await.unwrap();
     publish(&log, 1..=1).await;
     let cursor = read(&mut events, 1..=1).await;
@@ -446,7 +455,10 @@ async fn a_slow_reader_is_reset_once_and_then_served() {
 async fn reads_of_the_broker_are_bounded() {
     let broker = Memory::new(KEPT);
     let reads = Arc::new(tokio::sync::Semaphore::new(2));
-    let config = Config { reads: reads.clone(), ..config() };
+    let config = Config {
+        reads: reads.clone(),
+        ..config()
+    };
     let log = SharedLog::start(broker.clone(), config).await.unwrap();
     publish(&log, 1..=100).await;
     let held = reads.acquire_many(2).await.unwrap();

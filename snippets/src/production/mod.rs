@@ -6,7 +6,7 @@ pub mod chaos_connection;
 pub mod chaos_flow;
 pub mod cross_site;
 pub mod drain;
-//pub mod feed;
+pub mod feed;
 pub mod load;
 #[cfg(feature = "nats")]
 pub mod nats_log;

@@ -27,7 +27,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::store::{Page, Store};
-use crate::sse::{cursor::Cursor, event::{Event, InvalidEvent}};
+use crate::sse::{
+    cursor::Cursor,
+    event::{Event, InvalidEvent},
+};
 
 /// Without a wake-up, the stream's state is read this often.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -113,7 +116,10 @@ impl NatsLog {
     /// The stream with its current state, in one request; creates it if there is none.
     async fn stream(&self) -> Result<Stream, NatsLogError> {
         self.connected()?;
-        let stream = self.context.get_or_create_stream(self.config.clone()).await?;
+        let stream = self
+            .context
+            .get_or_create_stream(self.config.clone())
+            .await?;
         let created = stream.cached_info().created.unix_timestamp_nanos() as u64;
         self.epoch.store(created, Ordering::Relaxed);
         Ok(stream)
@@ -151,7 +157,9 @@ async fn page(stream: &Stream, first: u64, count: u64) -> Result<Vec<(u64, Event
         };
     }
     let consumer = stream.create_consumer(pull::Config {
-        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: first },
+        deliver_policy: DeliverPolicy::ByStartSequence {
+            start_sequence: first,
+        },
         ack_policy: AckPolicy::None,
         inactive_threshold: CONSUMER,
         memory_storage: true,
@@ -176,21 +184,35 @@ impl Store for NatsLog {
     async fn append(&self, event: &Event) -> Result<Cursor, Self::Error> {
         self.connected()?;
         let (name, data) = (event.name().to_owned(), event.data().into_owned());
-        let payload = serde_json::to_vec(&Stored { name, data, last: event.is_last() })?;
+        let payload = serde_json::to_vec(&Stored {
+            name,
+            data,
+            last: event.is_last(),
+        })?;
         let seq = match self.publish(payload.clone()).await {
             // Without its stream, the subject has no responder, or only the subscribers that wait for a wake-up. If it
             // was created again since, the event is not in it.
-            Err(error) if matches!(error.kind(), PublishErrorKind::StreamNotFound | PublishErrorKind::TimedOut) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    PublishErrorKind::StreamNotFound | PublishErrorKind::TimedOut
+                ) =>
+            {
                 let known = self.epoch.load(Ordering::Relaxed);
                 self.stream().await?;
-                if error.kind() == PublishErrorKind::TimedOut && self.epoch.load(Ordering::Relaxed) == known {
+                if error.kind() == PublishErrorKind::TimedOut
+                    && self.epoch.load(Ordering::Relaxed) == known
+                {
                     return Err(error.into());
                 }
                 self.publish(payload).await?
             }
             sent => sent?,
         };
-        Ok(Cursor { epoch: self.epoch.load(Ordering::Relaxed), seq })
+        Ok(Cursor {
+            epoch: self.epoch.load(Ordering::Relaxed),
+            seq,
+        })
     }
 
     async fn read(&self, seen: u64, max: usize) -> Result<Page, Self::Error> {
@@ -204,12 +226,19 @@ impl Store for NatsLog {
             count => page(&stream, first, count).await?,
         };
         // Trimmed in the meantime (or deleted by hand): only what is consecutive up to the end counts.
-        let holes = events.windows(2).rposition(|pair| pair[1].0 != pair[0].0 + 1);
+        let holes = events
+            .windows(2)
+            .rposition(|pair| pair[1].0 != pair[0].0 + 1);
         events.drain(..holes.map_or(0, |hole| hole + 1));
         if let Some((oldest, _)) = events.first().filter(|(oldest, _)| *oldest > first) {
             head = *oldest;
         }
-        Ok(Page { epoch, head, tail: tail.max(head - 1), events })
+        Ok(Page {
+            epoch,
+            head,
+            tail: tail.max(head - 1),
+            events,
+        })
     }
 
     async fn wait(&self, _epoch: u64, _seen: u64) -> Result<(), Self::Error> {
@@ -222,7 +251,10 @@ impl Store for NatsLog {
                     sender.send_replace(());
                 }
             });
-            *wake = Some(Wake { woken, _task: AbortOnDropHandle::new(task) });
+            *wake = Some(Wake {
+                woken,
+                _task: AbortOnDropHandle::new(task),
+            });
             // Subscribed first, read second: an event in between is found.
             return Ok(());
         };

@@ -23,7 +23,10 @@ use super::{
     store::{Page, Store},
     wakes::{Wake, Wakes},
 };
-use crate::sse::{cursor::Cursor, event::{Event, InvalidEvent}};
+use crate::sse::{
+    cursor::Cursor,
+    event::{Event, InvalidEvent},
+};
 
 /// The tables, for your migrations. `home` names the history of the server, which changes when a standby is promoted or a
 /// backup is recovered: the log then starts a new epoch.
@@ -177,9 +180,15 @@ impl Postgres {
             }
         }));
         // The server stops as well, so that an append that is given up holds no connection and no lock.
-        let limit = format!("SET statement_timeout = {}", self.timing.patience.as_millis());
+        let limit = format!(
+            "SET statement_timeout = {}",
+            self.timing.patience.as_millis()
+        );
         client.batch_execute(&limit).await?;
-        Ok(Arc::new(Session { client, _driver: driver }))
+        Ok(Arc::new(Session {
+            client,
+            _driver: driver,
+        }))
     }
 
     /// On the connection that only reads: no lock of a publisher reaches it.
@@ -244,7 +253,9 @@ async fn poll_on(postgres: Weak<Postgres>, every: Duration) {
     let (mut ticks, mut last) = (interval(every), HashMap::new());
     loop {
         ticks.tick().await;
-        let Some(postgres) = postgres.upgrade() else { return };
+        let Some(postgres) = postgres.upgrade() else {
+            return;
+        };
         let (come, gone) = postgres.wakes.changes();
         last.retain(|name, _| !gone.contains(name));
         last.extend(come.into_iter().map(|name| (name, (0, 0))));
@@ -252,11 +263,19 @@ async fn poll_on(postgres: Weak<Postgres>, every: Duration) {
             continue;
         }
         let names: Vec<&String> = last.keys().collect();
-        match postgres.reading(async |client| client.query(NEWEST, &[&names]).await).await {
+        match postgres
+            .reading(async |client| client.query(NEWEST, &[&names]).await)
+            .await
+        {
             Ok(rows) => {
                 let mut now: HashMap<String, (i64, i64)> = rows
                     .iter()
-                    .filter_map(|row| Some((row.try_get(0).ok()?, (row.try_get(1).ok()?, row.try_get(2).ok()?))))
+                    .filter_map(|row| {
+                        Some((
+                            row.try_get(0).ok()?,
+                            (row.try_get(1).ok()?, row.try_get(2).ok()?),
+                        ))
+                    })
                     .collect();
                 for (name, seen) in &mut last {
                     // A log that was deleted has none.
@@ -280,7 +299,9 @@ async fn trim_on(postgres: Weak<Postgres>, every: Duration) {
     let mut ticks = interval(every);
     loop {
         ticks.tick().await;
-        let Some(postgres) = postgres.upgrade() else { return };
+        let Some(postgres) = postgres.upgrade() else {
+            return;
+        };
         if let Err(error) = postgres.trim().await {
             tracing::warn!(%error, "old events stay in Postgres");
         }
@@ -307,12 +328,19 @@ impl PostgresLog {
     ///
     /// # Errors
     /// Above READ COMMITTED with 40001 if another event was published since the transaction began: run that again.
-    pub async fn append_in(&self, client: &impl GenericClient, event: &Event) -> Result<Cursor, Error> {
+    pub async fn append_in(
+        &self,
+        client: &impl GenericClient,
+        event: &Event,
+    ) -> Result<Cursor, Error> {
         let (name, data, last) = (event.name(), event.data(), event.is_last());
         let parameters: [&(dyn ToSql + Sync); 5] = [&self.log, &name, &data, &last, &self.kept];
         let row = client.query_one(APPEND, &parameters).await?;
         let (epoch, tail): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(Cursor { epoch: epoch as u64, seq: tail as u64 })
+        Ok(Cursor {
+            epoch: epoch as u64,
+            seq: tail as u64,
+        })
     }
 }
 
@@ -321,7 +349,9 @@ impl Store for PostgresLog {
 
     async fn append(&self, event: &Event) -> Result<Cursor, Self::Error> {
         let _turn = timeout(self.postgres.timing.patience, self.turn.lock()).await?;
-        let appended = self.postgres.writing(async |client| self.append_in(client, event).await);
+        let appended = self
+            .postgres
+            .writing(async |client| self.append_in(client, event).await);
         let cursor = appended.await?;
         // This process need not wait for its next poll.
         self.postgres.wakes.wake(&self.log);
@@ -332,7 +362,10 @@ impl Store for PostgresLog {
         let seen = i64::try_from(seen).unwrap_or(i64::MAX);
         let max = i64::try_from(max).unwrap_or(i64::MAX);
         let parameters: [&(dyn ToSql + Sync); 3] = [&self.log, &seen, &max];
-        let read = || self.postgres.reading(async |client| client.query(READ, &parameters).await);
+        let read = || {
+            self.postgres
+                .reading(async |client| client.query(READ, &parameters).await)
+        };
         let mut rows = read().await?;
         let home = rows.first().map(|row| row.try_get("home")).transpose()?;
         if home != Some(true) {
@@ -340,7 +373,12 @@ impl Store for PostgresLog {
             self.postgres.writing(open).await?;
             rows = read().await?;
         }
-        let mut page = Page { epoch: 0, head: 1, tail: 0, events: Vec::with_capacity(rows.len()) };
+        let mut page = Page {
+            epoch: 0,
+            head: 1,
+            tail: 0,
+            events: Vec::with_capacity(rows.len()),
+        };
         for row in rows {
             page.epoch = row.try_get::<_, i64>("epoch")? as u64;
             page.tail = row.try_get::<_, i64>("tail")? as u64;
@@ -350,7 +388,11 @@ impl Store for PostgresLog {
                 continue; // nothing after `seen`
             };
             let event = Event::text(row.try_get("name")?, row.try_get("data")?)?;
-            let event = if row.try_get("last")? { event.last() } else { event };
+            let event = if row.try_get("last")? {
+                event.last()
+            } else {
+                event
+            };
             page.events.push((seq as u64, event));
         }
         Ok(page)

@@ -22,7 +22,10 @@ use super::{
     store::{Page, Store},
     wakes::{Wake, Wakes},
 };
-use crate::sse::{cursor::Cursor, event::{Event, InvalidEvent}};
+use crate::sse::{
+    cursor::Cursor,
+    event::{Event, InvalidEvent},
+};
 
 /// What a restart of Redis or a failover may lose of what it has acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +143,10 @@ async fn listen(client: Client, wakes: Arc<Wakes>, patience: Duration) {
         tracing::warn!(error = ?lost.err(), "no wake-ups from Redis");
         // Readers go on without: each looks at its log now, and at every further attempt.
         wakes.wake_all();
-        sleep(rand::random_range(Duration::from_millis(100)..Duration::from_secs(1))).await;
+        sleep(rand::random_range(
+            Duration::from_millis(100)..Duration::from_secs(1),
+        ))
+        .await;
     }
 }
 
@@ -233,7 +239,12 @@ impl Store for RedisLog {
             let event = Event::text(name, data)?;
             events.push((seq, if last == "1" { event.last() } else { event }));
         }
-        Ok(Page { epoch, head, tail, events })
+        Ok(Page {
+            epoch,
+            head,
+            tail,
+            events,
+        })
     }
 
     async fn wait(&self, _epoch: u64, _seen: u64) -> Result<(), Self::Error> {

@@ -103,7 +103,11 @@ impl<S: Store> SharedLog<S> {
         let last = load(&*store, &recent).await?;
         let reader = tokio::spawn(read_on(store.clone(), recent.clone(), last));
         let _reader = AbortOnDropHandle::new(reader);
-        Ok(Self { store, recent, _reader })
+        Ok(Self {
+            store,
+            recent,
+            _reader,
+        })
     }
 
     /// Appends `event`; every process of the service delivers it.
@@ -132,7 +136,11 @@ impl<S: Store> SharedLog<S> {
         };
         // The client may come from an instance whose reader is ahead of this one: the broker knows.
         if lost.is_some() || at.epoch != newest.epoch || at.seq > newest.seq {
-            let seen = if lost.is_some() { 0 } else { at.seq.saturating_sub(1) };
+            let seen = if lost.is_some() {
+                0
+            } else {
+                at.seq.saturating_sub(1)
+            };
             let page = self.recent.read(&*self.store, seen, 1).await?;
             match page.events.first() {
                 _ if lost.is_some() => {}
@@ -142,7 +150,10 @@ impl<S: Store> SharedLog<S> {
                 _ => {}
             }
             if lost.is_some() {
-                at = Cursor { epoch: page.epoch, seq: page.head - 1 };
+                at = Cursor {
+                    epoch: page.epoch,
+                    seq: page.head - 1,
+                };
             }
         }
         if lost.is_none() && self.recent.log.finished_at(at) {
@@ -189,6 +200,7 @@ async fn load<S: Store>(store: &S, recent: &Recent) -> Result<Option<Event>, S::
     Ok(page.events.last().map(|(_, event)| event.clone()))
 }
 
+// ANCHOR: reader
 /// The one reader of this process.
 async fn read_on<S: Store>(store: Arc<S>, recent: Arc<Recent>, mut last: Option<Event>) {
     let mut failures = 0_u32;
@@ -199,13 +211,28 @@ async fn read_on<S: Store>(store: Arc<S>, recent: Arc<Recent>, mut last: Option<
             // The newest event once more: a broker that lost events gives out their numbers again.
             let page = store.read(newest.seq.saturating_sub(1), PAGE + 1).await?;
             let again = page.events.iter().find(|(seq, _)| *seq == newest.seq);
-            if page.epoch == newest.epoch && page.tail >= newest.seq && again.is_none_or(|(_, again)| last.as_ref().is_none_or(|last| last == again)) {
+            if page.epoch == newest.epoch
+                && page.tail >= newest.seq
+                && again.is_none_or(|(_, again)| last.as_ref().is_none_or(|last| last == again))
+            {
                 recent.log.extend(page.epoch, page.tail, &page.events);
-                return Ok(page.events.last().map(|(_, event)| event.clone()).or(last.clone()));
+                return Ok(page
+                    .events
+                    .last()
+                    .map(|(_, event)| event.clone())
+                    .or(last.clone()));
             }
             if page.epoch == newest.epoch {
-                tracing::error!(had = newest.seq, has = page.tail, "the broker has lost events");
-                let kept = if page.tail < newest.seq { page.tail } else { page.head - 1 };
+                tracing::error!(
+                    had = newest.seq,
+                    has = page.tail,
+                    "the broker has lost events"
+                );
+                let kept = if page.tail < newest.seq {
+                    page.tail
+                } else {
+                    page.head - 1
+                };
                 recent.kept_by_loss.store(kept, Ordering::Relaxed);
                 recent.losses.fetch_add(1, Ordering::Release);
                 recent.log.extend(page.epoch, page.head - 1, &[]);
@@ -222,12 +249,17 @@ async fn read_on<S: Store>(store: Arc<S>, recent: Arc<Recent>, mut last: Option<
                 tracing::warn!(%error, failures, "the broker does not answer");
                 recent.set_down(true);
                 // Full jitter: the instances do not return in step.
-                sleep(rand::random_range(Duration::from_millis(5)..=Duration::from_millis(100 << failures.min(6)))).await;
+                sleep(rand::random_range(
+                    Duration::from_millis(5)..=Duration::from_millis(100 << failures.min(6)),
+                ))
+                .await;
                 failures += 1;
             }
         }
     }
 }
+
+// ANCHOR_END: reader
 
 /// A subscriber: a position in the shared log.
 pub struct Paged<S: Store> {
@@ -259,13 +291,23 @@ impl<S: Store> Paged<S> {
             Reason::Epoch | Reason::Ahead => kept,
             _ => kept / 2,
         };
-        self.reset(reason, Cursor { seq: newest.seq.saturating_sub(room as u64), ..newest })
+        self.reset(
+            reason,
+            Cursor {
+                seq: newest.seq.saturating_sub(room as u64),
+                ..newest
+            },
+        )
     }
 
     fn reset(&mut self, reason: Reason, at: Cursor) -> Chunk {
         (self.begun, self.newcomer) = (true, false);
         self.reader.seek(at);
-        Chunk { bytes: self.reader.reset(reason), reset: Some(reason), ..Chunk::default() }
+        Chunk {
+            bytes: self.reader.reset(reason),
+            reset: Some(reason),
+            ..Chunk::default()
+        }
     }
 
     fn page(&mut self, page: Page) -> Option<Chunk> {
@@ -279,12 +321,23 @@ impl<S: Store> Paged<S> {
         match lost {
             Some(reason) if self.begun => return Some(self.jump(reason)),
             // The client starts anyway: it gets all that is kept.
-            Some(reason) => return Some(self.reset(reason, Cursor { epoch: page.epoch, seq: page.head - 1 })),
+            Some(reason) => {
+                return Some(self.reset(
+                    reason,
+                    Cursor {
+                        epoch: page.epoch,
+                        seq: page.head - 1,
+                    },
+                ));
+            }
             None => {}
         }
         let (mut bytes, mut last) = (BytesMut::new(), false);
         for (seq, event) in &page.events {
-            let cursor = Cursor { epoch: page.epoch, seq: *seq };
+            let cursor = Cursor {
+                epoch: page.epoch,
+                seq: *seq,
+            };
             bytes.extend_from_slice(&event.at(cursor));
             self.reader.seek(cursor);
             last = event.is_last();
@@ -295,10 +348,15 @@ impl<S: Store> Paged<S> {
             return None;
         }
         (self.begun, self.newcomer) = (true, false);
-        Some(Chunk { bytes: bytes.freeze(), last, ..Chunk::default() })
+        Some(Chunk {
+            bytes: bytes.freeze(),
+            last,
+            ..Chunk::default()
+        })
     }
 }
 
+// ANCHOR: source
 impl<S: Store> Source for Paged<S> {
     fn id(&self) -> Option<String> {
         // Before a `reset`, a cursor would hide the gap from a client whose connection breaks between the two.
@@ -312,7 +370,9 @@ impl<S: Store> Source for Paged<S> {
                 return Poll::Ready(Some(self.reset(reason, at)));
             }
             let losses = self.recent.losses.load(Ordering::Acquire);
-            if std::mem::replace(&mut self.losses, losses) != losses && self.reader.at().seq > self.recent.kept_by_loss.load(Ordering::Relaxed) {
+            if std::mem::replace(&mut self.losses, losses) != losses
+                && self.reader.at().seq > self.recent.kept_by_loss.load(Ordering::Relaxed)
+            {
                 self.doing = Doing::Memory;
                 return Poll::Ready(Some(self.jump(Reason::Ahead)));
             }
@@ -339,10 +399,19 @@ impl<S: Store> Source for Paged<S> {
             }
             let seen = self.reader.at();
             let chunk = match ready!(self.reader.next(cx)) {
-                Next::Blocks(bytes) => Chunk { bytes, ..Chunk::default() },
-                Next::Last(bytes) => Chunk { bytes, last: true, ..Chunk::default() },
+                Next::Blocks(bytes) => Chunk {
+                    bytes,
+                    ..Chunk::default()
+                },
+                Next::Last(bytes) => Chunk {
+                    bytes,
+                    last: true,
+                    ..Chunk::default()
+                },
                 Next::End => return Poll::Ready(None),
-                Next::Missed(Reason::Epoch, _) if self.begun && self.reader.at().epoch > seen.epoch => {
+                Next::Missed(Reason::Epoch, _)
+                    if self.begun && self.reader.at().epoch > seen.epoch =>
+                {
                     let at = self.reader.at();
                     self.reset(Reason::Epoch, at)
                 }
@@ -350,7 +419,9 @@ impl<S: Store> Source for Paged<S> {
                     // Not in memory: the broker has it, or shows that it has not.
                     self.reader.seek(seen);
                     let (store, recent) = (self.store.clone(), self.recent.clone());
-                    self.doing = Doing::Page(Box::pin(async move { recent.read(&*store, seen.seq, PAGE).await }));
+                    self.doing = Doing::Page(Box::pin(async move {
+                        recent.read(&*store, seen.seq, PAGE).await
+                    }));
                     continue;
                 }
             };
@@ -364,11 +435,15 @@ impl<S: Store> Source for Paged<S> {
     }
 }
 
+// ANCHOR_END: source
+
 /// The terminal event of a stream whose broker is down; the client reconnects with its cursor.
 fn unavailable() -> Event {
     let data = serde_json::json!({ "code": "unavailable" });
     let event = Event::unreserved(Names::DEFAULT.failed, &data);
-    event.unwrap_or_else(|_| unreachable!("a name without control characters")).last()
+    event
+        .unwrap_or_else(|_| unreachable!("a name without control characters"))
+        .last()
 }
 // ANCHOR_END: shared
 

@@ -40,7 +40,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { topics: 10_000, linger: Duration::from_secs(30) }
+        Self {
+            topics: 10_000,
+            linger: Duration::from_secs(30),
+        }
     }
 }
 
@@ -78,7 +81,8 @@ struct Topic<S> {
 impl<S> Topic<S> {
     fn has_readers(&self) -> bool {
         // Beside the map's: one of a caller that opens it, or of a subscriber.
-        Arc::strong_count(&self.log) > 1 || self.log.get().is_some_and(|log| Arc::strong_count(log) > 1)
+        Arc::strong_count(&self.log) > 1
+            || self.log.get().is_some_and(|log| Arc::strong_count(log) > 1)
     }
 }
 
@@ -106,7 +110,9 @@ impl<S: Store> Topics<S> {
     /// # Errors
     /// If the broker does not acknowledge it. It may be in the topic anyway.
     pub async fn publish(&self, topic: &str, event: &Event) -> Result<Cursor, S::Error> {
-        let log = lock(&self.topics).get(topic).and_then(|topic| topic.log.get().cloned());
+        let log = lock(&self.topics)
+            .get(topic)
+            .and_then(|topic| topic.log.get().cloned());
         match log {
             Some(log) => log.publish(event).await,
             None => (self.open)(topic).append(event).await,
@@ -124,7 +130,11 @@ impl<S: Store> Topics<S> {
         cursor: &LastEventId,
     ) -> Result<Option<TopicReader<S>>, TopicError<S::Error>> {
         let cell = self.cell(topic).ok_or(TopicError::Full)?;
-        let start = async || SharedLog::start((self.open)(topic), self.config.clone()).await.map(Arc::new);
+        let start = async || {
+            SharedLog::start((self.open)(topic), self.config.clone())
+                .await
+                .map(Arc::new)
+        };
         let log = cell.get_or_try_init(start).await?.clone();
         Ok(log.read(cursor).await?.map(|source| Holding(source, log)))
     }
@@ -138,7 +148,10 @@ impl<S: Store> Topics<S> {
             }
         }
         let now = Instant::now();
-        let topic = topics.entry(name.to_owned()).or_insert_with(|| Topic { log: Arc::default(), idle_since: now });
+        let topic = topics.entry(name.to_owned()).or_insert_with(|| Topic {
+            log: Arc::default(),
+            idle_since: now,
+        });
         topic.idle_since = now;
         Some(topic.log.clone())
     }

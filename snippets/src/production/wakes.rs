@@ -86,7 +86,9 @@ impl Wakes {
 
     /// All names come again: the connection is a new one.
     pub fn forget(&self) {
-        self.names().values_mut().for_each(|name| name.known = false);
+        self.names()
+            .values_mut()
+            .for_each(|name| name.known = false);
     }
 
     fn names(&self) -> MutexGuard<'_, HashMap<String, Name>> {

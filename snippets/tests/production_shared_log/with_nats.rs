@@ -63,7 +63,10 @@ async fn a_quiet_log_is_quiet_after_a_burst() {
     let log = NatsLog::new(broker.client().await, "feed", 10_000);
     let log = SharedLog::start(log, config()).await.unwrap();
     let mut events = open(&log, &LastEventId::None).await.unwrap();
-    let (client, payload) = (broker.client().await, r#"{"name":"tick","data":"1","last":false}"#);
+    let (client, payload) = (
+        broker.client().await,
+        r#"{"name":"tick","data":"1","last":false}"#,
+    );
     for _ in 0..BURST {
         client.publish("feed.events", payload.into()).await.unwrap();
     }

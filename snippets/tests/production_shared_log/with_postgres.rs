@@ -162,7 +162,10 @@ async fn an_open_transaction_of_a_publisher_does_not_stop_the_readers() {
         }
     };
     let (appended, ()) = tokio::join!(publishers, others);
-    assert!(appended.iter().all(Result::is_err), "given up, the transaction is still open");
+    assert!(
+        appended.iter().all(Result::is_err),
+        "given up, the transaction is still open"
+    );
     transaction.rollback().await.unwrap();
     assert_eq!(log.append(&event(4)).await.unwrap().seq, 2);
 }
@@ -183,7 +186,13 @@ async fn the_logs_of_a_process_share_five_connections() {
     }));
     let logs = logs.await;
     let count = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
-    let count: i64 = broker.client().await.query_one(count, &[]).await.unwrap().get(0);
+    let count: i64 = broker
+        .client()
+        .await
+        .query_one(count, &[])
+        .await
+        .unwrap()
+        .get(0);
     assert!(count <= 5, "{count} connections for {} logs", logs.len());
 }
 
@@ -210,7 +219,11 @@ async fn another_history_of_the_server_is_a_new_epoch() {
 #[ignore = "measures; needs Postgres"]
 async fn notify_serializes_the_commits_of_a_server() {
     let broker = Postgres::fresh().await;
-    for (name, notify, logs) in [("one log, NOTIFY", true, 1), ("16 logs, NOTIFY", true, 16), ("16 logs", false, 16)] {
+    for (name, notify, logs) in [
+        ("one log, NOTIFY", true, 1),
+        ("16 logs, NOTIFY", true, 16),
+        ("16 logs", false, 16),
+    ] {
         let rate = commits(&broker, notify, logs).await;
         println!("16 publishers, {name}: {rate} events/s");
     }
@@ -220,18 +233,27 @@ async fn commits(broker: &Postgres, notify: bool, logs: usize) -> u64 {
     const SECONDS: u64 = 5;
     let publishers = (0..16).map(|n| async move {
         let mut client = broker.client().await;
-        let log = broker.connections().log(&format!("{notify} {}", n % logs), 100);
+        let log = broker
+            .connections()
+            .log(&format!("{notify} {}", n % logs), 100);
         let (until, mut done) = (std::time::Instant::now() + Duration::from_secs(SECONDS), 0);
         while std::time::Instant::now() < until {
             let transaction = client.transaction().await.unwrap();
             log.append_in(&transaction, &event(1)).await.unwrap();
             if notify {
-                transaction.batch_execute("NOTIFY stream_log").await.unwrap();
+                transaction
+                    .batch_execute("NOTIFY stream_log")
+                    .await
+                    .unwrap();
             }
             transaction.commit().await.unwrap();
             done += 1;
         }
         done
     });
-    futures::future::join_all(publishers).await.iter().sum::<u64>() / SECONDS
+    futures::future::join_all(publishers)
+        .await
+        .iter()
+        .sum::<u64>()
+        / SECONDS
 }

@@ -123,7 +123,10 @@ async fn a_failover_is_a_new_epoch() {
     let cursor = read(&mut events, 1..=3).await;
     let port = master.0.addr.port().to_string();
     let mut plain = redis_connection(&replica.0).await;
-    let follow = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port).to_owned();
+    let follow = redis::cmd("REPLICAOF")
+        .arg("127.0.0.1")
+        .arg(port)
+        .to_owned();
     let _: () = follow.query_async(&mut plain).await.unwrap();
     within("the replica to have the log", async {
         while !plain.exists("feed").await.unwrap() {
@@ -142,8 +145,14 @@ async fn a_failover_is_a_new_epoch() {
 /// Calls of the two scripts since the server started.
 async fn calls(broker: &Broker) -> u64 {
     let mut plain = redis_connection(broker).await;
-    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut plain).await.unwrap();
-    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    let stats: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query_async(&mut plain)
+        .await
+        .unwrap();
+    let line = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
     line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
 }
 
@@ -186,7 +195,11 @@ async fn the_logs_of_a_process_share_two_connections() {
         logs.push((log, events));
     }
     let mut plain = redis_connection(&broker.0).await;
-    let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut plain).await.unwrap();
+    let clients: String = redis::cmd("CLIENT")
+        .arg("LIST")
+        .query_async(&mut plain)
+        .await
+        .unwrap();
     // The third is this one.
     assert_eq!(clients.lines().count(), 3, "{clients}");
 }

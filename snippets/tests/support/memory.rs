@@ -62,7 +62,10 @@ impl Store for Memory {
         let seq = events.len() as u64;
         drop(events);
         self.0.changed.send_modify(|version| *version += 1);
-        Ok(Cursor { epoch: self.0.epoch, seq })
+        Ok(Cursor {
+            epoch: self.0.epoch,
+            seq,
+        })
     }
 
     async fn read(&self, seen: u64, max: usize) -> Result<Page, Infallible> {
@@ -75,7 +78,12 @@ impl Store for Memory {
         let from = seen.saturating_add(1).max(head);
         let page = (from..=tail).take(max);
         let events = page.map(|n| (n, events[n as usize - 1].clone())).collect();
-        Ok(Page { epoch: self.0.epoch, head, tail, events })
+        Ok(Page {
+            epoch: self.0.epoch,
+            head,
+            tail,
+            events,
+        })
     }
 
     async fn wait(&self, _: u64, seen: u64) -> Result<(), Infallible> {

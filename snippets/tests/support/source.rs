@@ -23,7 +23,10 @@ pub struct Events {
 
 impl Events {
     pub fn new(source: impl Source) -> Self {
-        Self { source: Some(Box::new(source)), seen: VecDeque::new() }
+        Self {
+            source: Some(Box::new(source)),
+            seen: VecDeque::new(),
+        }
     }
 
     /// The next event; `None` after the end.
@@ -65,7 +68,11 @@ impl Events {
                 let lines = block.lines().filter_map(|line| line.strip_prefix(name));
                 lines.collect::<Vec<_>>().join("\n")
             };
-            self.seen.push_back(Seen { name: field("event: "), id: field("id: "), data: field("data: ") });
+            self.seen.push_back(Seen {
+                name: field("event: "),
+                id: field("id: "),
+                data: field("data: "),
+            });
         }
     }
 }
