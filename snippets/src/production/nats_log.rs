@@ -189,6 +189,7 @@ impl Store for NatsLog {
             data,
             last: event.is_last(),
         })?;
+        let known = self.epoch.load(Ordering::Relaxed);
         let seq = match self.publish(payload.clone()).await {
             // Without its stream, the subject has no responder, or only the subscribers that wait for a wake-up. If it
             // was created again since, the event is not in it.
@@ -198,11 +199,9 @@ impl Store for NatsLog {
                     PublishErrorKind::StreamNotFound | PublishErrorKind::TimedOut
                 ) =>
             {
-                let known = self.epoch.load(Ordering::Relaxed);
                 self.stream().await?;
-                if error.kind() == PublishErrorKind::TimedOut
-                    && self.epoch.load(Ordering::Relaxed) == known
-                {
+                let same = self.epoch.load(Ordering::Relaxed) == known;
+                if same && error.kind() == PublishErrorKind::TimedOut {
                     return Err(error.into());
                 }
                 self.publish(payload).await?

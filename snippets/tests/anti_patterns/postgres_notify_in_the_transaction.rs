@@ -11,7 +11,11 @@ use crate::support::within;
 
 /// Publishes for `log`: with a wake-up, or without.
 async fn publish(client: &Client, log: &str, notify: bool) -> Result<(), tokio_postgres::Error> {
-    let notify = if notify { format!("NOTIFY {log};") } else { String::new() };
+    let notify = if notify {
+        format!("NOTIFY {log};")
+    } else {
+        String::new()
+    };
     let transaction = format!("BEGIN; INSERT INTO event VALUES ('{log}'); {notify} COMMIT");
     client.batch_execute(&transaction).await
 }
@@ -21,13 +25,28 @@ async fn publish(client: &Client, log: &str, notify: bool) -> Result<(), tokio_p
 #[ignore = "needs Postgres: run ./check"]
 async fn postgres_commits_with_notify_wait_for_each_other() {
     let broker = Postgres::start().await;
-    let (slow, other, plain) = (broker.client().await, broker.client().await, broker.client().await);
-    slow.batch_execute("CREATE TABLE event (log text)").await.unwrap();
+    let (slow, other, plain) = (
+        broker.client().await,
+        broker.client().await,
+        broker.client().await,
+    );
+    slow.batch_execute("CREATE TABLE event (log text)")
+        .await
+        .unwrap();
     for client in [&other, &plain] {
-        client.batch_execute("SET synchronous_commit = local").await.unwrap();
+        client
+            .batch_execute("SET synchronous_commit = local")
+            .await
+            .unwrap();
     }
-    plain.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
-    plain.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    plain
+        .batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        .await
+        .unwrap();
+    plain
+        .batch_execute("SELECT pg_reload_conf()")
+        .await
+        .unwrap();
     let slow = tokio::spawn(async move {
         // Until the server has read its new configuration, they do not wait.
         loop {
@@ -50,7 +69,9 @@ async fn postgres_commits_with_notify_wait_for_each_other() {
     })
     .await;
     // As the pattern does it: no wake-up, no wait.
-    within("a commit without NOTIFY", publish(&plain, "c", false)).await.unwrap();
+    within("a commit without NOTIFY", publish(&plain, "c", false))
+        .await
+        .unwrap();
     assert!(!other.is_finished() && !slow.is_finished());
     slow.abort();
     other.abort();

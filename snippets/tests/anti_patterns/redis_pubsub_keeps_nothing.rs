@@ -29,13 +29,27 @@ async fn an_event_between_two_subscriptions_is_lost() {
     };
     let mut instance = subscribe().await;
     publisher.publish("lobby", "1").await.unwrap();
-    assert_eq!(within("an event", instance.next()).await.unwrap().get_payload::<String>().unwrap(), "1");
+    assert_eq!(
+        within("an event", instance.next())
+            .await
+            .unwrap()
+            .get_payload::<String>()
+            .unwrap(),
+        "1"
+    );
     drop(instance);
     // Nobody receives it, and that is no error.
     assert_eq!(publisher.publish("lobby", "2").await.unwrap(), 0);
     let mut instance = subscribe().await;
     publisher.publish("lobby", "3").await.unwrap();
-    assert_eq!(within("an event", instance.next()).await.unwrap().get_payload::<String>().unwrap(), "3");
+    assert_eq!(
+        within("an event", instance.next())
+            .await
+            .unwrap()
+            .get_payload::<String>()
+            .unwrap(),
+        "3"
+    );
 }
 
 /// The same with the pattern: the wake-up is lost, the event is read from the stream.
@@ -45,8 +59,14 @@ async fn a_topic_reads_what_its_wake_up_missed() {
     let broker = Broker::start(Kind::Redis).await;
     let instance = async || {
         let url = broker.url();
-        let redis = Redis::connect(&url, Durability::Kept, Duration::from_secs(1)).await.unwrap();
-        Topics::start(move |topic: &str| redis.log(topic, 100), Config::default(), Limits::default())
+        let redis = Redis::connect(&url, Durability::Kept, Duration::from_secs(1))
+            .await
+            .unwrap();
+        Topics::start(
+            move |topic: &str| redis.log(topic, 100),
+            Config::default(),
+            Limits::default(),
+        )
     };
     let (reader, publisher) = (instance().await, instance().await);
     let event = |n: u64| Event::new("tick", &n).unwrap();
@@ -56,8 +76,10 @@ async fn a_topic_reads_what_its_wake_up_missed() {
     assert_eq!(within("an event", events.next()).await.unwrap().data, "1");
     // Only the connections that receive wake-ups.
     let mut plain = redis_connection(&broker).await;
-    let killed = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).query_async::<u64>(&mut plain);
-    assert!(killed.await.unwrap() >= 1);
+    let kill = redis::cmd("CLIENT")
+        .arg(&["KILL", "TYPE", "pubsub"])
+        .to_owned();
+    assert!(kill.query_async::<u64>(&mut plain).await.unwrap() >= 1);
     publisher.publish("lobby", &event(2)).await.unwrap();
     publisher.publish("lobby", &event(3)).await.unwrap();
     assert_eq!(within("an event", events.next()).await.unwrap().data, "2");

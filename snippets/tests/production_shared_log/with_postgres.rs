@@ -33,7 +33,7 @@ impl Postgres {
     pub(crate) fn connections(&self) -> Arc<postgres_log::Postgres> {
         let config = self.0.url().parse().unwrap();
         let timing = Timing {
-            patience: Duration::from_secs(1),
+            patience: Duration::from_secs(3),
             ..Timing::default()
         };
         postgres_log::Postgres::start(config, timing)

@@ -55,6 +55,20 @@ pub fn of_the_book(kind: Kind) -> String {
 impl Proxy {
     /// Starts `kind` with `config`, in which 127.0.0.1:3000 is the upstream and 127.0.0.1:8080 the proxy.
     pub async fn start(kind: Kind, config: &str, upstream: SocketAddr) -> Self {
+        Self::launch(kind, config, upstream, None).await
+    }
+
+    /// As [`Proxy::start`], in a shell whose soft limit of descriptors is `limit`.
+    pub async fn start_with_descriptors(
+        kind: Kind,
+        config: &str,
+        upstream: SocketAddr,
+        limit: u64,
+    ) -> Self {
+        Self::launch(kind, config, upstream, Some(limit)).await
+    }
+
+    async fn launch(kind: Kind, config: &str, upstream: SocketAddr, limit: Option<u64>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let addr = free_port();
         let config = config
@@ -72,6 +86,12 @@ impl Proxy {
         let file = folder.path().join("config.yaml");
         std::fs::write(&file, config).unwrap();
         let mut command = command(kind, &file, folder.path());
+        if let Some(limit) = limit {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -Sn {limit} && exec \"$0\" \"$@\"")]);
+            shell.arg(command.get_program()).args(command.get_args());
+            command = shell;
+        }
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let child = command
             .stdin(Stdio::null())
