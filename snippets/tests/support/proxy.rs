@@ -23,6 +23,8 @@ pub struct Proxy {
     pub addr: SocketAddr,
     child: Child,
     folder: TempDir,
+    /// Whether it has workers, which it must end itself.
+    workers: bool,
 }
 
 /// A port for a program that cannot be given a socket. Below the range that the system hands out
@@ -89,7 +91,16 @@ impl Proxy {
         if let Some(limit) = limit {
             let mut shell = Command::new("sh");
             shell.args(["-c", &format!("ulimit -Sn {limit} && exec \"$0\" \"$@\"")]);
-            shell.arg(command.get_program()).args(command.get_args());
+            shell.arg(command.get_program());
+            for argument in command.get_args() {
+                // The limit of nginx is that of its workers.
+                shell.arg(
+                    argument
+                        .to_str()
+                        .unwrap()
+                        .replace("master_process off; ", ""),
+                );
+            }
             command = shell;
         }
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
@@ -103,6 +114,7 @@ impl Proxy {
             addr,
             child,
             folder,
+            workers: limit.is_some(),
         };
         eventually("the proxy to listen", || {
             if let Ok(Some(status)) = proxy.child.try_wait() {
@@ -196,6 +208,14 @@ fn envoy() -> PathBuf {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok();
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw)
+            && self.workers
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _ = self.child.wait();
+            return;
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
