@@ -7,7 +7,7 @@
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use axum::extract::State;
-use axum::extract::ws::{Message as Frame, WebSocketUpgrade};
+use axum::extract::ws::Message as Frame;
 use axum::http::StatusCode;
 use axum::routing::{any, post};
 use axum::{Json, Router};
@@ -20,7 +20,8 @@ use super::shared_log::{self, SharedLog};
 use super::store::Store;
 use crate::sse::event::{Event, LastEventId, is_token};
 use crate::sse::streams::{Source, Streams};
-use crate::websocket::{outbox::Outbox, serve::Handler, serve::Sockets};
+use crate::websocket::outbox::Outbox;
+use crate::websocket::serve::{Handler, Sockets, Upgrade};
 
 /// `GET /events`, the same log as a socket at `/socket`, and `POST /publish`.
 pub fn app<S: Store>(log: Arc<SharedLog<S>>, streams: Streams, sockets: Sockets) -> Router {
@@ -34,8 +35,8 @@ pub fn app<S: Store>(log: Arc<SharedLog<S>>, streams: Streams, sockets: Sockets)
         }
     };
     let socket = async |State((log, sockets)): State<(Arc<SharedLog<S>>, Sockets)>,
-                        ws: WebSocketUpgrade| {
-        sockets.accept(ws, |_| Feed { log, pump: None })
+                        upgrade: Upgrade| {
+        sockets.accept(upgrade, |_| Feed { log, pump: None })
     };
     Router::new()
         .route("/publish", post(publish))
@@ -44,7 +45,8 @@ pub fn app<S: Store>(log: Arc<SharedLog<S>>, streams: Streams, sockets: Sockets)
         .merge(shared_log::app(log, streams))
 }
 
-/// The first message of the client is where it stopped: `{"after": ID}`, or `{}`. Heartbeats are answered.
+/// The first message of the client is its cursor: `{"after": ID}` or `{}`. The only other one is its heartbeat,
+/// `{"type": "ping"}`: anything else would let a few bytes request the whole log again and again.
 struct Feed<S> {
     log: Arc<SharedLog<S>>,
     pump: Option<AbortOnDropHandle<()>>,
@@ -56,21 +58,24 @@ struct Subscribe {
     after: Option<String>,
 }
 
-const PING: &str = r#"{"type":"ping"}"#;
-const PONG: &str = r#"{"type":"pong"}"#;
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Heartbeat {
+    Ping,
+}
+
 /// How often a stream notices that the broker is down.
 const BEAT: Duration = Duration::from_secs(1);
 
 impl<S: Store> Handler for Feed<S> {
     fn on_message(&mut self, frame: Frame, outbox: &Outbox) {
         let text = frame.into_text().unwrap_or_default();
-        if text.as_str() == PING {
-            outbox.send(Frame::Text(PONG.into()));
+        if let Ok(Heartbeat::Ping) = serde_json::from_str(&text) {
+            outbox.send(Frame::Text(r#"{"type":"pong"}"#.into()));
             return;
         }
-        // Once: each subscription is a replay.
         let (Ok(Subscribe { after }), None) = (serde_json::from_str(&text), &self.pump) else {
-            return outbox.close(1008, "subscribe first, and once");
+            return outbox.close(1008, "subscribe once");
         };
         let cursor = match after {
             None => LastEventId::None,
