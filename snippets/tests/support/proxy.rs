@@ -208,11 +208,10 @@ fn envoy() -> PathBuf {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok();
-        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw)
-            && self.workers
-        {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        if self.workers {
+            // SIGTERM reaches the workers too.
+            let pid = self.child.id().to_string();
+            let _ = Command::new("kill").arg(&pid).status();
             let _ = self.child.wait();
             return;
         }
