@@ -67,7 +67,7 @@ async fn sse_resume_passes() {
 async fn websocket_serve_passes() {
     let limits = Limits {
         ping_every: Duration::from_secs(1),
-        silence: Duration::from_secs(4),
+        silent_pings: 4,
         ..Limits::default()
     };
     let sockets = Sockets::new(limits, CancellationToken::new());

@@ -27,7 +27,7 @@ use snippets::sse::log::{self, Log};
 use snippets::sse::streams::{Config, Streams};
 use snippets::sse::{jobs, resume, wire};
 use snippets::websocket::limits::Limits;
-use snippets::websocket::outbox::Full;
+
 use snippets::websocket::protect::User;
 use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Hub, Rules};
@@ -142,11 +142,9 @@ fn rooms_scene() -> Router {
     let shutdown = Arc::new(Mutex::new(CancellationToken::new()));
     let hub = Hub::new(Rules {
         history: 100,
-        history_bytes: 64 * 1024,
-        rooms: 10,
-        members: 100,
-        keep_empty: Duration::from_secs(60),
-        full: |_| Full::Disconnect,
+        grace: Duration::ZERO,
+        presence_every: Duration::from_millis(20),
+        ..Rules::default()
     });
     let connect = {
         let shutdown = shutdown.clone();
