@@ -14,7 +14,7 @@ use axum::routing::any;
 use bytes::Bytes;
 use eventsource_stream::Eventsource;
 use futures::{FutureExt, StreamExt, stream};
-use http_body_util::{Empty, Full};
+use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use snippets::sse::consume::{End, EventSource};
