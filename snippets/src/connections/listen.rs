@@ -15,7 +15,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -288,6 +291,7 @@ impl Server {
         let service = Heads {
             app: self.app.clone(),
             peer,
+            upgraded: AtomicBool::new(false),
             found: found.clone(),
         };
         let mut http = self.http.serve_connection(TokioIo::new(io), service);
@@ -344,6 +348,8 @@ enum Found {
 struct Heads {
     app: Router,
     peer: SocketAddr,
+    /// A client has asked for an upgrade, and hyper keeps the connection: also if it is refused, and for later requests.
+    upgraded: AtomicBool,
     found: Arc<Mutex<Option<Found>>>,
 }
 
@@ -358,15 +364,16 @@ impl hyper::service::Service<Request<Incoming>> for Heads {
             && request.body().is_end_stream();
         let close = lists(request.headers(), header::CONNECTION, "close");
         let upgrade = request.headers().contains_key(header::UPGRADE);
+        let upgraded = self.upgraded.fetch_or(upgrade, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let (mut app, found) = (self.app.clone(), self.found.clone());
         Box::pin(async move {
-            if upgrade {
+            if upgrade && !upgraded {
                 *lock(&found) = Some(Found::Upgrade);
                 tokio::task::yield_now().await;
             }
             let response = app.call(request).await?;
-            if !get || upgrade || !is_event_stream(&response) {
+            if !get || upgrade || upgraded || !is_event_stream(&response) {
                 return Ok(response);
             }
             let close = close || lists(response.headers(), header::CONNECTION, "close");
