@@ -49,7 +49,7 @@ async fn relay(upstream: &str) {
         ..serve::Config::default()
     };
     let config = Config {
-        report: |_| {},
+        report: std::sync::Arc::new(|_| {}),
         ..Config::default()
     };
     let relay = Arc::new(Relay {

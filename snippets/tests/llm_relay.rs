@@ -8,8 +8,8 @@ use axum::response::IntoResponse;
 use axum::{Router, routing::post as route};
 use serde_json::{Value, json};
 use snippets::llm::meter::{Measured, Outcome};
+use snippets::llm::model_event::FinishReason;
 use snippets::llm::per_user::PerUser;
-use snippets::llm::public_error::PublicError;
 use snippets::llm::relay::Config;
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script};
 use snippets::llm::upstream::{Dialect, Upstream};
@@ -446,7 +446,7 @@ static MEASURED: Mutex<Vec<Measured>> = Mutex::new(Vec::new());
 #[tokio::test]
 async fn each_answer_is_measured_from_the_request_to_its_end() {
     let config = Config {
-        report: |measured| MEASURED.lock().unwrap().push(*measured),
+        report: Arc::new(|measured| MEASURED.lock().unwrap().push(measured.clone())),
         ..patient()
     };
     let pace = Duration::from_millis(20);
@@ -463,10 +463,13 @@ async fn each_answer_is_measured_from_the_request_to_its_end() {
     eventually("two reports", || MEASURED.lock().unwrap().len() == 2).await;
     chat.ask().await.read_to_end().await;
     eventually("three reports", || MEASURED.lock().unwrap().len() == 3).await;
-    let [done, cancelled, failed] = MEASURED.lock().unwrap()[..] else {
+    let [done, cancelled, failed] = &MEASURED.lock().unwrap()[..] else {
         panic!()
     };
-    assert_eq!((done.outcome, done.pieces), (Outcome::Done, 6));
+    assert_eq!(done.outcome, Outcome::Done(FinishReason::Stop));
+    assert_eq!((&*done.user, &*done.model), ("alice", "scripted"));
+    assert_eq!((done.pieces, done.usage.input), (6, Some(12)));
+    assert_eq!(done.output_tokens(), (6, false));
     let first = done.first_token.unwrap();
     assert!(
         first >= pace && done.gaps >= pace * 5 - Duration::from_millis(10),
@@ -477,13 +480,15 @@ async fn each_answer_is_measured_from_the_request_to_its_end() {
         "{done:?}"
     );
     assert_eq!(
-        (cancelled.outcome, cancelled.pieces),
-        (Outcome::Cancelled, 1)
+        (&cancelled.outcome, cancelled.pieces),
+        (&Outcome::Cancelled, 1)
     );
-    assert!(matches!(
-        failed.outcome,
-        Outcome::Failed(PublicError { .. })
-    ));
+    assert_eq!(
+        cancelled.output_tokens(),
+        (2, true),
+        "\"Trust \": an estimate"
+    );
+    assert_eq!(failed.outcome, Outcome::Failed("model_failed"));
     assert_eq!(failed.first_token, None, "an error is not a token");
 }
 

@@ -376,8 +376,11 @@ async fn a_task_that_dies_leaves_a_log_that_has_ended() {
     let generation = Generation::new(100_000);
     let mut messages = Box::pin(generation.read(&LastEventId::None).unwrap());
     let (running, relay) = (generation.clone(), chat.relay.clone());
-    let task =
-        tokio::spawn(async move { running.run(&relay, vec![], Duration::from_secs(60)).await });
+    let task = tokio::spawn(async move {
+        running
+            .run(&relay, "alice", vec![], Duration::from_secs(60))
+            .await
+    });
     assert_eq!(
         messages.next().await.unwrap().unwrap().data(),
         r#"{"text":"one "}"#

@@ -11,7 +11,6 @@ use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
 use snippets::llm::chat::ChatEvent;
-use snippets::llm::meter::Meter;
 use snippets::llm::per_user::PerUser;
 use snippets::llm::providers::FinishReason;
 use snippets::llm::relay::{Config, Relay};
@@ -38,7 +37,7 @@ async fn chat(State(relay): State<Arc<Relay>>, Json(chat): Json<Chat>) -> Respon
         content: chat.prompt,
     };
     // A failure before the head is an event as well: the task knows no statuses for it.
-    match relay.answer(vec![turn], Meter::start(|_| {})).await {
+    match relay.answer(vec![turn], relay.meter("user")).await {
         Ok(events) => slot.respond(events.map(|event| message(&event))),
         Err(error) => slot.respond(futures::stream::iter([message(&ChatEvent::Failed(error))])),
     }

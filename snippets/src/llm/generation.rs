@@ -11,9 +11,7 @@ use futures::{Stream, StreamExt};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    chat::ChatEvent, meter::Meter, public_error::PublicError, relay::Relay, upstream::Turn,
-};
+use super::{chat::ChatEvent, public_error::PublicError, relay::Relay, upstream::Turn};
 use crate::sse::{
     message::{InvalidMessage, LastEventId, Message},
     resume::Log,
@@ -38,10 +36,10 @@ impl Generation {
     }
 
     /// Runs to the end of the answer, to [`Generation::stop`], or until nobody has read for `abandon`.
-    pub async fn run(&self, relay: &Relay, turns: Vec<Turn>, abandon: Duration) {
+    pub async fn run(&self, relay: &Relay, user: &str, turns: Vec<Turn>, abandon: Duration) {
         let log = Finished(&self.log);
         let answer = async {
-            match relay.answer(turns, Meter::start(relay.config.report)).await {
+            match relay.answer(turns, relay.meter(user)).await {
                 Ok(mut events) => {
                     while let Some(event) = events.next().await {
                         log.publish(&event);

@@ -25,9 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     chat::{ChatEvent, Done, Kind},
-    meter::{Measured, Meter},
+    failure::ModelError,
+    meter::{Meter, Report},
+    model_event::{ModelEvent, Usage},
     per_user::PerUser,
-    providers::{ModelError, ModelEvent, Usage},
     public_error::PublicError,
     upstream::{ModelStream, Turn, Upstream},
 };
@@ -37,7 +38,7 @@ use crate::{
 };
 
 /// Limits of one answer.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     /// How long the response head waits for the provider's: a failure within this time becomes a status, a later one an event.
     pub head: Duration,
@@ -49,8 +50,8 @@ pub struct Config {
     pub longest: Duration,
     /// Longest answer in bytes of text.
     pub most_bytes: usize,
-    /// Gets the times of each answer.
-    pub report: fn(&Measured),
+    /// Gets the measurement of each answer.
+    pub report: Report,
 }
 
 impl Default for Config {
@@ -61,13 +62,13 @@ impl Default for Config {
             window: Duration::from_millis(30),
             longest: Duration::from_secs(15 * 60),
             most_bytes: 1024 * 1024,
-            report: |measured| tracing::info!(?measured, "answer"),
+            report: Arc::new(|measured| tracing::info!(?measured, "answer")),
         }
     }
 }
 
 /// What all answers share.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Relay {
     /// The model.
     pub upstream: Upstream,
@@ -116,8 +117,7 @@ async fn chat(
         Ok(slot) => slot,
         Err(refused) => return refused.into_response(),
     };
-    let meter = Meter::start(relay.config.report);
-    match relay.answer(request.messages, meter).await {
+    match relay.answer(request.messages, relay.meter(&user)).await {
         Ok(events) => slot.respond(events.map(move |event| {
             let _until_the_body_is_dropped = &place;
             event.message()
@@ -127,6 +127,11 @@ async fn chat(
 }
 
 impl Relay {
+    /// Begins the measurement of an answer.
+    pub fn meter(&self, user: &str) -> Meter {
+        Meter::start(user, self.upstream.model(), self.config.report.clone())
+    }
+
     /// Asks the model. The future ends when the head may go out.
     ///
     /// # Errors
@@ -134,32 +139,37 @@ impl Relay {
     pub async fn answer(
         &self,
         turns: Vec<Turn>,
-        meter: Meter,
+        mut meter: Meter,
     ) -> Result<impl Stream<Item = ChatEvent> + Send + Unpin + use<>, PublicError> {
         let upstream = self.upstream.clone();
         let mut opening = async move { upstream.open(&turns).await }.boxed();
         // hyper drops this handler when the client leaves: the request to the provider goes with it.
         let events: ModelStream = match timeout(self.config.head, &mut opening).await {
-            Ok(opened) => opened.map_err(|error| public(&error))?,
+            Ok(opened) => opened.map_err(|error| {
+                let error = public(&error);
+                meter.failed(error.code);
+                error
+            })?,
             Err(_) => opening.try_flatten_stream().boxed(),
         };
-        let mut meter = meter;
-        let events = self
-            .chat_events(events)
-            .inspect(move |event| meter.event(event));
+        let events = self.chat_events(events, meter);
         Ok(coalesce(events.boxed(), self.config.window))
     }
 
     /// The model's events as the client sees them, up to the one terminal event.
-    fn chat_events(&self, events: ModelStream) -> impl Stream<Item = ChatEvent> + Send + use<> {
+    fn chat_events(
+        &self,
+        events: ModelStream,
+        meter: Meter,
+    ) -> impl Stream<Item = ChatEvent> + Send + use<> {
         let (shutdown, most_bytes) = (self.shutdown.clone(), self.config.most_bytes);
         let end = Instant::now() + self.config.longest;
         let events = until_silent(events, self.config.silence).boxed();
-        let start = Some((events, Usage::default(), 0));
+        let start = Some((events, Usage::default(), 0, meter));
         stream::unfold(start, move |state| {
             let shutdown = shutdown.clone();
             async move {
-                let (mut events, mut usage, mut bytes) = state?;
+                let (mut events, mut usage, mut bytes, mut meter) = state?;
                 // Leaving the loop with `None` as the next state drops `events`, and with them the provider's connection.
                 let last = loop {
                     let next = tokio::select! {
@@ -168,6 +178,9 @@ impl Relay {
                         next = events.next() => next,
                         () = sleep_until(end) => break ChatEvent::Failed(PublicError::TOO_LONG),
                     };
+                    if let Some(Ok(Ok(event))) = &next {
+                        meter.event(event);
+                    }
                     let (kind, text) = match next {
                         Some(Ok(Ok(event))) => match event {
                             ModelEvent::Text(text) => (Kind::Text, text),
@@ -186,7 +199,8 @@ impl Relay {
                             }
                             ModelEvent::Heartbeat
                             | ModelEvent::ToolCallStart { .. }
-                            | ModelEvent::ToolCallDelta { .. } => continue,
+                            | ModelEvent::ToolCallDelta { .. }
+                            | ModelEvent::Other { .. } => continue,
                         },
                         Some(Ok(Err(error))) => break ChatEvent::Failed(public(&error)),
                         Some(Err(_silent)) => break ChatEvent::Failed(PublicError::SILENT),
@@ -196,8 +210,12 @@ impl Relay {
                     if bytes > most_bytes || Instant::now() >= end {
                         break ChatEvent::Failed(PublicError::TOO_LONG);
                     }
-                    return Some((ChatEvent::Delta(kind, text), Some((events, usage, bytes))));
+                    let next = Some((events, usage, bytes, meter));
+                    return Some((ChatEvent::Delta(kind, text), next));
                 };
+                if let ChatEvent::Failed(error) = &last {
+                    meter.failed(error.code);
+                }
                 Some((last, None))
             }
         })

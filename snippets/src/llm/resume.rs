@@ -174,7 +174,9 @@ impl Generations {
         self.tasks.spawn(async move {
             let kept = Kept { all, id };
             let all = &kept.all;
-            running.run(&all.relay, turns, all.limits.abandon).await;
+            running
+                .run(&all.relay, &kept.id.0, turns, all.limits.abandon)
+                .await;
             drop(place);
             // At shutdown nobody comes back to this process.
             let _ = timeout(all.limits.keep, all.relay.shutdown.cancelled()).await;
