@@ -3,6 +3,7 @@
 //!
 //! Topics: [`sse`], [`websocket`], [`streams`], [`llm`], [`production`].
 
+pub mod connections;
 pub mod llm;
 pub mod production;
 pub mod sse;

@@ -1,5 +1,5 @@
 //! Wrong: Caddy with `flush_interval -1`, or HAProxy without `option abortonclose`.
-//! Harm: a client that leaves a quiet stream stays open in the application: the work, and the tokens, go on.
+//! Harm: when a client leaves a quiet stream, the application's connection stays open: the work, and the tokens, continue.
 //! Instead: production/proxies
 
 use std::sync::atomic::Ordering;

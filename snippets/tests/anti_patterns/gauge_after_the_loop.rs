@@ -1,5 +1,5 @@
 //! Wrong: `open.decrement(1)` on the line after the loop that sends the events.
-//! Harm: A client that leaves drops the stream where it waits; the line never runs, and the gauge only rises.
+//! Harm: When the client leaves, the stream is dropped where it waits; the line never runs, and the gauge only rises.
 //! Instead: production/observe
 
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
-//! Wrong: the provider's error goes on to the browser, `errorText: error.to_string()`.
-//! Harm: it names the account and the end of the key, and whoever can cause errors can read them.
+//! Wrong: the provider's error text is sent to the browser, `errorText: error.to_string()`.
+//! Harm: it names the account and the end of the key, and anyone who can cause an error can read both.
 //! Instead: llm/ui_message_stream
 
 use axum::{Router, routing::post};

@@ -1,4 +1,4 @@
-//! Wrong: the answer is what has been read when the stream ends.
+//! Wrong: whatever has been read when the stream ends counts as the answer.
 //! Harm: a proxy ends the body of a provider that died as if it were complete; half an answer is stored and shown as a whole one.
 //! Instead: llm/providers
 

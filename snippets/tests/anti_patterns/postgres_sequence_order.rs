@@ -1,5 +1,5 @@
 //! Wrong: A table with `bigserial` as the log, and `WHERE id > cursor` to read on.
-//! Harm: Ids are given at the insert and become visible at the commit: 2 is read, 1 commits later, and no reader sees it ever.
+//! Harm: Ids are assigned at insert and become visible at commit: a reader sees 2, then 1 commits, and no reader ever sees 1.
 //! Instead: production/postgres_log
 
 use snippets::production::postgres_log::SCHEMA;

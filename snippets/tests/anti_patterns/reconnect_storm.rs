@@ -1,5 +1,5 @@
-//! Wrong: Every stream ends in the same moment at a shutdown, and every client has the same `retry`.
-//! Harm: All clients connect again in the same 100 ms, on the instances that are left.
+//! Wrong: At shutdown every stream ends at the same moment, and every client has the same `retry`.
+//! Harm: All clients reconnect within the same 100 ms, to the remaining instances.
 //! Instead: production/deploy
 
 use std::time::Duration;

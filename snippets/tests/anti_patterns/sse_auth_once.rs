@@ -1,5 +1,5 @@
 //! Wrong: the session is checked when the stream is opened, and never again.
-//! Harm: after a logout, a ban or a lost right, the open stream goes on delivering for hours.
+//! Harm: after a logout, a ban or a revoked permission, the open stream keeps delivering for hours.
 //! Instead: sse/protect
 
 use std::sync::Arc;

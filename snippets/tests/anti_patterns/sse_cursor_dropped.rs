@@ -1,5 +1,5 @@
 //! Wrong: the cursor is read with `.and_then(|v| v.to_str().ok()?.parse().ok())` and defaults to "none".
-//! Harm: an id that is not ASCII or not a number becomes "no cursor": the client gets everything again, or begins with now and misses the rest.
+//! Harm: an id that is not ASCII or not a number becomes "no cursor": the client gets everything again, or starts at the newest event and misses the rest.
 //! Instead: sse/resume
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! Wrong: `tokio::spawn` the work, let it stop when `send` fails.
-//! Harm: after the client has gone it runs until its next `send`: one more paid step, or for ever where the upstream is silent.
+//! Harm: after the client has left, it runs until its next `send`: one more paid step, or forever if the upstream is silent.
 //! Instead: sse/lifecycle
 
 use std::convert::Infallible;

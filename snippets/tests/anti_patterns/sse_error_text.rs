@@ -1,5 +1,5 @@
 //! Wrong: `format!("event: failed\ndata: {{\"error\":\"{error}\"}}\n\n")`.
-//! Harm: a quote breaks the JSON, a newline lets whoever shapes the text send events of their own, and the inside is told to everybody.
+//! Harm: a quote breaks the JSON, a newline lets anyone who controls the text inject events, and internals leak to every client.
 //! Instead: sse/protect
 
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
 //! Wrong: event ids are bare numbers, and the counter starts at 1 with the process.
-//! Harm: after a restart a cursor of the last life means another event: those before it are skipped, and one beyond the tail waits for ever.
+//! Harm: after a restart, a cursor from the previous epoch names a different event: earlier events are skipped, and a cursor beyond the tail waits forever.
 //! Instead: sse/resume
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! Wrong: `ConcurrencyLimitLayer` bounds the open streams, `TimeoutLayer` their time.
-//! Harm: both let go when the head is ready, which for a stream is the beginning: any number of streams stays open for any time.
+//! Harm: both release once the headers are ready, which for a stream is the start: any number of streams can stay open for any length of time.
 //! Instead: sse/serve
 
 use std::convert::Infallible;

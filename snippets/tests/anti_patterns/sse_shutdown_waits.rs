@@ -1,5 +1,5 @@
 //! Wrong: `axum::serve(..).with_graceful_shutdown(signal)` and nothing else.
-//! Harm: it waits for every open stream, which goes on producing: the process ends when it is killed, and every client is cut.
+//! Harm: it waits for every open stream, and each keeps producing: the process runs until it is killed, and every client is cut.
 //! Instead: sse/lifecycle
 
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
 //! Wrong: One histogram of request durations, streams included, as a middleware around `next.run` records it.
-//! Harm: A stream counts when its head is out: open for an hour, it is one of the fastest requests, and pulls every quantile down.
+//! Harm: A stream is recorded when its headers are sent: one that stays open for an hour is among the fastest requests and pulls every quantile down.
 //! Instead: production/observe
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! Wrong: a total timeout on the request to the model
-//! Harm: a long answer that is coming in well is cut in the middle, after most of it was paid for, and retried from the start
+//! Harm: a long, healthy answer is cut in the middle, after most of it was paid for, and retried from the start
 //! Instead: llm/relay
 
 use std::time::Duration;

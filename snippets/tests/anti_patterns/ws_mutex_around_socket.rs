@@ -1,5 +1,5 @@
 //! Wrong: `Arc<Mutex<WebSocket>>`, shared by the task that receives and the one that sends.
-//! Harm: the lock is held while nothing comes in, so what the server has to say waits until the client speaks.
+//! Harm: the receiver holds the lock while it waits for input, so the server cannot send until the client does.
 //! Instead: websocket/serve
 
 use std::sync::Arc;

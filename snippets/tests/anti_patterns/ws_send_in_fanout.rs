@@ -1,5 +1,5 @@
 //! Wrong: `for member in &mut members { member.send(message).await }`: the fan-out loop waits for each member in turn.
-//! Harm: one member that does not read stops the whole room, for ever.
+//! Harm: one member that does not read blocks the whole room indefinitely.
 //! Instead: websocket/rooms
 
 use std::sync::Arc;

@@ -7,7 +7,9 @@ export async function register(): Promise<void> {
   if (process.env.NEXT_RUNTIME === "nodejs") {
     const { subscribe } = await import("node:diagnostics_channel");
     // The first token, not the head and not the first ping: those come at once whatever the model does.
-    subscribe("llm:first-token", (message) => console.info(JSON.stringify({ metric: "llm_first_token_ms", ...(message as object) })));
+    subscribe("llm:first-token", (message) =>
+      console.info(JSON.stringify({ metric: "llm_first_token_ms", ...(message as object) })),
+    );
   }
 }
 

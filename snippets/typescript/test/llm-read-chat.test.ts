@@ -1,17 +1,21 @@
-import { describe, expect, test } from "vitest";
 import type { Page } from "playwright-core";
-import { ChatError, postChat, readChat, type Kind } from "../src/llm/read-chat.ts";
+import { describe, expect, test } from "vitest";
+import { ChatError, type Kind, postChat, readChat } from "../src/llm/read-chat.ts";
 import { load, openPage } from "./support/browser.ts";
-import { eventually, gone, serve, signal, sse } from "./support/server.ts";
 import type { Seen } from "./support/chat-app.tsx";
+import { eventually, gone, serve, signal, sse } from "./support/server.ts";
 
-declare const pattern: typeof import("../src/llm/render-markdown.ts") & typeof import("./support/chat-app.tsx") & { toHtml(markdown: string): string };
+declare const pattern: typeof import("../src/llm/render-markdown.ts") &
+  typeof import("./support/chat-app.tsx") & { toHtml(markdown: string): string };
 
 const never = new AbortController().signal;
 const DONE = 'event: done\ndata: {"reason":"stop","tools":[],"usage":{"input":1,"output":2}}\n\n';
 const token = (text: string): string => `event: text\ndata: ${JSON.stringify({ text })}\n\n`;
 
-async function read(url: string, options: { signal?: AbortSignal; idleTimeout?: number } = {}): Promise<[string, unknown]> {
+async function read(
+  url: string,
+  options: { signal?: AbortSignal; idleTimeout?: number } = {},
+): Promise<[string, unknown]> {
   let text = "";
   const events = postChat(url, { messages: [] }, options.signal ?? never, options.idleTimeout);
   const outcome = await readChat(events, (_, delta) => void (text += delta)).catch((error: unknown) => error);
@@ -60,8 +64,11 @@ describe("readChat", () => {
     const server = await serve({
       "/stream": (_, response) => void sse(response, `event: failed\ndata: ${JSON.stringify(error)}\n\n`),
       "/status": (_, response) =>
-        void response.writeHead(503, { "content-type": "application/json", "retry-after": "10" }).end(JSON.stringify(error)),
-      "/html": (_, response) => void response.writeHead(502, { "content-type": "text/html" }).end("<h1>Bad gateway</h1>"),
+        void response
+          .writeHead(503, { "content-type": "application/json", "retry-after": "10" })
+          .end(JSON.stringify(error)),
+      "/html": (_, response) =>
+        void response.writeHead(502, { "content-type": "text/html" }).end("<h1>Bad gateway</h1>"),
       "/login": (_, response) => void response.writeHead(200, { "content-type": "text/html" }).end("<h1>Sign in</h1>"),
     });
     for (const path of ["/stream", "/status"]) {
@@ -108,7 +115,10 @@ describe("readChat", () => {
     });
     expect((await read(`${server.origin}/silent`, { idleTimeout: 300 }))[1]).toMatchObject({ code: "silent" });
     expect((await read(`${server.origin}/thinking`, { idleTimeout: 700 }))[1]).toMatchObject({ reason: "stop" });
-    const slow = readChat(postChat(`${server.origin}/fast`, {}, never, 300), () => new Promise((resolve) => setTimeout(resolve, 500)));
+    const slow = readChat(
+      postChat(`${server.origin}/fast`, {}, never, 300),
+      () => new Promise((resolve) => setTimeout(resolve, 500)),
+    );
     expect(await slow).toMatchObject({ reason: "stop" });
   });
 
@@ -117,12 +127,19 @@ describe("readChat", () => {
       "/chat": (_, response) =>
         void sse(
           response,
-          'event: reasoning\ndata: {"text":"hm"}\n\nevent: refusal\ndata: {"text":"no"}\n\n' + DONE.replace("stop", "max_tokens"),
+          'event: reasoning\ndata: {"text":"hm"}\n\nevent: refusal\ndata: {"text":"no"}\n\n' +
+            DONE.replace("stop", "max_tokens"),
         ),
     });
     const kinds: [Kind, string][] = [];
-    const done = await readChat(postChat(`${server.origin}/chat`, {}, never), (kind, text) => void kinds.push([kind, text]));
-    expect(kinds).toEqual([["reasoning", "hm"], ["refusal", "no"]]);
+    const done = await readChat(
+      postChat(`${server.origin}/chat`, {}, never),
+      (kind, text) => void kinds.push([kind, text]),
+    );
+    expect(kinds).toEqual([
+      ["reasoning", "hm"],
+      ["refusal", "no"],
+    ]);
     expect(done.reason).toBe("max_tokens");
   });
 });

@@ -1,6 +1,6 @@
 import { EventSource as NodeEventSource } from "eventsource";
 import { describe, expect, inject, test, vi } from "vitest";
-import { connect, EventStreamError, retryAfterMs, type ConnectOptions } from "../src/sse/connect.ts";
+import { type ConnectOptions, connect, EventStreamError, retryAfterMs } from "../src/sse/connect.ts";
 import { EventTooLargeError, type ServerSentEvent } from "../src/sse/event-stream.ts";
 import { load, openPage } from "./support/browser.ts";
 import { eventually, gone, serve, signal, sse } from "./support/server.ts";
@@ -88,9 +88,14 @@ describe("connect", () => {
 
   test("asks again after these statuses and no others", async () => {
     const repeated = [];
-    for (const status of [201, 206, 400, 401, 403, 404, 408, 410, 425, 429, 500, 501, 502, 503, 504, 505, 520, 524, 529]) {
+    for (const status of [
+      201, 206, 400, 401, 403, 404, 408, 410, 425, 429, 500, 501, 502, 503, 504, 505, 520, 524, 529,
+    ]) {
       const server = await serve({
-        "/events": (_, response, nth) => void (nth === 1 ? response.writeHead(status, { "content-type": "text/event-stream" }).end(DONE) : sse(response, DONE)),
+        "/events": (_, response, nth) =>
+          void (nth === 1
+            ? response.writeHead(status, { "content-type": "text/event-stream" }).end(DONE)
+            : sse(response, DONE)),
       });
       const outcome = await untilDone(`${server.origin}/events`).catch((error: unknown) => error);
       if (outcome instanceof EventStreamError) expect(outcome.status).toBe(status);
@@ -175,7 +180,9 @@ describe("connect", () => {
       },
     });
     let token = 0;
-    await untilDone(`${server.origin}/events`, { request: () => ({ headers: { authorization: `Bearer ${++token}` } }) });
+    await untilDone(`${server.origin}/events`, {
+      request: () => ({ headers: { authorization: `Bearer ${++token}` } }),
+    });
     expect(tokens).toEqual(["Bearer 1", "Bearer 2"]);
   });
 
@@ -276,14 +283,22 @@ describe("connect", () => {
   });
 
   test("times that setTimeout cannot hold do not fire at once", async () => {
-    const server = await serve({ "/events": (_, response, nth) => void (nth === 1 ? response.writeHead(503).end() : sse(response, DONE)) });
+    const server = await serve({
+      "/events": (_, response, nth) => void (nth === 1 ? response.writeHead(503).end() : sse(response, DONE)),
+    });
     for (const idleTimeout of [Infinity, 2 ** 31]) {
       expect(await untilDone(`${server.origin}/events`, { idleTimeout })).toHaveLength(1);
     }
     expect(server.hits.get("/events")).toBe(3);
     const stop = new AbortController();
-    const down = await serve({ "/down": (_, response) => void response.writeHead(503, { "retry-after": "3600" }).end() });
-    const waiting = connect(`${down.origin}/down`, { signal: stop.signal, minDelay: Infinity, maxDelay: Infinity }).next();
+    const down = await serve({
+      "/down": (_, response) => void response.writeHead(503, { "retry-after": "3600" }).end(),
+    });
+    const waiting = connect(`${down.origin}/down`, {
+      signal: stop.signal,
+      minDelay: Infinity,
+      maxDelay: Infinity,
+    }).next();
     const timers = vi.spyOn(globalThis, "setTimeout");
     await eventually(() => timers.mock.calls.some(([, ms]) => ms === 2 ** 31 - 1)); // a longer one fires after 1 ms
     timers.mockRestore();
@@ -326,7 +341,10 @@ describe("connect", () => {
       "/open": (_, response) => void sse(response, "data: a\n\n"),
       "/down": (_, response) => void response.writeHead(503).end(),
     });
-    const run = async (path: string, abortWhen: (events: AsyncGenerator<ServerSentEvent>) => Promise<unknown>): Promise<void> => {
+    const run = async (
+      path: string,
+      abortWhen: (events: AsyncGenerator<ServerSentEvent>) => Promise<unknown>,
+    ): Promise<void> => {
       const stop = new AbortController();
       const options = { signal: stop.signal, minDelay: 60_000, maxDelay: 60_000 };
       const events = connect(`${server.origin}${path}`, options);
@@ -343,7 +361,11 @@ describe("connect", () => {
     stop.abort(new Error("stopped"));
     await expect(waiting).rejects.toThrow("stopped");
     const later = new AbortController();
-    const delayed = connect(`${server.origin}/down`, { signal: later.signal, minDelay: 60_000, maxDelay: 60_000 }).next();
+    const delayed = connect(`${server.origin}/down`, {
+      signal: later.signal,
+      minDelay: 60_000,
+      maxDelay: 60_000,
+    }).next();
     await eventually(() => server.hits.get("/down") === 1); // during the delay, or just before it
     later.abort(new Error("stopped"));
     await expect(delayed).rejects.toThrow("stopped");
@@ -417,7 +439,23 @@ describe("against the Rust patterns", () => {
     const { cut, seeded } = await import("./support/cases.ts");
     const { EventStreamParser } = await import("../src/sse/event-stream.ts");
     const random = seeded(11);
-    const pieces = ["data", ":", " ", "\n", "\r", "\r\n", "id", "event", "x", "é", "😀", "\uFEFF", "\0", "\n\n", "data: y\n\n"];
+    const pieces = [
+      "data",
+      ":",
+      " ",
+      "\n",
+      "\r",
+      "\r\n",
+      "id",
+      "event",
+      "x",
+      "é",
+      "😀",
+      "\uFEFF",
+      "\0",
+      "\n\n",
+      "data: y\n\n",
+    ];
     let events = 0;
     for (let at = 0; at < 100; at++) {
       const text = Array.from({ length: 60 }, () => pieces[random(pieces.length)]).join("");
@@ -476,7 +514,9 @@ describe("in Chromium", () => {
       const signal = new AbortController().signal;
       // Chromium sends it, and Node's parser answers 400: the pattern does the same in both.
       types.push(String(await fetch("/", { headers: { "last-event-id": "a\u0001b" } }).then(({ status }) => status)));
-      await connect("/events", { signal, lastEventId: "a\u0001b" }).next().catch((error: Error) => types.push(error.name));
+      await connect("/events", { signal, lastEventId: "a\u0001b" })
+        .next()
+        .catch((error: Error) => types.push(error.name));
       for await (const event of connect(new URL("/events", location.href), { signal, minDelay: 1, maxDelay: 5 })) {
         types.push(event.type);
         if (event.type === "done") break;
@@ -484,6 +524,8 @@ describe("in Chromium", () => {
       return types;
     });
     expect([...types.slice(0, 2), types.at(-1)]).toEqual(["400", "EventStreamError", "done"]);
-    expect(server.requests.filter(({ url }) => url === "/events").at(-1)!.headers["last-event-id"]).toBe(types.length === 4 ? "1" : undefined);
+    expect(server.requests.filter(({ url }) => url === "/events").at(-1)!.headers["last-event-id"]).toBe(
+      types.length === 4 ? "1" : undefined,
+    );
   });
 });

@@ -1,5 +1,5 @@
-import { describe, expect, inject, test } from "vitest";
 import type { Page } from "playwright-core";
+import { describe, expect, inject, test } from "vitest";
 import type { SubscribeOptions } from "../src/sse/event-source.ts";
 import { load, newContext, openPage } from "./support/browser.ts";
 import { eventually, gone, serve, sse, type TestServer } from "./support/server.ts";
@@ -37,7 +37,10 @@ const logOf = (page: Page): Promise<Log> => page.evaluate(() => log);
 const cursors = (server: TestServer): string[] =>
   server.requests
     .filter(({ url }) => url?.startsWith("/events"))
-    .map(({ url, headers }) => `${headers["last-event-id"] ?? "-"} ${new URL(url!, "http://x").searchParams.get("lastEventId") ?? "-"}`);
+    .map(
+      ({ url, headers }) =>
+        `${headers["last-event-id"] ?? "-"} ${new URL(url!, "http://x").searchParams.get("lastEventId") ?? "-"}`,
+    );
 
 describe("subscribe", () => {
   test("ends at the terminal event", async () => {
@@ -204,11 +207,14 @@ describe("subscribe", () => {
         sse(response, `id: ${nth}\ndata: ${nth}\n\n`);
         void gone(response).then(() => closed.push(nth));
       },
-      "/other": (_, response) => void response.setHeader("content-type", "text/html").end('<link rel="icon" href="data:,">other'),
+      "/other": (_, response) =>
+        void response.setHeader("content-type", "text/html").end('<link rel="icon" href="data:,">other'),
     });
     const page = await openPage(server.origin);
     await subscribeIn(page, "/events");
-    await page.evaluate(() => addEventListener("pageshow", (event) => Object.assign(window, { persisted: event.persisted })));
+    await page.evaluate(() =>
+      addEventListener("pageshow", (event) => Object.assign(window, { persisted: event.persisted })),
+    );
     await eventually(async () => (await logOf(page)).events.length === 1);
     await page.goto(`${server.origin}/other`);
     await eventually(() => closed.includes(1));
@@ -220,7 +226,8 @@ describe("subscribe", () => {
 
   test("reads sse/resume over a shutdown of the streams", async () => {
     const scene = `${inject("rust")}/scene/${crypto.randomUUID()}`;
-    const post = async (path: string, body = ""): Promise<void> => void (await fetch(`${scene}/${path}`, { method: "POST", body }));
+    const post = async (path: string, body = ""): Promise<void> =>
+      void (await fetch(`${scene}/${path}`, { method: "POST", body }));
     const page = await openPage(inject("rust"));
     await subscribeIn(page, `${scene}/events`);
     await post("publish/note", "one");
@@ -253,7 +260,7 @@ describe("shareAcrossTabs", () => {
     const server = await serve({
       "/events": (request, response) => {
         open += 1;
-          responses.push(response);
+        responses.push(response);
         sse(response, `: ${request.url}\n\n`);
         void gone(response).then(() => (open -= 1));
       },
@@ -269,7 +276,10 @@ describe("shareAcrossTabs", () => {
       await load(page, "sse/tabs.ts");
       await page.evaluate(() => {
         const seen: string[] = [];
-        const open = (lastEventId: string, give: (event: { type: string; data: string; lastEventId: string }) => void): (() => void) => {
+        const open = (
+          lastEventId: string,
+          give: (event: { type: string; data: string; lastEventId: string }) => void,
+        ): (() => void) => {
           const source = new EventSource(`/events?lastEventId=${lastEventId}`);
           source.onmessage = give;
           return () => source.close();

@@ -1,8 +1,8 @@
 import PartySocket from "partysocket/ws";
 import ReconnectingWebSocketModule from "reconnecting-websocket";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
-import { WebSocketClient, type ClientOptions, type Data } from "../src/websocket/client.ts";
-import { CreditError, creditedMessages, type CreditMessage } from "../src/websocket/flow.ts";
+import { type ClientOptions, type Data, WebSocketClient } from "../src/websocket/client.ts";
+import { CreditError, type CreditMessage, creditedMessages } from "../src/websocket/flow.ts";
 import { CommandExpiredError, Outbox, OutboxFullError } from "../src/websocket/outbox.ts";
 import { load, openPage } from "./support/browser.ts";
 import { eventually, signal } from "./support/server.ts";
@@ -12,7 +12,10 @@ type Patterns = typeof import("../src/websocket/client.ts") & typeof import("../
 declare const pattern: Patterns;
 
 /** A client that is closed with the test, and what it saw. */
-function open(url: string, options: Partial<ClientOptions> = {}): { client: WebSocketClient; states: string[]; messages: Data[] } {
+function open(
+  url: string,
+  options: Partial<ClientOptions> = {},
+): { client: WebSocketClient; states: string[]; messages: Data[] } {
   const states: string[] = [];
   const messages: Data[] = [];
   const client = new WebSocketClient({
@@ -219,7 +222,9 @@ describe("in Chromium", () => {
               const { seq } = JSON.parse(data as string) as { seq: number };
               if (seq <= last) return;
               seen.push((last = seq));
-              if (seq === 9) resolve((client.close(), seen));
+              if (seq !== 9) return;
+              client.close();
+              resolve(seen);
             },
           });
         }),
@@ -319,7 +324,10 @@ describe("Outbox", () => {
 
 describe("npm packages", () => {
   test("reconnecting-websocket and partysocket come back after 4401 too: the page has to close them", async () => {
-    const packages = [ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default, PartySocket];
+    const packages = [
+      ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default,
+      PartySocket,
+    ];
     for (const Package of packages) {
       const server = await serveSockets((socket, nth) => void (nth === 1 && socket.close(4401)));
       const socket = new Package(server.ws, [], { WebSocket, minReconnectionDelay: 1, maxReconnectionDelay: 5 });
@@ -329,7 +337,10 @@ describe("npm packages", () => {
   });
 
   test("what they queue while offline is sent once and lost with a connection that takes it", async () => {
-    const packages = [ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default, PartySocket];
+    const packages = [
+      ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default,
+      PartySocket,
+    ];
     for (const Package of packages) {
       const received: string[] = [];
       const server = await serveSockets((socket, nth) => {

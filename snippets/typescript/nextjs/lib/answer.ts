@@ -6,7 +6,12 @@ import { watchSilence } from "@/lib/silence.ts";
 import type { Done } from "@/streaming/llm/read-chat.ts";
 import type { OutgoingEvent } from "@/streaming/sse/encode.ts";
 
-const REASONS: Record<string, Done["reason"]> = { stop: "stop", length: "max_tokens", tool_calls: "tool_calls", content_filter: "content_filter" };
+const REASONS: Record<string, Done["reason"]> = {
+  stop: "stop",
+  length: "max_tokens",
+  tool_calls: "tool_calls",
+  content_filter: "content_filter",
+};
 
 export interface Message {
   role: "user" | "assistant";
@@ -17,7 +22,11 @@ export interface Message {
  * One answer in the events of the Rust relay: deltas, then exactly one of `done` and `failed`. `signal` closes the
  * provider's connection, and nothing follows it.
  */
-export async function* answer(model: string, messages: Message[], signal: AbortSignal): AsyncGenerator<OutgoingEvent, void, void> {
+export async function* answer(
+  model: string,
+  messages: Message[],
+  signal: AbortSignal,
+): AsyncGenerator<OutgoingEvent, void, void> {
   const asked = performance.now();
   const silence = watchSilence(silenceMs());
   try {
@@ -34,7 +43,10 @@ export async function* answer(model: string, messages: Message[], signal: AbortS
       silence.pause();
       if (usage) done.usage = { input: usage.prompt_tokens, output: usage.completion_tokens };
       const choice = choices[0]; // none in the chunk with the usage
-      for (const [type, text] of [["text", choice?.delta.content], ["refusal", choice?.delta.refusal]] as const) {
+      for (const [type, text] of [
+        ["text", choice?.delta.content],
+        ["refusal", choice?.delta.refusal],
+      ] as const) {
         if (!text) continue;
         if (first) channel("llm:first-token").publish({ model, ms: performance.now() - asked });
         first = false;

@@ -38,7 +38,12 @@ export class ChatError extends Error {
  * One POST, never repeated: a second one would be a second answer, and paid for. Leaving the loop, or `signal`,
  * closes the connection, which is what stops the model.
  */
-export async function* postChat(url: string | URL, body: unknown, signal: AbortSignal, idleTimeout = 45_000): AsyncGenerator<ServerSentEvent, void, void> {
+export async function* postChat(
+  url: string | URL,
+  body: unknown,
+  signal: AbortSignal,
+  idleTimeout = 45_000,
+): AsyncGenerator<ServerSentEvent, void, void> {
   const silence = new AbortController();
   let timer: ReturnType<typeof setTimeout> | undefined;
   const restart = (): void => {

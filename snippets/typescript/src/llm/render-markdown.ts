@@ -47,7 +47,10 @@ function copyElement(element: Element, to: Node, linkHosts: ReadonlySet<string>)
     to.appendChild(document.createTextNode(`[image: ${element.getAttribute("alt") ?? ""}]`));
     return;
   }
-  if (!ALLOWED.has(name)) return copyChildren(element, to, linkHosts);
+  if (!ALLOWED.has(name)) {
+    copyChildren(element, to, linkHosts);
+    return;
+  }
   if (name !== "A") {
     const copy = document.createElement(name);
     copyChildren(element, copy, linkHosts);

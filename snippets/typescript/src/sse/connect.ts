@@ -58,8 +58,18 @@ function mayPass(status: number): boolean {
  * the end of a response means nothing (a proxy ends a cut one just as properly), so it reconnects.
  * Returns on 204. Throws `EventStreamError`, `EventTooLargeError`, or `signal.reason`.
  */
-export async function* connect(url: string | URL, options: ConnectOptions): AsyncGenerator<ServerSentEvent, void, void> {
-  const { signal, idempotencyKey, idleTimeout = 45_000, minDelay = 1_000, maxDelay = 30_000, stableAfter = 10_000 } = options;
+export async function* connect(
+  url: string | URL,
+  options: ConnectOptions,
+): AsyncGenerator<ServerSentEvent, void, void> {
+  const {
+    signal,
+    idempotencyKey,
+    idleTimeout = 45_000,
+    minDelay = 1_000,
+    maxDelay = 30_000,
+    stableAfter = 10_000,
+  } = options;
   let lastEventId = options.lastEventId ?? "";
   let base = minDelay;
   let failures = 0;
@@ -131,7 +141,12 @@ class RetryLater extends Error {}
 const LONGEST_TIMER = 2 ** 31 - 1; // ms; setTimeout takes what is longer for 1
 
 /** Awaits fetch or a read; after `ms` of silence it aborts `attempt`, which makes the operation reject. */
-async function watched<T>(ms: number, attempt: AbortController, either: AbortSignal, operation: Promise<T>): Promise<T> {
+async function watched<T>(
+  ms: number,
+  attempt: AbortController,
+  either: AbortSignal,
+  operation: Promise<T>,
+): Promise<T> {
   const silent = (): void => attempt.abort(new RetryLater(`silence of ${ms} ms`));
   const timer = ms <= LONGEST_TIMER ? setTimeout(silent, ms) : undefined;
   try {
@@ -169,10 +184,13 @@ function sleep(ms: number, signal: AbortSignal): Promise<void> {
       clearTimeout(timer);
       reject(signal.reason);
     };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", abort);
-      resolve();
-    }, Math.min(ms, LONGEST_TIMER));
+    const timer = setTimeout(
+      () => {
+        signal.removeEventListener("abort", abort);
+        resolve();
+      },
+      Math.min(ms, LONGEST_TIMER),
+    );
     signal.addEventListener("abort", abort, { once: true });
   });
 }

@@ -21,7 +21,8 @@ export function encodeEvent({ type, id, retry, data }: OutgoingEvent): Uint8Arra
   const json = JSON.stringify(data);
   if (json === undefined) throw new TypeError("data has no JSON form");
   if (type === "error" || type === "open") throw new TypeError("error and open are EventSource's own event names");
-  for (const value of [type, id]) if (value !== undefined && /[\r\n\0]/.test(value)) throw new TypeError("a line break in a field");
+  for (const value of [type, id])
+    if (value !== undefined && /[\r\n\0]/.test(value)) throw new TypeError("a line break in a field");
   let text = "";
   if (type !== undefined) text += `event: ${type}\n`;
   if (id !== undefined) text += `id: ${id}\n`;

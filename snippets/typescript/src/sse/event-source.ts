@@ -38,7 +38,14 @@ export interface Subscription {
 
 // ANCHOR: subscribe
 export function subscribe(url: string | URL, options: SubscribeOptions): Subscription {
-  const { pingType = "ping", idleTimeout = 45_000, minDelay = 1_000, maxDelay = 30_000, stableAfter = 10_000, withCredentials = false } = options;
+  const {
+    pingType = "ping",
+    idleTimeout = 45_000,
+    minDelay = 1_000,
+    maxDelay = 30_000,
+    stableAfter = 10_000,
+    withCredentials = false,
+  } = options;
   const types = new Set([...options.types, ...options.lastTypes, pingType]);
   // `event: error` of a server fires the listeners of the connection's own error event.
   if (types.has("error") || types.has("open")) throw new TypeError("error and open are EventSource's own event names");
@@ -101,7 +108,12 @@ export function subscribe(url: string | URL, options: SubscribeOptions): Subscri
     const { signal } = probe;
     try {
       const credentials = withCredentials ? "include" : "same-origin";
-      const response = await fetch(target(), { headers: { accept: "text/event-stream" }, credentials, cache: "no-store", signal });
+      const response = await fetch(target(), {
+        headers: { accept: "text/event-stream" },
+        credentials,
+        cache: "no-store",
+        signal,
+      });
       void response.body?.cancel();
       const { status } = response;
       if (status === 204) return end("done", status);

@@ -15,7 +15,11 @@ export interface SharedEvent {
 /** Opens the stream after `lastEventId` and gives each event to `publish`; returns how to close it. */
 export type OpenStream = (lastEventId: string, publish: (event: SharedEvent) => void) => () => void;
 
-export function shareAcrossTabs(name: string, openStream: OpenStream, onEvent: (event: SharedEvent) => void): () => void {
+export function shareAcrossTabs(
+  name: string,
+  openStream: OpenStream,
+  onEvent: (event: SharedEvent) => void,
+): () => void {
   const channel = new BroadcastChannel(name);
   let lastEventId = "";
   let leaving = new AbortController();

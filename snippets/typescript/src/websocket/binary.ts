@@ -27,7 +27,8 @@ export async function encodeSeries({ id, values }: Series): Promise<ArrayBuffer>
   const payload = new Uint8Array(values.length * 8);
   const view = new DataView(payload.buffer);
   values.forEach((value, n) => view.setFloat64(n * 8, value, true));
-  const compressed = payload.length >= COMPRESS_FROM ? await through(new CompressionStream("deflate"), payload) : payload;
+  const compressed =
+    payload.length >= COMPRESS_FROM ? await through(new CompressionStream("deflate"), payload) : payload;
   const shorter = compressed.length < payload.length;
   const message = new Uint8Array(HEADER + Math.min(compressed.length, payload.length));
   message.set([SERIES, shorter ? COMPRESSED : 0]);
@@ -74,7 +75,11 @@ async function through(stream: GenericTransformStream, data: Bytes, max = Infini
     throw error instanceof MalformedError ? error : new MalformedError("not compressed as it says", { cause: error });
   }
   const whole = new Uint8Array(length);
-  parts.reduce((at, part) => (whole.set(part, at), at + part.length), 0);
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
   return whole;
 }
 // ANCHOR_END: binary

@@ -39,7 +39,8 @@ export interface ClientOptions {
 
 // ANCHOR: client
 export class WebSocketClient {
-  readonly #options: Required<Omit<ClientOptions, "heartbeat" | "onState">> & Pick<ClientOptions, "heartbeat" | "onState">;
+  readonly #options: Required<Omit<ClientOptions, "heartbeat" | "onState">> &
+    Pick<ClientOptions, "heartbeat" | "onState">;
   readonly #stopListening = new AbortController();
   #socket: WebSocket | undefined;
   /** Counts connections: what belongs to an earlier one is ignored. */
@@ -68,7 +69,9 @@ export class WebSocketClient {
     const wake = (): void => this.#wake();
     const { signal } = this.#stopListening;
     globalThis.addEventListener?.("online", wake, { signal });
-    globalThis.document?.addEventListener("visibilitychange", () => document.visibilityState === "visible" && wake(), { signal });
+    globalThis.document?.addEventListener("visibilitychange", () => document.visibilityState === "visible" && wake(), {
+      signal,
+    });
     void this.#connect();
   }
 
@@ -141,7 +144,10 @@ export class WebSocketClient {
     const { heartbeat, heartbeatEvery } = this.#options;
     if (heartbeat === undefined) return;
     clearTimeout(this.#timer);
-    if (performance.now() - this.#lastHeard >= 2 * heartbeatEvery) return this.#lost(generation, 1006);
+    if (performance.now() - this.#lastHeard >= 2 * heartbeatEvery) {
+      this.#lost(generation, 1006);
+      return;
+    }
     this.send(heartbeat());
     this.#timer = setTimeout(() => this.#beat(generation), heartbeatEvery);
   }

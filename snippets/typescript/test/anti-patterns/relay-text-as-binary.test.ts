@@ -19,7 +19,9 @@ test("relayed text arrives as a Blob, unless the server keeps the kind of frame"
       const socket = new WebSocket(url + path);
       await new Promise((resolve) => (socket.onopen = resolve));
       socket.send('{"type":"chat"}');
-      kinds.push(await new Promise((resolve) => (socket.onmessage = ({ data }) => resolve((data as object).constructor.name))));
+      kinds.push(
+        await new Promise((resolve) => (socket.onmessage = ({ data }) => resolve((data as object).constructor.name))),
+      );
       socket.close();
     }
     return kinds;

@@ -18,7 +18,8 @@ export async function POST(request: Request): Promise<Response> {
   const body = (await readJson(request, 64 * 1024)) as { model?: unknown; messages?: unknown } | null | undefined;
   const model = chooseModel(body?.model);
   const messages = parse(body?.messages);
-  if (model === undefined || messages === undefined) return Response.json({ code: "invalid", retryable: false }, { status: 400 });
+  if (model === undefined || messages === undefined)
+    return Response.json({ code: "invalid", retryable: false }, { status: 400 });
 
   const record = { question: messages.at(-1)!.content, text: "", outcome: "stopped" };
   // Runs when the response has ended and when the client has left; a platform keeps the process alive until then.
