@@ -50,7 +50,7 @@ async fn relay(upstream: &str) {
         ..streams::Config::default()
     };
     let config = Config {
-        report: |_| {},
+        report: std::sync::Arc::new(|_| {}),
         ..Config::default()
     };
     let relay = Arc::new(Relay {

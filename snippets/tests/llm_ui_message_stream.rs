@@ -5,9 +5,10 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, routing::post};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
+use snippets::llm::http;
 use snippets::llm::providers::openai_chat::OpenAiChat;
 use snippets::llm::providers::{
-    FinishReason, ModelError, ModelEvent, ToolCall, Usage, http, model_events,
+    FinishReason, ModelError, ModelEvent, ToolCall, Usage, model_events,
 };
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::llm::ui_message_stream::{UiPart, UiWriter, ui_parts, ui_response};

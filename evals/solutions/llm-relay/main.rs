@@ -42,7 +42,7 @@ async fn chat(State(relay): State<Arc<Relay>>, Json(chat): Json<Chat>) -> Respon
         turns: vec![turn],
         ..Conversation::default()
     };
-    match relay.answer(conversation).await {
+    match relay.answer("", conversation).await {
         Ok(events) => slot.respond(Produced::new(events.map(|event| message(&event)))),
         Err(error) => {
             let failed = [message(&ChatEvent::Failed(error))];

@@ -227,11 +227,12 @@ impl Generations {
         known.insert(id.clone(), generation.clone(), asked);
         let kept = Kept(self.clone(), id, generation.clone());
         self.tasks.spawn(async move {
-            let Kept(all, _, generation) = &kept;
+            let Kept(all, (user, _), generation) = &kept;
             let (place, conversation) = question.unzip();
             generation
                 .run(
                     &all.relay,
+                    user,
                     conversation.unwrap_or_default(),
                     all.limits.abandon,
                 )

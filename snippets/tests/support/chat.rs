@@ -40,7 +40,7 @@ pub fn patient() -> Config {
         head: Duration::from_secs(15),
         silence: Duration::from_secs(60),
         window: Duration::ZERO,
-        report: |_| {},
+        report: std::sync::Arc::new(|_| {}),
         ..Config::default()
     }
 }

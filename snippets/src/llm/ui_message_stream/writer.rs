@@ -45,7 +45,7 @@ impl UiWriter {
         out: &mut Vec<UiPart>,
     ) -> Option<(FinishReason, Vec<ToolCall>)> {
         match event {
-            ModelEvent::Heartbeat => {}
+            ModelEvent::Heartbeat | ModelEvent::Other { .. } => {}
             ModelEvent::Text(delta) | ModelEvent::Refusal(delta) => {
                 let id = self.block(Block::Text, out);
                 out.push(UiPart::TextDelta { id, delta });
@@ -150,7 +150,7 @@ impl UiWriter {
             FinishReason::ToolCalls => "tool-calls",
             FinishReason::MaxTokens => "length",
             FinishReason::ContentFilter | FinishReason::Refusal => "content-filter",
-            FinishReason::Paused | FinishReason::Other(_) => "other",
+            FinishReason::AwaitsClient | FinishReason::Paused | FinishReason::Other(_) => "other",
         };
         let message_metadata = self.metadata();
         out.extend([
@@ -181,16 +181,11 @@ impl UiWriter {
 
     /// The answer failed. No `finish` follows, so nobody can take the fragment for a whole message.
     pub fn fail(self, error: &ModelError, out: &mut Vec<UiPart>) {
-        let error_text = match error {
-            ModelError::Provider {
-                failure: Failure::RateLimited | Failure::Overloaded,
-                ..
+        let error_text = match (error, error.failure()) {
+            (_, Failure::RateLimited | Failure::Overloaded) => {
+                "The model is busy. Try again in a moment."
             }
-            | ModelError::Status {
-                status: 429 | 503 | 529,
-                ..
-            } => "The model is busy. Try again in a moment.",
-            ModelError::Truncated | ModelError::Transport(_) => {
+            (ModelError::Truncated | ModelError::Transport(_), _) => {
                 "The answer was cut off. Try again."
             }
             _ => "The answer failed.",
