@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::{Extension, Router};
 use snippets::llm::per_user::PerUser;
-use snippets::llm::relay::{self, Relay, UserId};
+use snippets::llm::relay::{self, Relay};
+use snippets::llm::request::UserId;
 use snippets::llm::upstream::{Dialect, Upstream};
 use snippets::sse::message::Message;
 use snippets::sse::resume::{self, Log};
@@ -96,7 +97,13 @@ async fn llm_relay_passes_in_every_dialect() {
             let relay = Relay {
                 upstream: Upstream::new(dialect, &base, "key", "m", Duration::from_secs(60))
                     .unwrap(),
-                streams: streams(Duration::from_secs(2)),
+                streams: snippets::sse::streams::Streams::start(
+                    snippets::sse::streams::Config {
+                        heartbeat: Duration::from_secs(2),
+                        ..Default::default()
+                    },
+                    CancellationToken::new(),
+                ),
                 places: PerUser::new(2),
                 config: relay::Config::default(),
                 shutdown: CancellationToken::new(),

@@ -16,14 +16,16 @@ use axum::routing::{any, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use snippets::llm::per_user::PerUser;
-use snippets::llm::relay::{self, Relay, UserId};
+use snippets::llm::relay::{self, Relay};
+use snippets::llm::request::UserId;
+use snippets::llm::resume::{Generations, Limits as Kept};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::llm::ui_message_stream::{ui_parts, ui_response};
 use snippets::llm::upstream::{Dialect, Upstream};
 use snippets::sse::message::Message;
 use snippets::sse::resume::Log;
 use snippets::sse::serve::{Config, Streams};
-use snippets::sse::{jobs, resume, wire};
+use snippets::sse::{jobs, resume, streams, wire};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Full;
 use snippets::websocket::protect::User;
@@ -193,7 +195,7 @@ async fn llm() -> std::io::Result<Router> {
         let upstream = upstream.with_model(&format!("scripted/{script}"));
         let relay = Relay {
             upstream: upstream.clone(),
-            streams: Streams::new(Config::default(), CancellationToken::new()),
+            streams: streams::Streams::start(streams::Config::default(), CancellationToken::new()),
             places: PerUser::new(20),
             config: relay::Config {
                 silence,
@@ -212,6 +214,33 @@ async fn llm() -> std::io::Result<Router> {
             .nest(&format!("/llm/{script}"), relay::app(Arc::new(relay)))
             .route(&format!("/ui/{script}/chat"), post(ui));
     }
+    // `llm/resume` at `/slow/generations`: an answer that takes a second.
+    let slow = ScriptedModel::new(Script {
+        pace: Duration::from_millis(150),
+        ..Script::reply(Reply::text("one two three four five six"))
+    });
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let origin = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(axum::serve(listener, slow.router()).into_future());
+    let upstream = Upstream::new(Dialect::OpenAiChat, &origin, "key", "scripted", silence)
+        .map_err(std::io::Error::other)?;
+    let quick = streams::Config {
+        retry: Duration::from_millis(50),
+        ..streams::Config::default()
+    };
+    let relay = Relay {
+        upstream,
+        streams: streams::Streams::start(quick, CancellationToken::new()),
+        places: PerUser::new(20),
+        config: relay::Config::default(),
+        shutdown: CancellationToken::new(),
+    };
+    let kept = Kept {
+        per_user: 50,
+        ..Kept::default()
+    };
+    let generations = Generations::new(Arc::new(relay), kept);
+    router = router.nest("/slow", snippets::llm::resume::app(generations));
     let provider = model.router();
     let exchanges = move || async move {
         let ends = model.exchanges().into_iter().map(|exchange| {

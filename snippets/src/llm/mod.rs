@@ -11,6 +11,7 @@ pub mod per_user;
 pub mod providers;
 pub mod public_error;
 pub mod relay;
+pub mod request;
 pub mod resume;
 pub mod scripted_model;
 pub mod ui_message_stream;

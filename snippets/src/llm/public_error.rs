@@ -47,6 +47,10 @@ impl PublicError {
     };
     /// The model was silent for too long.
     pub const SILENT: Self = Self::new("model_silent", StatusCode::GATEWAY_TIMEOUT, true);
+    /// The model sent heartbeats and no content for too long.
+    pub const STUCK: Self = Self::new("model_stuck", StatusCode::GATEWAY_TIMEOUT, true);
+    /// The conversation has a role that this service does not take from clients.
+    pub const ROLE: Self = Self::new("role_refused", StatusCode::UNPROCESSABLE_ENTITY, false);
     /// The answer reached a limit of this service.
     pub const TOO_LONG: Self = Self::new("too_long", StatusCode::BAD_GATEWAY, false);
     /// Nobody was reading any more.

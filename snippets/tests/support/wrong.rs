@@ -10,7 +10,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get};
 use futures::{Stream, StreamExt, future, stream};
-use snippets::llm::chat::{ChatEvent, Done, Kind};
+use snippets::llm::chat::{ChatEvent, Done, Kind, Names};
 use snippets::llm::providers::{ModelError, ModelEvent, Usage};
 use snippets::sse::message::{InvalidMessage, LastEventId, Message};
 use snippets::sse::resume::{self, Log};
@@ -157,7 +157,18 @@ impl Feed {
 pub fn answer(
     events: impl Stream<Item = Result<ModelEvent, ModelError>> + Send + 'static,
 ) -> Response {
-    answer_with(events, |error| ChatEvent::Failed(error.into()).message())
+    answer_with(events, |error| sent(&ChatEvent::Failed(error.into())))
+}
+
+fn sent(event: &ChatEvent) -> Result<Message, InvalidMessage> {
+    let event = event.event(&Names::default()).unwrap();
+    let data: serde_json::Value = serde_json::from_str(&event.data()).unwrap();
+    let message = Message::new(event.name(), &data)?;
+    Ok(if event.is_last() {
+        message.last()
+    } else {
+        message
+    })
 }
 
 /// The same with another way to tell of a failure.
@@ -168,14 +179,14 @@ pub fn answer_with(
     let events = events.chain(stream::iter([Err(ModelError::Truncated)]));
     respond(events.filter_map(move |event| {
         future::ready(match event {
-            Ok(ModelEvent::Text(text)) => Some(ChatEvent::Delta(Kind::Text, text).message()),
+            Ok(ModelEvent::Text(text)) => Some(sent(&ChatEvent::Delta(Kind::Text, text))),
             Ok(ModelEvent::Finish { reason, tool_calls }) => {
                 let done = Done {
                     reason,
                     tool_calls,
                     usage: Usage::default(),
                 };
-                Some(ChatEvent::Done(Arc::new(done)).message())
+                Some(sent(&ChatEvent::Done(Arc::new(done))))
             }
             Ok(_) => None,
             Err(error) => Some(failed(&error).map(Message::last)),

@@ -1,5 +1,5 @@
 import { describe, expect, test, vi } from "vitest";
-import { encodeEvent } from "../src/sse/encode.ts";
+import { encodeEvent, eventEncoder, type OutgoingEvent } from "../src/sse/encode.ts";
 import { EventStreamParser } from "../src/sse/event-stream.ts";
 import { CopyLagError, copyOf, iterate, onOutcome, pullFrom, withHeartbeat } from "../src/streams/readable.ts";
 import { load, openPage } from "./support/browser.ts";
@@ -421,6 +421,32 @@ describe("onOutcome", () => {
     for await (const _ of iterate(stream));
     expect(outcomes).toEqual(["complete"]);
     expect(await new Response(copy).text()).toContain("event: failed");
+  });
+});
+
+describe("eventEncoder", () => {
+  test("an event that cannot be encoded, or an error of the source, ends in the prepared failure", async () => {
+    const failed = { type: "failed", data: { code: "internal" } };
+    const circular: Record<string, unknown> = {};
+    circular["self"] = circular;
+    for (const wrong of [1n, circular, undefined, new Error("the source")]) {
+      const reported: unknown[] = [];
+      const encode = eventEncoder(failed, (error) => reported.push(error));
+      const source = async function* (): AsyncGenerator<OutgoingEvent> {
+        yield { data: 1 };
+        if (wrong instanceof Error) throw wrong;
+        yield { data: wrong };
+        yield { data: 2 };
+      };
+      const text = await new Response(pullFrom(() => encode(source()))).text();
+      expect(text).toBe('data: 1\n\nevent: failed\ndata: {"code":"internal"}\n\n');
+      expect(reported).toHaveLength(1);
+    }
+  });
+
+  test("a failure that cannot be encoded is refused before the response begins", () => {
+    for (const failed of [{ type: "error", data: {} }, { data: 1n }, { type: "a\nb", data: {} }])
+      expect(() => eventEncoder(failed, () => undefined)).toThrow(TypeError);
   });
 });
 

@@ -52,6 +52,19 @@ describe("websocket/binary", () => {
     for (const message of bad) await expect(decodeSeries(message)).rejects.toThrow(MalformedError);
   });
 
+  test("works where streams have no async iterator, as in Safari before 27", async () => {
+    const prototype = ReadableStream.prototype;
+    const own = Object.getOwnPropertyDescriptor(prototype, Symbol.asyncIterator)!;
+    Reflect.deleteProperty(prototype, Symbol.asyncIterator);
+    try {
+      const series = { id: 1, values: new Float64Array(1_000).fill(2) };
+      expect(await decodeSeries(await encodeSeries(series))).toEqual(series);
+      await expect(decodeSeries(bomb)).rejects.toThrow("too large");
+    } finally {
+      Object.defineProperty(prototype, Symbol.asyncIterator, own);
+    }
+  });
+
   test("in Chromium too, where a stream inflates all of what it is given at once", async () => {
     const page = await openPage((await serve({})).origin);
     await load(page, "websocket/binary.ts");

@@ -30,6 +30,25 @@ export function encodeEvent({ type, id, retry, data }: OutgoingEvent): Uint8Arra
   return encoder.encode(`${text}data: ${json}\n\n`);
 }
 
+/**
+ * Encodes the events of a source. If the source or an event of it fails, `report` gets the error and the client gets
+ * `failed` as the last event. `failed` is encoded here, before the response begins: nothing can throw in its place.
+ */
+export function eventEncoder(
+  failed: OutgoingEvent,
+  report: (error: unknown) => void,
+): (source: AsyncIterable<OutgoingEvent>) => AsyncGenerator<Uint8Array<ArrayBuffer>, void, void> {
+  const lastWords = encodeEvent(failed);
+  return async function* (source) {
+    try {
+      for await (const event of source) yield encodeEvent(event);
+    } catch (error) {
+      report(error);
+      yield lastWords;
+    }
+  };
+}
+
 /** Sent first and in silence: proxies release the response with it, and no client sees an event. */
 export const COMMENT: Uint8Array<ArrayBuffer> = encoder.encode(":\n\n");
 

@@ -1,6 +1,6 @@
 // Wrong: `socket.on("message", (data) => other.send(data))` in a Node `ws` server
 // Harm: ws hands text over as a Buffer, and a Buffer is sent as a binary frame: the browser gets a Blob where it expects JSON, the sender gets its own message back
-// Instead: websocket/browser
+// Instead: websocket/node
 import { expect, test } from "vitest";
 import { openPage } from "../support/browser.ts";
 import { serveSockets } from "../support/websocket.ts";
