@@ -19,8 +19,8 @@ use axum::{
     routing::{any, get},
 };
 use serde::Serialize;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::meter::Measured;
-use snippets::llm::per_user::PerUser;
 use snippets::llm::relay::{self, Relay};
 use snippets::llm::request::UserId;
 use snippets::llm::resume::{self, Generations, Limits};
@@ -152,7 +152,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn usage(State(service): State<Service>, Extension(UserId(user)): Extension<UserId>) -> Json<Usage> {
+async fn usage(
+    State(service): State<Service>,
+    Extension(UserId(user)): Extension<UserId>,
+) -> Json<Usage> {
     Json(service.usage(&user))
 }
 
@@ -182,7 +185,8 @@ async fn page(headers: HeaderMap) -> Response {
     // Not for scripts, and not sent by pages of other sites.
     let set = format!("user={user}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000");
     // What a model writes is shown as text; this is the second guard.
-    let policy = "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'";
+    let policy =
+        "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'";
     let headers = [
         (header::SET_COOKIE, set.as_str()),
         (header::CONTENT_SECURITY_POLICY, policy),

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::extract::ws::{Message as Frame, WebSocketUpgrade};
+use axum::extract::ws::Message as Frame;
 use axum::http::StatusCode;
 use axum::routing::{any, post};
 use axum::{Json, Router};
@@ -20,7 +20,8 @@ use super::shared_log::{self, SharedLog};
 use super::store::Store;
 use crate::sse::message::{LastEventId, Message, is_token};
 use crate::sse::serve::Streams;
-use crate::websocket::{outbox::Outbox, serve::Handler, serve::Sockets};
+use crate::websocket::outbox::Outbox;
+use crate::websocket::serve::{Handler, Sockets, Upgrade};
 
 /// `GET /events`, the same log as a socket at `/socket`, and `POST /publish`.
 pub fn app<S: Store>(log: Arc<SharedLog<S>>, streams: Streams, sockets: Sockets) -> Router {
@@ -34,8 +35,8 @@ pub fn app<S: Store>(log: Arc<SharedLog<S>>, streams: Streams, sockets: Sockets)
         }
     };
     let socket = async |State((log, sockets)): State<(Arc<SharedLog<S>>, Sockets)>,
-                        ws: WebSocketUpgrade| {
-        sockets.accept(ws, |_| Feed { log, pump: None })
+                        upgrade: Upgrade| {
+        sockets.accept(upgrade, |_| Feed { log, pump: None })
     };
     Router::new()
         .route("/publish", post(publish))
@@ -44,22 +45,34 @@ pub fn app<S: Store>(log: Arc<SharedLog<S>>, streams: Streams, sockets: Sockets)
         .merge(shared_log::app(log, streams))
 }
 
-/// The first message of the client says where it stopped: `{"after": ID}` or `{}`.
+/// The first message of the client is its cursor: `{"after": ID}` or `{}`. The only other one is its heartbeat,
+/// `{"type": "ping"}`: anything else would let a few bytes request the whole log again and again.
 struct Feed<S> {
     log: Arc<SharedLog<S>>,
     pump: Option<AbortOnDropHandle<()>>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Subscribe {
     after: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Heartbeat {
+    Ping,
 }
 
 impl<S: Store> Handler for Feed<S> {
     fn on_message(&mut self, frame: Frame, outbox: &Outbox) {
         let text = frame.into_text().unwrap_or_default();
-        let Ok(Subscribe { after }) = serde_json::from_str(&text) else {
-            return outbox.close(1008, "subscribe first");
+        if let Ok(Heartbeat::Ping) = serde_json::from_str(&text) {
+            outbox.send(Frame::Text(r#"{"type":"pong"}"#.into()));
+            return;
+        }
+        let (Ok(Subscribe { after }), None) = (serde_json::from_str(&text), &self.pump) else {
+            return outbox.close(1008, "subscribe once");
         };
         let cursor = match after {
             None => LastEventId::None,

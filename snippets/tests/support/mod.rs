@@ -10,6 +10,7 @@ pub mod chat;
 pub mod frames;
 pub mod gated;
 pub mod gauge;
+pub mod member;
 pub mod proxy;
 pub mod raw;
 pub mod server;
