@@ -33,6 +33,7 @@ mod production_proxies;
 mod production_security;
 mod production_shared_log;
 mod production_testing;
+mod production_topics;
 mod sse_consume;
 mod sse_fanout;
 mod sse_lifecycle;
