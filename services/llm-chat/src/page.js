@@ -52,7 +52,9 @@ document.querySelector("#ask").addEventListener("submit", async (event) => {
   event.preventDefault();
   if (sessionStorage.getItem("key") !== null) return;
   const content = question.value;
-  const key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const key = [...crypto.getRandomValues(new Uint8Array(16))]
+    .map((byte) => byte.toString(16).padStart(2, "0"))
+    .join("");
   const before = messages.at(-1);
   if (before?.role === "user") before.content += `\n\n${content}`;
   else messages.push({ role: "user", content });
