@@ -36,9 +36,13 @@ async fn sent(
     dialect: Dialect,
     change: impl FnOnce(Upstream) -> Upstream,
 ) -> (HeaderMap, String, Value) {
+    sent_by(|base| change(upstream(dialect, base))).await
+}
+
+async fn sent_by(upstream: impl FnOnce(&str) -> Upstream) -> (HeaderMap, String, Value) {
     let model = ScriptedModel::new(Script::reply(Reply::text("Hi")));
     let server = Server::start(model.router()).await;
-    let upstream = change(upstream(dialect, &server.url("")));
+    let upstream = upstream(&server.url(""));
     let events = within("the answer", upstream.open(&turns())).await;
     within("its end", events.unwrap().collect::<Vec<_>>()).await;
     let exchange = model.exchanges().remove(0);
@@ -61,29 +65,25 @@ async fn a_request_has_no_hidden_limit() {
 
 #[tokio::test]
 async fn path_headers_fields_and_instructions_are_configuration() {
-    let (headers, path, body) = sent(Dialect::OpenAiChat, |upstream| {
-        upstream
-            .path("/v1/chat/completions?api-version=2024-10-21")
+    use crate::support::hosts::{azure, mistral};
+    let (headers, path, body) = sent_by(|base| azure(base, "azure-key").unwrap()).await;
+    assert_eq!(headers["api-key"].to_str().unwrap(), "azure-key");
+    assert_eq!(path, "/openai/deployments/chat/chat/completions");
+    assert_eq!(body["model"], "gpt-5");
+
+    let (_, _, body) = sent_by(|base| {
+        mistral(base, "key")
             .unwrap()
-            .header("api-key", "azure-key")
-            .unwrap()
-            .system("Be brief.")
-            .field("max_tokens", 100)
             .field("reasoning_effort", "low")
             .field("tools", json!([{"type": "function"}]))
-            .field("stream_options", Value::Null)
     })
     .await;
-    assert_eq!(
-        (headers["api-key"].to_str().unwrap(), &*path),
-        ("azure-key", "/v1/chat/completions")
-    );
-    let messages =
-        json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]);
+    let messages = json!([{"role": "system", "content": "Answer in one sentence."},
+        {"role": "user", "content": "Hi"}]);
     assert_eq!(
         body,
-        json!({"model": "m", "stream": true, "messages": messages, "max_tokens": 100,
-            "reasoning_effort": "low", "tools": [{"type": "function"}]})
+        json!({"model": "mistral-medium", "stream": true, "messages": messages,
+            "max_tokens": 4000, "reasoning_effort": "low", "tools": [{"type": "function"}]})
     );
     let (_, _, body) = sent(Dialect::Anthropic, |upstream| upstream.system("Be brief.")).await;
     assert_eq!(

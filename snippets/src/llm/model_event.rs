@@ -87,20 +87,6 @@ pub struct Usage {
     pub reasoning: Option<u64>,
 }
 
-impl Usage {
-    /// These counts, with those of `earlier` where they are missing or zero: later records of some hosts say less.
-    #[must_use]
-    pub fn or(self, earlier: Self) -> Self {
-        let pick = |new: Option<u64>, old: Option<u64>| new.filter(|n| *n > 0).or(old).or(new);
-        Self {
-            input: pick(self.input, earlier.input),
-            cached_input: pick(self.cached_input, earlier.cached_input),
-            output: pick(self.output, earlier.output),
-            reasoning: pick(self.reasoning, earlier.reasoning),
-        }
-    }
-}
-
 /// A complete tool call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToolCall {
@@ -122,3 +108,17 @@ impl ToolCall {
     }
 }
 // ANCHOR_END: event
+
+impl Usage {
+    /// These counts, with those of `earlier` where they are missing or zero: later records of some hosts say less.
+    #[must_use]
+    pub fn or(self, earlier: Self) -> Self {
+        let pick = |new: Option<u64>, old: Option<u64>| new.filter(|n| *n > 0).or(old).or(new);
+        Self {
+            input: pick(self.input, earlier.input),
+            cached_input: pick(self.cached_input, earlier.cached_input),
+            output: pick(self.output, earlier.output),
+            reasoning: pick(self.reasoning, earlier.reasoning),
+        }
+    }
+}

@@ -96,7 +96,7 @@ pub enum InvalidUpstream {
 }
 
 impl Upstream {
-    /// `base` is the origin, `https://api.openai.com`; `silence` bounds each wait for the provider's bytes: twice the
+    /// `base` is the origin, `https://api.openai.com`; an empty `key` sends none; `silence` bounds each wait for the provider's bytes: twice the
     /// relay's, whose own limit then comes first and names the reason.
     ///
     /// # Errors
@@ -148,9 +148,12 @@ impl Upstream {
         if upstream.base.scheme() == "https" && !has_tls() {
             return Err(InvalidUpstream::NoTls);
         }
-        upstream
-            .header("anthropic-version", "2023-06-01")?
-            .header(name, &value)
+        let upstream = upstream.header("anthropic-version", "2023-06-01")?;
+        match key {
+            // A local server, or a key that `header` brings.
+            "" => Ok(upstream),
+            _ => upstream.header(name, &value),
+        }
     }
 
     /// The same with another path and query, for hosts that differ from `/v1/chat/completions`:

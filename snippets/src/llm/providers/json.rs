@@ -30,7 +30,7 @@ pub enum Json<'a> {
 }
 
 impl Json<'_> {
-    /// The field of that name: the last one that is not null, else [`Json::Null`].
+    /// The field of that name: the last one that says something, else [`Json::Null`].
     pub fn get(&self, name: &str) -> &Self {
         let Self::Object(fields) = self else {
             return &Json::Null;
@@ -38,7 +38,7 @@ impl Json<'_> {
         let found = fields
             .iter()
             .rev()
-            .find(|(key, value)| key == name && *value != Json::Null);
+            .find(|(key, value)| key == name && !value.is_empty());
         found.map_or(&Json::Null, |(_, value)| value)
     }
 
