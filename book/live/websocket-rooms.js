@@ -35,9 +35,8 @@ export default function mount(element, base) {
         if (message.type === "reset")
           p.log("reset", { text: "the room has forgotten what you missed: load a snapshot", kind: "failed" });
         if (first || message.type === "reset")
-          cursor = { epoch: message.epoch, seq: message.seq - message.events.length };
-        if (!first && message.type === "joined") p.note(`resumed: ${message.events.length} replayed`);
-        message.events.forEach(seen);
+          cursor = { epoch: message.epoch, seq: message.seq };
+        if (!first && message.type === "joined") p.note(`resumed after ${cursor.seq}`);
         p.status("open", "in the room");
       } else if (message.type === "gap") {
         p.log("gap", { id: `${message.from}–${message.to}`, text: "dropped: this page was too slow", kind: "failed" });

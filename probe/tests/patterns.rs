@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
-use snippets::llm::per_user::PerUser;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::relay::{self, Relay};
 use snippets::llm::request::UserId;
 use snippets::llm::upstream::{Dialect, Upstream};
@@ -69,7 +69,7 @@ async fn sse_resume_passes() {
 async fn websocket_serve_passes() {
     let limits = Limits {
         ping_every: Duration::from_secs(1),
-        silence: Duration::from_secs(4),
+        silent_pings: 4,
         ..Limits::default()
     };
     let sockets = Sockets::new(limits, CancellationToken::new());

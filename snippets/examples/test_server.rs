@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
-use snippets::llm::per_user::PerUser;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::relay::{self, Relay};
 use snippets::llm::request::UserId;
 use snippets::llm::resume::{Generations, Limits as Kept};
@@ -27,7 +27,7 @@ use snippets::sse::resume::Log;
 use snippets::sse::serve::{Config, Streams};
 use snippets::sse::{jobs, resume, streams, wire};
 use snippets::websocket::limits::Limits;
-use snippets::websocket::outbox::Full;
+
 use snippets::websocket::protect::User;
 use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Hub, Rules};
@@ -142,11 +142,9 @@ fn rooms_scene() -> Router {
     let shutdown = Arc::new(Mutex::new(CancellationToken::new()));
     let hub = Hub::new(Rules {
         history: 100,
-        history_bytes: 64 * 1024,
-        rooms: 10,
-        members: 100,
-        keep_empty: Duration::from_secs(60),
-        full: |_| Full::Disconnect,
+        grace: Duration::ZERO,
+        presence_every: Duration::from_millis(20),
+        ..Rules::default()
     });
     let connect = {
         let shutdown = shutdown.clone();

@@ -1,7 +1,7 @@
 //! The patterns of the streaming-api-patterns pack. One file is one pattern: copy the file, and
 //! the siblings that its first lines name, into your own service.
 //!
-//! Topics: [`sse`], [`websocket`], [`streams`], [`llm`], [`production`].
+//! Topics: [`connections`], [`sse`], [`websocket`], [`streams`], [`llm`], [`production`].
 
 pub mod connections;
 pub mod llm;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::middleware;
 use serde_json::json;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::chat::Names;
-use snippets::llm::per_user::PerUser;
 use snippets::llm::relay::{Config, Relay};
 use snippets::llm::request::Conversation;
 use snippets::llm::resume::{Generations, Limits, app};

@@ -10,6 +10,9 @@
 )]
 
 mod anti_patterns;
+mod connections_client_ip;
+mod connections_per_user;
+mod connections_tickets;
 mod llm_dialects;
 mod llm_fixtures;
 mod llm_mcp;
@@ -30,6 +33,7 @@ mod production_proxies;
 mod production_security;
 mod production_shared_log;
 mod production_testing;
+mod production_topics;
 mod sse_consume;
 mod sse_fanout;
 mod sse_lifecycle;
@@ -49,6 +53,8 @@ mod websocket_binary;
 mod websocket_client;
 mod websocket_facts;
 mod websocket_messages;
+mod websocket_observe;
+mod websocket_pairs;
 mod websocket_protect;
 mod websocket_rates;
 mod websocket_rooms;

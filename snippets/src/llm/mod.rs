@@ -7,7 +7,6 @@ pub mod http;
 pub mod mcp;
 pub mod meter;
 pub mod model_event;
-pub mod per_user;
 pub mod providers;
 pub mod public_error;
 pub mod relay;

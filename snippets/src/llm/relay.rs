@@ -8,7 +8,7 @@
 //! There is no task and no channel here: the model's stream is in the response body, so dropping the body closes the provider's
 //! connection, and polling it reads from there.
 //!
-//! Needs `request`, `chat`, `public_error`, `upstream`, `per_user`, `meter`, `model_event`, `failure`, `sse/streams`, `streams/pace`, `streams/deadline`.
+//! Needs `request`, `chat`, `public_error`, `upstream`, `connections/per_user`, `meter`, `model_event`, `failure`, `sse/streams`, `streams/pace`, `streams/deadline`.
 
 // ANCHOR: config
 use std::{sync::Arc, time::Duration};
@@ -28,12 +28,12 @@ use super::{
     failure::ModelError,
     meter::{Meter, Report},
     model_event::{ModelEvent, Usage},
-    per_user::PerUser,
     public_error::PublicError,
     request::{ChatRequest, Conversation, SystemMessages, UserId},
     upstream::{ModelStream, Upstream},
 };
 use crate::{
+    connections::per_user::PerUser,
     sse::streams::{Holding, Produced, Streams},
     streams::{
         deadline::{until_silent, until_stuck},

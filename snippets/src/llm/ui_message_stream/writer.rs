@@ -164,7 +164,8 @@ impl UiWriter {
 
     /// Stop arrived over another request while this client still reads. It ignores `abort`, unless it
     /// aborted itself: the reason tells it that the message is a fragment.
-    pub fn stop(self, reason: &str, out: &mut Vec<UiPart>) {
+    pub fn stop(mut self, reason: &str, out: &mut Vec<UiPart>) {
+        self.cut(out);
         let reason = reason.to_owned();
         let (finish_reason, message_metadata) = ("interrupted", self.metadata());
         let finish = UiPart::Finish {
@@ -180,7 +181,8 @@ impl UiWriter {
     }
 
     /// The answer failed. No `finish` follows, so nobody can take the fragment for a whole message.
-    pub fn fail(self, error: &ModelError, out: &mut Vec<UiPart>) {
+    pub fn fail(mut self, error: &ModelError, out: &mut Vec<UiPart>) {
+        self.cut(out);
         let error_text = match (error, error.failure()) {
             (_, Failure::RateLimited | Failure::Overloaded) => {
                 "The model is busy. Try again in a moment."
@@ -191,6 +193,12 @@ impl UiWriter {
             _ => "The answer failed.",
         };
         out.push(UiPart::Error { error_text });
+    }
+
+    /// Ends what is open: the client keeps a block or a call without an end as `streaming`, and sends half a call back.
+    fn cut(&mut self, out: &mut Vec<UiPart>) {
+        self.close(out);
+        self.release(Vec::new(), out);
     }
 
     fn block(&mut self, kind: Block, out: &mut Vec<UiPart>) -> String {
