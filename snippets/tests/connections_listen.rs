@@ -193,7 +193,13 @@ async fn talk(addr: SocketAddr, asks: &[Ask]) -> Vec<String> {
         .await;
         let text = normal(&got);
         // Both servers close it now: whether a request was written before is a race.
-        if ask.version == "1.0" || text.to_ascii_lowercase().contains("\nconnection: close") {
+        let keeps =
+            ask.headers.contains(&"Connection: Keep-Alive") && complete(&got, ask.method).is_some();
+        if ask.version == "1.0" && keeps {
+            connection = TcpStream::connect(addr).await.unwrap();
+            seen.push(text);
+        } else if ask.version == "1.0" || text.to_ascii_lowercase().contains("\nconnection: close")
+        {
             let rest = within("the end", connection.read_buf(&mut Vec::new())).await;
             seen.push(format!("{text}\n[end {}]", rest.unwrap_or(0)));
             connection = TcpStream::connect(addr).await.unwrap();
