@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
-use snippets::llm::per_user::PerUser;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::relay::{self, Relay};
 use snippets::llm::request::UserId;
 use snippets::llm::upstream::{Dialect, Upstream};

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
-use snippets::llm::per_user::PerUser;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::relay::{self, Relay};
 use snippets::llm::request::UserId;
 use snippets::llm::resume::{Generations, Limits as Kept};

@@ -13,12 +13,15 @@ mod anti_patterns;
 mod connections_client_ip;
 mod connections_per_user;
 mod connections_tickets;
+mod llm_dialects;
+mod llm_fixtures;
 mod llm_mcp;
 mod llm_providers;
 mod llm_relay;
 mod llm_resume;
 mod llm_scripted_model;
 mod llm_ui_message_stream;
+mod llm_upstream;
 mod llm_vendor_sdks;
 mod production_chaos;
 #[cfg(feature = "redis")]

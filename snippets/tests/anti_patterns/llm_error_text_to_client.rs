@@ -5,8 +5,9 @@
 use axum::{Router, routing::post};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
+use snippets::llm::http;
 use snippets::llm::providers::anthropic::Anthropic;
-use snippets::llm::providers::{ModelError, http, model_events};
+use snippets::llm::providers::{ModelError, model_events};
 use snippets::llm::scripted_model::ScriptedModel;
 use snippets::llm::ui_message_stream::{UiPart, ui_parts};
 

@@ -10,6 +10,7 @@ pub mod chat;
 pub mod frames;
 pub mod gated;
 pub mod gauge;
+pub mod hosts;
 pub mod member;
 pub mod memory;
 pub mod proxy;

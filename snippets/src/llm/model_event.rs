@@ -1,4 +1,6 @@
-//! What a model stream is made of, whichever provider sends it.
+//! The parts of a model's answer, whichever provider sends it.
+//!
+//! Use it wherever an answer is read, measured or shown; `providers` produces it. Needs no other file.
 
 // ANCHOR: event
 use serde::de::DeserializeOwned;
@@ -32,6 +34,14 @@ pub enum ModelEvent {
     },
     /// Token counts so far. Each one replaces the one before: they are totals, never increments.
     Usage(Usage),
+    /// A part of the answer that has no event of its own, as the provider wrote it: a signature, a reasoning item, a citation, the
+    /// work of a server tool, an image. If you send the answer back, send these back too; otherwise ignore them.
+    Other {
+        /// The provider's name of it: `signature_delta`, `thoughtSignature`, `reasoning_details`, `response.output_item.done`.
+        kind: String,
+        /// Its JSON.
+        raw: String,
+    },
     /// The answer is whole. Always the last event, and the only one that releases tool calls.
     Finish {
         /// Why the model stopped; anything but `Stop` and `ToolCalls` needs a decision of yours.
@@ -49,6 +59,9 @@ pub enum FinishReason {
     Stop,
     /// It waits for the results of its tool calls.
     ToolCalls,
+    /// It waits for something else of yours: an approval, a computer or shell action (OpenAI Responses). The items are in
+    /// [`ModelEvent::Other`]; tool calls may be released as well.
+    AwaitsClient,
     /// The limit on output tokens or the context window cut it off.
     MaxTokens,
     /// A filter of the provider withheld the rest.
@@ -75,13 +88,13 @@ pub struct Usage {
 }
 
 /// A complete tool call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToolCall {
     /// The provider's id of the call; empty where the provider has none (Ollama).
     pub id: String,
     /// The tool's name, as the model wrote it: look it up, never interpolate it.
     pub name: String,
-    /// JSON text as the model wrote it, `{}` when it wrote nothing.
+    /// JSON text as the model wrote it, `{}` when it wrote nothing; the input of OpenAI's custom tools is one JSON string.
     pub arguments: String,
 }
 
@@ -96,84 +109,16 @@ impl ToolCall {
 }
 // ANCHOR_END: event
 
-// ANCHOR: error
-use std::time::Duration;
-
-/// Why an answer is not whole. What was received before it is a fragment, whatever it looks like.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ModelError {
-    /// The bytes ended before the provider's terminal event.
-    #[error("the stream ended before the model had finished")]
-    Truncated,
-    /// The provider reported a failure inside the stream, after its 200.
-    #[error("the provider failed ({failure:?}, {code}): {message}")]
-    Provider {
-        /// What to do about it.
-        failure: Failure,
-        /// The provider's code or type.
-        code: String,
-        /// The provider's text. For your log: it may quote the prompt, limits or account names.
-        message: String,
-    },
-    /// The provider answered with another status than 200.
-    #[error("the provider answered {status}: {body}")]
-    Status {
-        /// The HTTP status.
-        status: u16,
-        /// The provider's `Retry-After`, where it gave seconds.
-        retry_after: Option<Duration>,
-        /// The start of the body. For your log, as `message` above.
-        body: String,
-    },
-    /// What arrived is not this provider's format.
-    #[error("malformed answer: {0}")]
-    Malformed(String),
-    /// A bound of the decoder was reached.
-    #[error("{what} is larger than {limit} bytes or items")]
-    TooLarge {
-        /// What grew too large.
-        what: &'static str,
-        /// The bound.
-        limit: usize,
-    },
-    /// The connection failed, or the read timeout passed.
-    #[error("the connection to the provider failed: {0}")]
-    Transport(String),
-}
-
-/// Kinds of failure that callers treat differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// Too many requests or tokens: retry later, with back-off.
-    RateLimited,
-    /// The provider is out of capacity: retry later, or elsewhere.
-    Overloaded,
-    /// The provider broke: one retry may help.
-    Internal,
-    /// The request, the credentials or the policy: the same request will fail again.
-    Rejected,
-}
-
-impl Failure {
-    /// Reads a provider's error code or type; names are compared as OpenAI, Anthropic and Google
-    /// write them.
-    pub fn from_code(code: &str) -> Self {
-        match code {
-            "rate_limit_exceeded" | "rate_limit_error" | "RESOURCE_EXHAUSTED" | "429" => {
-                Self::RateLimited
-            }
-            "overloaded_error" | "server_overloaded" | "UNAVAILABLE" | "503" | "529" => {
-                Self::Overloaded
-            }
-            "server_error" | "api_error" | "timeout_error" | "INTERNAL" | "DEADLINE_EXCEEDED"
-            | "500" | "502" | "504" => Self::Internal,
-            _ => Self::Rejected,
+impl Usage {
+    /// These counts, with those of `earlier` where they are missing or zero: later records of some hosts say less.
+    #[must_use]
+    pub fn or(self, earlier: Self) -> Self {
+        let pick = |new: Option<u64>, old: Option<u64>| new.filter(|n| *n > 0).or(old).or(new);
+        Self {
+            input: pick(self.input, earlier.input),
+            cached_input: pick(self.cached_input, earlier.cached_input),
+            output: pick(self.output, earlier.output),
+            reasoning: pick(self.reasoning, earlier.reasoning),
         }
     }
-
-    /// Whether the same request may succeed later.
-    pub fn is_retryable(self) -> bool {
-        self != Self::Rejected
-    }
 }
-// ANCHOR_END: error
