@@ -463,7 +463,6 @@ fn this_pack_has_what_a_reader_uses_and_no_proofs() {
         "copy",
         "copying.tsv",
         "manifest.json",
-        "Cargo.lock",
         "probe/src/main.rs",
         "book/src/sse/serve.md",
         "checklist/sse.jsonl",
