@@ -33,6 +33,7 @@ mod production_observe;
 mod production_proxies;
 mod production_security;
 mod production_shared_log;
+mod production_snapshot;
 mod production_testing;
 mod production_topics;
 mod sse_consume;

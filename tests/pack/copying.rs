@@ -424,7 +424,7 @@ fn rust_start(text: &str) -> Vec<String> {
             None => signature,
         })
     });
-    lines.take(5).collect()
+    lines.take(3).collect()
 }
 
 // --- TypeScript ---
@@ -780,12 +780,19 @@ fn crates(root: &Path) -> BTreeMap<String, String> {
         .flatten()
         .filter_map(|p| Some((p.get("name")?.as_str()?, p.get("version")?.as_str()?)))
         .collect();
-    let wanted = manifest
+    let shared = manifest
         .get("workspace")
         .and_then(|w| w.get("dependencies"))
         .and_then(Toml::as_table);
+    // What only the patterns use has its version there.
+    let own = read("snippets/Cargo.toml");
+    let own = own.get("dependencies").and_then(Toml::as_table);
+    let own = own
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| value.is_str() || value.get("version").is_some());
     let mut found = BTreeMap::new();
-    for (name, value) in wanted.into_iter().flatten() {
+    for (name, value) in shared.into_iter().flatten().chain(own) {
         let field = |key: &str| value.get(key);
         let requirement = value
             .as_str()

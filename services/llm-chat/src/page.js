@@ -6,6 +6,8 @@ const stop = document.querySelector("#stop");
 const question = document.querySelector("#question");
 const messages = JSON.parse(sessionStorage.getItem("messages") ?? "[]");
 
+let busy = false;
+
 const save = () => sessionStorage.setItem("messages", JSON.stringify(messages));
 
 function show(role, text) {
@@ -19,24 +21,27 @@ function read(key) {
   const source = new EventSource(`/generations/${key}`);
   const end = (state, keep) => {
     source.close();
-    sessionStorage.removeItem("key");
+    busy = false;
     stop.disabled = true;
     status.textContent = state;
     // A failed answer is not sent to the model again; a stopped one is what the user has read.
     if (keep && text.data !== "") messages.push({ role: "assistant", content: text.data });
     save();
   };
+  busy = true;
   stop.disabled = false;
   status.textContent = "The answer is being written.";
   source.addEventListener("text", ({ data }) => text.appendData(JSON.parse(data).text));
   source.addEventListener("refusal", ({ data }) => text.appendData(JSON.parse(data).text));
   source.addEventListener("done", ({ data }) => {
+    sessionStorage.removeItem("key");
     const { reason } = JSON.parse(data);
     const complete = reason === "stop" || reason === "tool_calls";
     if (reason === "refusal" || reason === "content_filter") messages.pop(); // the question, too
     end(complete ? "" : `Incomplete: ${reason}`, complete || reason === "max_tokens");
   });
   source.addEventListener("failed", ({ data }) => {
+    sessionStorage.removeItem("key");
     const { code } = JSON.parse(data);
     end(code === "stopped" ? "Stopped." : `Failed: ${code}`, code === "stopped");
   });
@@ -44,13 +49,15 @@ function read(key) {
     text.data = "";
   });
   source.addEventListener("error", () => {
+    // Leaving the page fires it too: the key stays, for the next one.
     if (source.readyState === EventSource.CLOSED) end("The answer is no longer there.", false);
   });
 }
 
 document.querySelector("#ask").addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (sessionStorage.getItem("key") !== null) return;
+  if (busy) return;
+  busy = true;
   const content = question.value;
   const key = [...crypto.getRandomValues(new Uint8Array(16))]
     .map((byte) => byte.toString(16).padStart(2, "0"))
@@ -80,6 +87,7 @@ document.querySelector("#ask").addEventListener("submit", async (event) => {
       await new Promise((resolve) => setTimeout(resolve, 1_000 * 2 ** attempt));
     }
   }
+  busy = false;
   sessionStorage.removeItem("key");
 });
 

@@ -87,6 +87,16 @@ impl Default for Config {
 }
 // ANCHOR_END: config
 
+impl Config {
+    /// # Panics
+    /// If one of [`Config::names`] is not a name.
+    pub(super) fn checked(&self) {
+        if let Err(error) = self.names.check() {
+            panic!("Config::names: {error}");
+        }
+    }
+}
+
 // ANCHOR: route
 /// Shared by all answers.
 #[derive(Clone)]
@@ -108,7 +118,7 @@ pub struct Relay {
 /// # Panics
 /// If one of [`Config::names`] is not a name: at the start, not when the first answer fails.
 pub fn app(relay: Arc<Relay>) -> Router {
-    relay.config.names.check().expect("Config::names");
+    relay.config.checked();
     Router::new()
         .route("/chat", post(chat))
         .layer(DefaultBodyLimit::max(relay.config.most_request_bytes))

@@ -87,7 +87,7 @@ type User = Extension<UserId>;
 /// As [`super::relay::app`].
 pub fn app(generations: Arc<Generations>) -> Router {
     let config = &generations.relay.config;
-    config.names.check().expect("Config::names");
+    config.checked();
     let limit = DefaultBodyLimit::max(config.most_request_bytes);
     let one = get(attach).head(streams::head).delete(stop);
     Router::new()

@@ -17,6 +17,7 @@ pub mod postgres_log;
 pub mod redis_log;
 pub mod scrape;
 pub mod shared_log;
+pub mod snapshot;
 pub mod store;
 pub mod topics;
 #[cfg(any(feature = "redis", feature = "postgres"))]
