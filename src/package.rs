@@ -63,6 +63,9 @@ impl std::fmt::Debug for File {
     }
 }
 
+/// An entry of `left_out`, with the number of its files and their bytes.
+pub type Excluded = (LeftOut, usize, usize);
+
 /// A packed tree.
 #[derive(Debug, Clone)]
 pub struct Package {
@@ -75,7 +78,7 @@ pub struct Package {
     /// SHA-256 of `zip`, lower-case hex.
     pub sha256: String,
     /// What stayed out, by the entries of the manifest: number of files and bytes of each.
-    pub left_out: Vec<(LeftOut, usize, usize)>,
+    pub left_out: Vec<Excluded>,
 }
 
 /// Everything that keeps a tree from being packed: one line each.
@@ -133,10 +136,7 @@ static SECRET_NAMES: LazyLock<Regex> = LazyLock::new(|| {
 
 /// Walks `root` and returns its files, sorted by path; `Err` holds a [`Refused`] when something in
 /// the tree keeps it from being packed. What `left_out` names is refused for the same reasons, and counted there.
-pub fn collect(
-    root: &Path,
-    left_out: &[LeftOut],
-) -> Result<(Vec<File>, Vec<(LeftOut, usize, usize)>)> {
+pub fn collect(root: &Path, left_out: &[LeftOut]) -> Result<(Vec<File>, Vec<Excluded>)> {
     let mut rules = Vec::new();
     for entry in left_out {
         let mut builder = GitignoreBuilder::new(root);

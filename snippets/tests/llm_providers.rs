@@ -226,7 +226,8 @@ async fn every_cut_is_truncated_at_every_byte() {
 
 #[tokio::test]
 async fn a_strict_decoder_needs_the_terminal_event() {
-    let strict: [(&str, fn(&[u8]) -> Decoded); 2] = [
+    type Decode = fn(&[u8]) -> Decoded;
+    let strict: [(&str, Decode); 2] = [
         ("/v1/chat/completions", |bytes| {
             decode_with(
                 OpenAiChat::new(EndRule::ReasonAndTerminal),

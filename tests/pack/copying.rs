@@ -638,6 +638,7 @@ fn service_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
     let Ok(entries) = fs::read_dir(sources.root.join("services")) else {
         return rows;
     };
+    let chapter = Regex::new(r"book/src/([a-z]+/[a-z_]+)\.md").unwrap();
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let folder = format!("services/{name}");
@@ -688,7 +689,6 @@ fn service_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
             .text(&format!("{folder}/README.md"))
             .unwrap_or_default();
         let mut paragraphs = readme.split("\n\n").skip(1);
-        let chapter = Regex::new(r"book/src/([a-z]+/[a-z_]+)\.md").unwrap();
         rows.push(Row {
             name: format!("service/{name}"),
             language: "service",

@@ -46,8 +46,14 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            log: LogConfig { bytes: 64 * 1024, ..feed() },
-            topics: Bounds { max_topics: 10_000, ..Bounds::default() },
+            log: LogConfig {
+                bytes: 64 * 1024,
+                ..feed()
+            },
+            topics: Bounds {
+                max_topics: 10_000,
+                ..Bounds::default()
+            },
             streams: StreamsConfig::default(),
             max_per_user: 20,
             recheck: Duration::from_secs(30),
@@ -120,7 +126,10 @@ impl Service {
     pub fn app(&self) -> Router {
         let limit = DefaultBodyLimit::max(self.0.settings.max_event);
         Router::new()
-            .route("/orders/{order}/events", get(events).head(streams::head).post(publish).layer(limit))
+            .route(
+                "/orders/{order}/events",
+                get(events).head(streams::head).post(publish).layer(limit),
+            )
             .route("/tickets", post(ticket))
             .route("/health", get(async || "ok"))
             .with_state(self.clone())
@@ -131,14 +140,20 @@ impl Service {
     /// # Errors
     /// If the event is too large, or if there is no room for another order.
     pub fn publish(&self, order: &str, event: &Event) -> Result<String, NotPublished> {
-        let log = self.0.topics.log(order).map_err(|_| NotPublished::TooManyOrders)?;
+        let log = self
+            .0
+            .topics
+            .log(order)
+            .map_err(|_| NotPublished::TooManyOrders)?;
         let cursor = log.publish(event)?;
         Ok(self.0.settings.log.ids.id(cursor).to_string())
     }
 
     /// The user of a request: of its bearer token, or of the ticket in its query.
     async fn user(&self, headers: &HeaderMap, ticket: Option<&str>) -> Result<String, StatusCode> {
-        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let bearer = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         match (bearer, ticket) {
             (Some(token), _) => self.0.access.user(token).ok_or(StatusCode::UNAUTHORIZED),
             (None, None) => Err(StatusCode::UNAUTHORIZED),
@@ -175,7 +190,15 @@ async fn events(
     headers: HeaderMap,
     cursor: LastEventId,
 ) -> Response {
-    let Shared { access, settings, topics, streams, users, observer, .. } = &*service.0;
+    let Shared {
+        access,
+        settings,
+        topics,
+        streams,
+        users,
+        observer,
+        ..
+    } = &*service.0;
     let user = match service.user(&headers, ticket.as_deref()).await {
         Ok(user) => user,
         Err(status) => return status.into_response(),
@@ -201,11 +224,14 @@ async fn events(
         Ok(None) => return StatusCode::NO_CONTENT.into_response(),
         Err(_) => return streams.refusal().into_response(),
     };
-    let Ok(unauthorized) = Event::unreserved(settings.streams.names.unauthorized, &json!({})) else {
+    let Ok(unauthorized) = Event::unreserved(settings.streams.names.unauthorized, &json!({}))
+    else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     let (access, every) = (access.clone(), settings.recheck);
-    let over = invalid(every, move || std::future::ready(access.may_read(&user, &order)));
+    let over = invalid(every, move || {
+        std::future::ready(access.may_read(&user, &order))
+    });
     let watched = observer.watch(reader, cursor != LastEventId::None);
     slot.respond(Holding(Until::new(watched, over, unauthorized), place))
 }
@@ -237,9 +263,13 @@ async fn publish(
     };
     match service.publish(&order, &event) {
         Ok(id) => (StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response(),
-        Err(NotPublished::TooManyOrders) => (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "5")]).into_response(),
+        Err(NotPublished::TooManyOrders) => {
+            (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "5")]).into_response()
+        }
         Err(NotPublished::Log(PublishError::Finished)) => StatusCode::CONFLICT.into_response(),
-        Err(NotPublished::Log(error)) => (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).into_response(),
+        Err(NotPublished::Log(error)) => {
+            (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).into_response()
+        }
     }
 }
 
@@ -250,7 +280,11 @@ async fn ticket(State(service): State<Service>, headers: HeaderMap) -> Response 
         Err(status) => return status.into_response(),
     };
     match service.0.tickets.issue(&user, &()) {
-        Ok(ticket) => ([("cache-control", "no-store")], Json(json!({ "ticket": ticket }))).into_response(),
+        Ok(ticket) => (
+            [("cache-control", "no-store")],
+            Json(json!({ "ticket": ticket })),
+        )
+            .into_response(),
         Err(error) => {
             tracing::error!(%error, "a ticket cannot be issued");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -152,6 +152,8 @@ fn prepare(tcp: TcpStream, limits: SocketLimits) -> io::Result<Io> {
 
 // ANCHOR: connection
 type Io = SendDeadline<TcpStream>;
+/// The socket and the event stream on it, if hyper's part ended with one.
+type Taken = Option<(Io, Answer)>;
 
 struct Server {
     http: http1::Builder,
@@ -171,7 +173,7 @@ enum State {
     /// Nothing has arrived: hyper and its buffers are made when it has. If all clients of another instance connect at once,
     /// their buffers would otherwise exist at the same time, and the allocator keeps what was once used.
     Waiting(Io, SocketAddr, Pin<Box<dyn Future<Output = ()> + Send>>),
-    Http(Pin<Box<dyn Future<Output = Option<(Io, Answer)>> + Send>>),
+    Http(Pin<Box<dyn Future<Output = Taken> + Send>>),
     Stream(Stream),
     Ending(Io),
     Ended,
@@ -260,7 +262,7 @@ impl Server {
         })
     }
 
-    async fn http2(self: Arc<Self>, io: Io, peer: SocketAddr) -> Option<(Io, Answer)> {
+    async fn http2(self: Arc<Self>, io: Io, peer: SocketAddr) -> Taken {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .keep_alive_interval(self.config.head)
@@ -286,7 +288,7 @@ impl Server {
     }
 
     /// hyper, until the connection ends or an event stream starts.
-    async fn http(self: Arc<Self>, io: Io, peer: SocketAddr) -> Option<(Io, Answer)> {
+    async fn http(self: Arc<Self>, io: Io, peer: SocketAddr) -> Taken {
         let found = Arc::new(Mutex::new(None));
         let service = Heads {
             app: self.app.clone(),
