@@ -52,5 +52,3 @@ where
     items.boxed()
 }
 // ANCHOR_END: lifecycle
-
-pub use super::legacy::{Drained, serve_on, serve_until};

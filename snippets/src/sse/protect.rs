@@ -3,7 +3,7 @@
 //! Three ways in: a session cookie, `Authorization: Bearer` (a fetch client), a ticket in the URL (an
 //! `EventSource` without cookies, `tickets.rs`). An open stream is checked again while it runs, since
 //! it outlives the decision that opened it. Refusals come before the 200, are JSON, and do not reveal
-//! internals. Needs `until.rs`, `per_user.rs`, `tickets.rs`, `streams.rs` and `log.rs` with their files.
+//! internals. Needs `until.rs`, `connections/per_user.rs`, `tickets.rs`, `streams.rs` and `log.rs` with their files.
 
 // ANCHOR: protect
 use std::{
@@ -26,11 +26,11 @@ use tower_http::{cors::CorsLayer, trace::TraceLayer};
 use super::{
     event::{Event, InvalidEvent, LastEventId, Names},
     log::Log,
-    per_user::PerUser,
     streams::{self, Streams},
     tickets::Tickets,
     until::{Until, Users, invalid},
 };
+use crate::connections::per_user::PerUser;
 
 // ANCHOR: refusals
 /// Everything that a refused client is told, as `{"code": …}`.
@@ -156,7 +156,7 @@ async fn events(
     let Some(reader) = service.log.read(&last_event_id) else {
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
-    let per_user = service.per_user.admit(&user);
+    let per_user = service.per_user.enter(&user);
     let user_slot = per_user.ok_or(PublicError::TooManyStreams)?;
     let slot = service
         .streams
