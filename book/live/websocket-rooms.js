@@ -34,8 +34,7 @@ export default function mount(element, base) {
         const first = cursor === undefined;
         if (message.type === "reset")
           p.log("reset", { text: "the room has forgotten what you missed: load a snapshot", kind: "failed" });
-        if (first || message.type === "reset")
-          cursor = { epoch: message.epoch, seq: message.seq };
+        if (first || message.type === "reset") cursor = { epoch: message.epoch, seq: message.seq };
         if (!first && message.type === "joined") p.note(`resumed after ${cursor.seq}`);
         p.status("open", "in the room");
       } else if (message.type === "gap") {

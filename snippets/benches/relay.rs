@@ -14,7 +14,7 @@ use axum::{Extension, serve::ListenerExt};
 use futures::StreamExt;
 use futures::future::join_all;
 use serde_json::json;
-use snippets::llm::per_user::PerUser;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::relay::{Config, Relay, app};
 use snippets::llm::request::UserId;
 use snippets::llm::scripted_model::{Fault, Reply, Script, ScriptedModel};
@@ -50,7 +50,7 @@ async fn relay(upstream: &str) {
         ..streams::Config::default()
     };
     let config = Config {
-        report: |_| {},
+        report: std::sync::Arc::new(|_| {}),
         ..Config::default()
     };
     let relay = Arc::new(Relay {

@@ -7,10 +7,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::{Router, routing::post as route};
 use serde_json::{Value, json};
+use snippets::connections::per_user::PerUser;
 use snippets::llm::chat::Names;
 use snippets::llm::meter::{Measured, Outcome};
-use snippets::llm::per_user::PerUser;
-use snippets::llm::public_error::PublicError;
+use snippets::llm::model_event::FinishReason;
 use snippets::llm::relay::Config;
 use snippets::llm::request::SystemMessages;
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script};
@@ -448,7 +448,7 @@ static MEASURED: Mutex<Vec<Measured>> = Mutex::new(Vec::new());
 #[tokio::test]
 async fn each_answer_is_measured_from_the_request_to_its_end() {
     let config = Config {
-        report: |measured| MEASURED.lock().unwrap().push(*measured),
+        report: Arc::new(|measured| MEASURED.lock().unwrap().push(measured.clone())),
         ..patient()
     };
     let pace = Duration::from_millis(20);
@@ -465,10 +465,13 @@ async fn each_answer_is_measured_from_the_request_to_its_end() {
     eventually("two reports", || MEASURED.lock().unwrap().len() == 2).await;
     chat.ask().await.read_to_end().await;
     eventually("three reports", || MEASURED.lock().unwrap().len() == 3).await;
-    let [done, cancelled, failed] = MEASURED.lock().unwrap()[..] else {
+    let [done, cancelled, failed] = &MEASURED.lock().unwrap()[..] else {
         panic!()
     };
-    assert_eq!((done.outcome, done.pieces), (Outcome::Done, 6));
+    assert_eq!(done.outcome, Outcome::Done(FinishReason::Stop));
+    assert_eq!((&*done.user, &*done.model), ("alice", "scripted"));
+    assert_eq!((done.pieces, done.usage.input), (6, Some(12)));
+    assert_eq!(done.output_tokens(), (6, false));
     let first = done.first_token.unwrap();
     assert!(
         first >= pace && done.gaps >= pace * 5 - Duration::from_millis(10),
@@ -479,13 +482,15 @@ async fn each_answer_is_measured_from_the_request_to_its_end() {
         "{done:?}"
     );
     assert_eq!(
-        (cancelled.outcome, cancelled.pieces),
-        (Outcome::Cancelled, 1)
+        (&cancelled.outcome, cancelled.pieces),
+        (&Outcome::Cancelled, 1)
     );
-    assert!(matches!(
-        failed.outcome,
-        Outcome::Failed(PublicError { .. })
-    ));
+    assert_eq!(
+        cancelled.output_tokens(),
+        (2, true),
+        "\"Trust \": an estimate"
+    );
+    assert_eq!(failed.outcome, Outcome::Failed("model_failed"));
     assert_eq!(failed.first_token, None, "an error is not a token");
 }
 
@@ -547,7 +552,7 @@ static REFUSED: Mutex<Vec<Measured>> = Mutex::new(Vec::new());
 #[tokio::test]
 async fn a_refusal_of_the_provider_is_measured_as_failed() {
     let config = Config {
-        report: |measured| REFUSED.lock().unwrap().push(measured.clone()),
+        report: Arc::new(|measured| REFUSED.lock().unwrap().push(measured.clone())),
         ..patient()
     };
     let fault = Fault::Status {
@@ -572,6 +577,7 @@ async fn instructions_of_clients_are_a_policy() {
     for (system, status, sees) in [
         (SystemMessages::Refuse, 422, None),
         (SystemMessages::Drop, 200, Some(false)),
+        (SystemMessages::Pass, 200, Some(true)),
     ] {
         let chat = Chat::start(
             words(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::middleware;
 use serde_json::json;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::chat::Names;
-use snippets::llm::per_user::PerUser;
 use snippets::llm::relay::{Config, Relay};
 use snippets::llm::request::Conversation;
 use snippets::llm::resume::{Generations, Limits, app};
@@ -383,7 +383,9 @@ async fn a_task_that_dies_leaves_a_log_that_has_ended() {
     let (running, relay) = (generation.clone(), chat.relay.clone());
     let task = tokio::spawn(async move {
         let question = Conversation::default();
-        running.run(&relay, question, Duration::from_secs(60)).await;
+        running
+            .run(&relay, "alice", question, Duration::from_secs(60))
+            .await;
     });
     let mut next = async || {
         let chunk = std::future::poll_fn(|cx| source.poll(cx));

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
-use snippets::llm::per_user::PerUser;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::relay::{self, Config, Relay};
 use snippets::llm::request::UserId;
 use snippets::llm::resume::{self, Generations, Limits};

@@ -10,8 +10,8 @@ use axum::{Json, Router};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::chat::ChatEvent;
-use snippets::llm::per_user::PerUser;
 use snippets::llm::providers::FinishReason;
 use snippets::llm::relay::{Config, Relay};
 use snippets::llm::request::Conversation;
@@ -42,7 +42,7 @@ async fn chat(State(relay): State<Arc<Relay>>, Json(chat): Json<Chat>) -> Respon
         turns: vec![turn],
         ..Conversation::default()
     };
-    match relay.answer(conversation).await {
+    match relay.answer("", conversation).await {
         Ok(events) => slot.respond(Produced::new(events.map(|event| message(&event)))),
         Err(error) => {
             let failed = [message(&ChatEvent::Failed(error))];

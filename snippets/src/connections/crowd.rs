@@ -87,6 +87,8 @@ impl Crowd {
     /// A place, unless all are taken or the shutdown has begun.
     pub fn enter(&self) -> Option<Place> {
         let mut table = self.0.table();
+        // Read before the check: a shutdown that begins after it is a change that the place sees.
+        let clock = self.0.clock.load(Ordering::Acquire);
         if table.taken() >= self.0.rules.max || self.0.shutdown.is_cancelled() {
             return None;
         }
@@ -95,7 +97,6 @@ impl Crowd {
             table.wakers.len() as u32 - 1
         });
         drop(table);
-        let clock = self.0.clock.load(Ordering::Relaxed);
         let beat = beat(clock, index);
         Some(Place {
             crowd: self.clone(),

@@ -15,7 +15,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -45,6 +48,7 @@ use super::{
     takeover::{Answer, Stream, is_event_stream, lists},
 };
 
+// ANCHOR: limits
 /// What ends a connection that has stopped reading, and bounds what the kernel keeps for it.
 #[derive(Debug, Clone, Copy)]
 pub struct SocketLimits {
@@ -56,6 +60,7 @@ pub struct SocketLimits {
     /// `SO_SNDBUF` in bytes. Linux doubles it; unset, it grows the buffer of a stalled client to megabytes.
     pub send_buffer: usize,
 }
+// ANCHOR_END: limits
 
 impl Default for SocketLimits {
     fn default() -> Self {
@@ -147,6 +152,8 @@ fn prepare(tcp: TcpStream, limits: SocketLimits) -> io::Result<Io> {
 
 // ANCHOR: connection
 type Io = SendDeadline<TcpStream>;
+/// The socket and the event stream on it, if hyper's part ended with one.
+type Taken = Option<(Io, Answer)>;
 
 struct Server {
     http: http1::Builder,
@@ -166,7 +173,7 @@ enum State {
     /// Nothing has arrived: hyper and its buffers are made when it has. If all clients of another instance connect at once,
     /// their buffers would otherwise exist at the same time, and the allocator keeps what was once used.
     Waiting(Io, SocketAddr, Pin<Box<dyn Future<Output = ()> + Send>>),
-    Http(Pin<Box<dyn Future<Output = Option<(Io, Answer)>> + Send>>),
+    Http(Pin<Box<dyn Future<Output = Taken> + Send>>),
     Stream(Stream),
     Ending(Io),
     Ended,
@@ -255,7 +262,7 @@ impl Server {
         })
     }
 
-    async fn http2(self: Arc<Self>, io: Io, peer: SocketAddr) -> Option<(Io, Answer)> {
+    async fn http2(self: Arc<Self>, io: Io, peer: SocketAddr) -> Taken {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .keep_alive_interval(self.config.head)
@@ -281,11 +288,12 @@ impl Server {
     }
 
     /// hyper, until the connection ends or an event stream starts.
-    async fn http(self: Arc<Self>, io: Io, peer: SocketAddr) -> Option<(Io, Answer)> {
+    async fn http(self: Arc<Self>, io: Io, peer: SocketAddr) -> Taken {
         let found = Arc::new(Mutex::new(None));
         let service = Heads {
             app: self.app.clone(),
             peer,
+            upgraded: AtomicBool::new(false),
             found: found.clone(),
         };
         let mut http = self.http.serve_connection(TokioIo::new(io), service);
@@ -342,6 +350,8 @@ enum Found {
 struct Heads {
     app: Router,
     peer: SocketAddr,
+    /// A client has asked for an upgrade, and hyper keeps the connection: also if it is refused, and for later requests.
+    upgraded: AtomicBool,
     found: Arc<Mutex<Option<Found>>>,
 }
 
@@ -356,15 +366,16 @@ impl hyper::service::Service<Request<Incoming>> for Heads {
             && request.body().is_end_stream();
         let close = lists(request.headers(), header::CONNECTION, "close");
         let upgrade = request.headers().contains_key(header::UPGRADE);
+        let upgraded = self.upgraded.fetch_or(upgrade, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let (mut app, found) = (self.app.clone(), self.found.clone());
         Box::pin(async move {
-            if upgrade {
+            if upgrade && !upgraded {
                 *lock(&found) = Some(Found::Upgrade);
                 tokio::task::yield_now().await;
             }
             let response = app.call(request).await?;
-            if !get || upgrade || !is_event_stream(&response) {
+            if !get || upgrade || upgraded || !is_event_stream(&response) {
                 return Ok(response);
             }
             let close = close || lists(response.headers(), header::CONNECTION, "close");

@@ -89,7 +89,7 @@ impl Stream {
         for (name, value) in parts
             .headers
             .iter()
-            .filter(|(name, _)| *name != header::CONNECTION)
+            .filter(|(name, _)| !answer.close || *name != header::CONNECTION)
         {
             put(
                 &mut first,
@@ -203,7 +203,7 @@ fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
 }
 
 fn put_chunk(out: &mut Vec<u8>, data: &[u8]) {
-    let _ = write!(out, "{:x}\r\n", data.len());
+    let _ = write!(out, "{:X}\r\n", data.len());
     put(out, &[data, b"\r\n"]);
 }
 // ANCHOR_END: takeover

@@ -3,14 +3,14 @@
 //! By default `text`, `reasoning` and `refusal` carry `{"text"}` to append; then exactly one of `done` and `failed`. None is called `error`:
 //! `EventSource` fires its own `error` listeners for an event of that name, so a page could not tell it from a lost connection.
 //!
-//! Siblings: `public_error`, `providers`. Other topics: `sse/event`, `streams/pace`.
+//! Siblings: `public_error`, `model_event`. Other topics: `sse/event`, `streams/pace`.
 
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::{
-    providers::{FinishReason, ToolCall, Usage},
+    model_event::{FinishReason, ToolCall, Usage},
     public_error::PublicError,
 };
 use crate::{
@@ -118,6 +118,7 @@ impl ChatEvent {
                 let reason = match &done.reason {
                     FinishReason::Stop => "stop",
                     FinishReason::ToolCalls => "tool_calls",
+                    FinishReason::AwaitsClient => "awaits_client",
                     FinishReason::MaxTokens => "max_tokens",
                     FinishReason::ContentFilter => "content_filter",
                     FinishReason::Refusal => "refusal",

@@ -60,13 +60,19 @@ impl Generation {
     }
 
     /// Runs to the end of the answer, to [`Generation::stop`], or until nobody has read for `abandon`.
-    pub async fn run(&self, relay: &Relay, conversation: Conversation, abandon: Duration) {
+    pub async fn run(
+        &self,
+        relay: &Relay,
+        user: &str,
+        conversation: Conversation,
+        abandon: Duration,
+    ) {
         let _ended = Ended(&self.ended);
         let broken = ChatEvent::Failed(PublicError::BROKEN).event(&self.names);
         // Dropped before the terminal event (a panic, an aborted task), it publishes one.
         let _writer = broken.map(|broken| Writer::new(self.log.clone(), broken));
         let answer = async {
-            match relay.answer(conversation).await {
+            match relay.answer(user, conversation).await {
                 Ok(mut events) => {
                     while let Some(event) = events.next().await {
                         self.publish(&event);

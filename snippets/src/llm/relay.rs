@@ -8,7 +8,7 @@
 //! There is no task and no channel here: the model's stream is in the response body, so dropping the body closes the provider's
 //! connection, and polling it reads from there.
 //!
-//! Needs `request`, `chat`, `public_error`, `upstream`, `per_user`, `meter`, `sse/streams`, `streams/pace`, `streams/deadline`.
+//! Needs `request`, `chat`, `public_error`, `upstream`, `connections/per_user`, `meter`, `model_event`, `failure`, `sse/streams`, `streams/pace`, `streams/deadline`.
 
 // ANCHOR: config
 use std::{sync::Arc, time::Duration};
@@ -25,14 +25,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     chat::{ChatEvent, Done, Kind, Names},
-    meter::{Measured, Meter},
-    per_user::PerUser,
-    providers::{ModelError, ModelEvent, Usage},
+    failure::ModelError,
+    meter::{Meter, Report},
+    model_event::{ModelEvent, Usage},
     public_error::PublicError,
     request::{ChatRequest, Conversation, SystemMessages, UserId},
     upstream::{ModelStream, Upstream},
 };
 use crate::{
+    connections::per_user::PerUser,
     sse::streams::{Holding, Produced, Streams},
     streams::{
         deadline::{until_silent, until_stuck},
@@ -41,7 +42,7 @@ use crate::{
 };
 
 /// The contract with your clients: names, statuses and limits, in one place.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     /// How long the response headers wait for the provider's: a failure within this time becomes a status, a later one an event.
     pub head: Duration,
@@ -63,8 +64,8 @@ pub struct Config {
     pub system: SystemMessages,
     /// The response for a refusal: its status and its body.
     pub refuse: fn(PublicError) -> Response,
-    /// Receives the times of each answer.
-    pub report: fn(&Measured),
+    /// Receives the times, tokens and user of each answer.
+    pub report: Report,
 }
 
 impl Default for Config {
@@ -80,11 +81,21 @@ impl Default for Config {
             names: Names::default(),
             system: SystemMessages::Refuse,
             refuse: IntoResponse::into_response,
-            report: |measured| tracing::info!(?measured, "answer"),
+            report: Arc::new(|measured| tracing::info!(?measured, "answer")),
         }
     }
 }
 // ANCHOR_END: config
+
+impl Config {
+    /// # Panics
+    /// If one of [`Config::names`] is not a name.
+    pub(super) fn checked(&self) {
+        if let Err(error) = self.names.check() {
+            panic!("Config::names: {error}");
+        }
+    }
+}
 
 // ANCHOR: route
 /// Shared by all answers.
@@ -107,7 +118,7 @@ pub struct Relay {
 /// # Panics
 /// If one of [`Config::names`] is not a name: at the start, not when the first answer fails.
 pub fn app(relay: Arc<Relay>) -> Router {
-    relay.config.names.check().expect("Config::names");
+    relay.config.checked();
     Router::new()
         .route("/chat", post(chat))
         .layer(DefaultBodyLimit::max(relay.config.most_request_bytes))
@@ -136,7 +147,7 @@ async fn chat(
         Err(_) => return refuse(PublicError::FULL),
     };
     let names = relay.config.names;
-    match relay.answer(conversation).await {
+    match relay.answer(&user, conversation).await {
         Ok(events) => {
             let events = Produced::new(events.map(move |event| event.event(&names)));
             slot.respond(Holding(events, place)) // both permits are free when the body is dropped
@@ -148,30 +159,32 @@ async fn chat(
 
 // ANCHOR: answer
 impl Relay {
-    /// Asks the model. The future ends when the response headers can be sent.
+    /// Asks the model for `user`. The future ends when the response headers can be sent.
     ///
     /// # Errors
     /// The provider refused within [`Config::head`].
     pub async fn answer(
         &self,
+        user: &str,
         conversation: Conversation,
     ) -> Result<impl Stream<Item = ChatEvent> + Send + Unpin + use<>, PublicError> {
-        let mut meter = Meter::start(self.config.report);
-        let upstream = self.upstream.clone();
+        let mut meter = Meter::start(user, self.upstream.model(), self.config.report.clone());
+        let mut upstream = self.upstream.clone();
+        if let Some(instructions) = &conversation.system {
+            upstream = upstream.system(instructions);
+        }
         let mut opening = async move { upstream.open(&conversation.turns).await }.boxed();
         // hyper drops this handler when the client disconnects: the request to the provider is dropped with it.
         let events: ModelStream = match timeout(self.config.head, &mut opening).await {
             Ok(Ok(events)) => events,
             Ok(Err(error)) => {
                 let error = public(&error);
-                meter.event(&ChatEvent::Failed(error)); // a refusal, and not a user who left
+                meter.failed(error.code); // a refusal, and not a user who left
                 return Err(error);
             }
             Err(_) => opening.try_flatten_stream().boxed(),
         };
-        let events = self
-            .chat_events(events)
-            .inspect(move |event| meter.event(event));
+        let events = self.chat_events(events, meter);
         Ok(coalesce(events.boxed(), self.config.window))
     }
 }
@@ -180,7 +193,11 @@ impl Relay {
 // ANCHOR: events
 impl Relay {
     /// The model's events as the client sees them, up to the one terminal event.
-    fn chat_events(&self, events: ModelStream) -> impl Stream<Item = ChatEvent> + Send + use<> {
+    fn chat_events(
+        &self,
+        events: ModelStream,
+        meter: Meter,
+    ) -> impl Stream<Item = ChatEvent> + Send + use<> {
         let (shutdown, most_bytes) = (self.shutdown.clone(), self.config.most_bytes);
         let end = Instant::now() + self.config.longest;
         let events = until_silent(events, self.config.silence).map(|event| match event {
@@ -191,11 +208,11 @@ impl Relay {
             !matches!(event, Ok(ModelEvent::Heartbeat))
         });
         let events = events.map(|event| event.unwrap_or(Err(PublicError::STUCK)));
-        let start = Some((events.boxed(), Usage::default(), 0));
+        let start = Some((events.boxed(), Usage::default(), 0, meter));
         stream::unfold(start, move |state| {
             let shutdown = shutdown.clone();
             async move {
-                let (mut events, mut usage, mut bytes) = state?;
+                let (mut events, mut usage, mut bytes, mut meter) = state?;
                 // Leaving the loop with `None` as the next state drops `events`, and with them the provider's connection.
                 let last = loop {
                     let next = tokio::select! {
@@ -204,6 +221,9 @@ impl Relay {
                         next = events.next() => next,
                         () = sleep_until(end) => break ChatEvent::Failed(PublicError::TOO_LONG),
                     };
+                    if let Some(Ok(event)) = &next {
+                        meter.event(event);
+                    }
                     let (kind, text) = match next {
                         Some(Ok(ModelEvent::Text(text))) => (Kind::Text, text),
                         Some(Ok(ModelEvent::Reasoning(text))) => (Kind::Reasoning, text),
@@ -227,8 +247,12 @@ impl Relay {
                     if bytes > most_bytes || Instant::now() >= end {
                         break ChatEvent::Failed(PublicError::TOO_LONG);
                     }
-                    return Some((ChatEvent::Delta(kind, text), Some((events, usage, bytes))));
+                    let next = Some((events, usage, bytes, meter));
+                    return Some((ChatEvent::Delta(kind, text), next));
                 };
+                if let ChatEvent::Failed(error) = &last {
+                    meter.failed(error.code);
+                }
                 Some((last, None))
             }
         })

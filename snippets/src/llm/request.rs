@@ -39,11 +39,15 @@ pub enum SystemMessages {
     Refuse,
     /// They are left out: for clients that you cannot change.
     Drop,
+    /// They become the model's instructions, in place of yours: for services whose users are the authors of the prompts.
+    Pass,
 }
 
 /// A conversation for a model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Conversation {
+    /// The client's instructions, with [`SystemMessages::Pass`] only.
+    pub system: Option<String>,
     /// What was said.
     pub turns: Vec<Turn>,
 }
@@ -60,6 +64,14 @@ impl ChatRequest {
                 ("user", _) => Role::User,
                 ("assistant", _) => Role::Assistant,
                 ("system" | "developer", SystemMessages::Drop) => continue,
+                ("system" | "developer", SystemMessages::Pass) => {
+                    let system = conversation.system.get_or_insert_default();
+                    if !system.is_empty() {
+                        system.push_str("\n\n");
+                    }
+                    system.push_str(&content);
+                    continue;
+                }
                 _ => return Err(PublicError::ROLE),
             };
             conversation.turns.push(Turn { role, content });

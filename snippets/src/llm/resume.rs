@@ -30,14 +30,16 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     generation::Generation,
-    per_user::Place,
     public_error::PublicError,
     relay::Relay,
     request::{ChatRequest, Conversation, UserId},
 };
-use crate::sse::{
-    event::{LastEventId, is_token},
-    streams::{self, Slot},
+use crate::{
+    connections::per_user::UserPlace,
+    sse::{
+        event::{LastEventId, is_token},
+        streams::{self, Slot},
+    },
 };
 
 /// Limits of what is kept.
@@ -85,7 +87,7 @@ type User = Extension<UserId>;
 /// As [`super::relay::app`].
 pub fn app(generations: Arc<Generations>) -> Router {
     let config = &generations.relay.config;
-    config.names.check().expect("Config::names");
+    config.checked();
     let limit = DefaultBodyLimit::max(config.most_request_bytes);
     let one = get(attach).head(streams::head).delete(stop);
     Router::new()
@@ -215,7 +217,7 @@ impl Generations {
         known: &mut Known,
         id: Id,
         asked: Option<u64>,
-        question: Option<(Place, Conversation)>,
+        question: Option<(UserPlace, Conversation)>,
     ) -> Result<Arc<Generation>, PublicError> {
         known.make_room(&id.0, &self.limits)?;
         // JSON needs at most six bytes for one: the answer reaches its own limit before the log is trimmed.
@@ -227,11 +229,12 @@ impl Generations {
         known.insert(id.clone(), generation.clone(), asked);
         let kept = Kept(self.clone(), id, generation.clone());
         self.tasks.spawn(async move {
-            let Kept(all, _, generation) = &kept;
+            let Kept(all, (user, _), generation) = &kept;
             let (place, conversation) = question.unzip();
             generation
                 .run(
                     &all.relay,
+                    user,
                     conversation.unwrap_or_default(),
                     all.limits.abandon,
                 )

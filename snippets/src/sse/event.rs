@@ -12,6 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::request::Parts;
 use serde::{Deserialize, Serialize};
 
+// ANCHOR: names
 /// The names of the events that a stream sends on its own. Change them where your contract has others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Names {
@@ -26,6 +27,7 @@ pub struct Names {
     /// The session of the client is over.
     pub unauthorized: &'static str,
 }
+// ANCHOR_END: names
 
 impl Names {
     /// The names that the clients of this pack know.

@@ -21,10 +21,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     cursor::{Cursor, Ids, Reason},
-    event::{Event, LastEventId, Names},
+    event::{Event, InvalidEvent, LastEventId, Names},
     log_reader::Reader,
 };
 
+// ANCHOR: policies
 /// What happens to a slow client: more than [`Config::queue`] events wait for it, or its next one is trimmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slow {
@@ -46,7 +47,9 @@ pub enum Begin {
     /// At the first event of all, and with a `reset` if that is trimmed. For an answer that is useless without its start.
     First,
 }
+// ANCHOR_END: policies
 
+// ANCHOR: settings
 /// How a log keeps its events, and how its readers are treated.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -67,6 +70,7 @@ pub struct Config {
     /// The event that this log sends on its own is [`Names::reset`].
     pub names: Names,
 }
+// ANCHOR_END: settings
 
 impl Config {
     /// Each event counts: bounded by `events` and `bytes`, from the oldest that is kept.
@@ -106,6 +110,9 @@ pub enum PublishError {
     /// The terminal event was published.
     #[error("the log is finished")]
     Finished,
+    /// The event was not built. No function here returns it: with it, building and publishing need one error type.
+    #[error(transparent)]
+    Invalid(#[from] InvalidEvent),
 }
 // ANCHOR_END: config
 

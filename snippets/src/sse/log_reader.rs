@@ -72,6 +72,11 @@ impl Reader {
     /// What comes next.
     pub fn next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         if let Some(reason) = self.reset.take() {
+            let ring = self.log.ring();
+            if (self.epoch, self.generation) == (ring.epoch, ring.generation) {
+                // Trimmed since the client connected: one `reset` is enough.
+                self.next = self.next.max(ring.first);
+            }
             return Poll::Ready(Next::Missed(reason, self.next));
         }
         if let Some((waker, version)) = &self.armed

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::connections::crowd::{Crowd, Due, Place, Rules};
 
+// ANCHOR: source
 /// What one pattern sends.
 pub trait Source: Send + Unpin + 'static {
     /// The next bytes: complete events. `None` ends the response.
@@ -44,6 +45,7 @@ pub trait Source: Send + Unpin + 'static {
         None
     }
 }
+// ANCHOR_END: source
 
 /// Bytes of complete events.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +68,7 @@ impl From<&Event> for Chunk {
     }
 }
 
+// ANCHOR: settings
 /// What all streams of a service share.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -83,6 +86,7 @@ pub struct Config {
     /// The names of the events that a stream sends on its own.
     pub names: Names,
 }
+// ANCHOR_END: settings
 
 impl Default for Config {
     fn default() -> Self {
@@ -141,8 +145,7 @@ impl Streams {
     /// # Errors
     /// If all permits are taken, or the shutdown has begun.
     pub fn admit(&self) -> Result<Slot, Refused> {
-        let retry = self.retry.mul_f64(rand::random_range(0.5..1.5));
-        let place = self.crowd.enter().ok_or(Refused { retry })?;
+        let place = self.crowd.enter().ok_or_else(|| self.refusal())?;
         let max_age = self.max_age.mul_f64(rand::random_range(0.8..=1.0));
         let max_beats = max_age
             .div_duration_f64(self.crowd.rules().heartbeat)
@@ -150,10 +153,17 @@ impl Streams {
             .max(1.0) as u32;
         Ok(Slot {
             place,
-            retry: retry.as_millis() as u32,
+            retry: self.refusal().retry.as_millis() as u32,
             max_beats,
             names: self.names,
         })
+    }
+
+    /// What a client gets that is refused for another reason, such as too many topics.
+    pub fn refusal(&self) -> Refused {
+        Refused {
+            retry: self.retry.mul_f64(rand::random_range(0.5..1.5)),
+        }
     }
 
     /// The number of open streams, for a gauge.
@@ -227,6 +237,7 @@ impl Slot {
     }
 }
 
+// ANCHOR: body
 /// The body of an event stream.
 struct Events<S> {
     begun: bool,
@@ -273,6 +284,7 @@ impl<S: Source> http_body::Body for Events<S> {
         }
         Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk.bytes))))
     }
+    // ANCHOR_END: body
 
     fn is_end_stream(&self) -> bool {
         self.source.is_none()

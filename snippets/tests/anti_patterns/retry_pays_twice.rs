@@ -2,8 +2,6 @@
 //! Harm: each retry begins another generation: two answers, both paid for, and the user sees the second overwrite the first
 //! Instead: llm/resume
 
-use std::time::Duration;
-
 use axum::middleware;
 use snippets::llm::resume::{Generations, Limits, app};
 use snippets::llm::scripted_model::{Fault, Reply, Script};

@@ -8,7 +8,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, http::StatusCode};
 use serde_json::json;
-use snippets::llm::per_user::PerUser;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::relay::{Config, Relay};
 use snippets::llm::request::UserId;
 use snippets::llm::scripted_model::{Script, ScriptedModel};
@@ -40,7 +40,7 @@ pub fn patient() -> Config {
         head: Duration::from_secs(15),
         silence: Duration::from_secs(60),
         window: Duration::ZERO,
-        report: |_| {},
+        report: std::sync::Arc::new(|_| {}),
         ..Config::default()
     }
 }

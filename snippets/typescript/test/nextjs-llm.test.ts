@@ -1,11 +1,15 @@
 // The LLM routes of the Next.js application, with the `openai` package and the AI SDK, against the scripted model; and its
 // pages against the Rust relay as well.
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { Page } from "playwright-core";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, inject, onTestFinished, test } from "vitest";
 import { postChat, readChat } from "../src/llm/read-chat.ts";
 import { newContext } from "./support/browser.ts";
+import { type NextServer, startNext } from "./support/next-server.ts";
 import { exchanges, logText, origin, state } from "./support/nextjs.ts";
-import { eventually } from "./support/server.ts";
+import { eventually, serve, sse } from "./support/server.ts";
 
 const never = new AbortController().signal;
 const ANSWER = "Hello from the scripted model.";
@@ -118,6 +122,63 @@ test("both routes send their head while the model is silent, and close its conne
       await eventually(async () => (await exchanges(question)).every(({ end }) => end !== "None"));
     }
   }
+});
+
+describe("another start of the application", () => {
+  const start = async (env: Record<string, string>): Promise<NextServer> => {
+    const folder = mkdtempSync(join(tmpdir(), "nextjs-"));
+    onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+    const { server, stop } = await startNext(folder, {
+      ...process.env,
+      NODE_ENV: "production",
+      BACKEND_URL: inject("backend"),
+      PLAIN_URL: inject("plain"),
+      ...env,
+    });
+    onTestFinished(stop);
+    return server;
+  };
+
+  test("a wrong value in the environment ends the server with its name", async () => {
+    for (const [name, value] of [
+      ["MODEL_SILENCE_MS", "fast"],
+      ["MODEL_SILENCE_MS", "0"],
+      ["MODELS", "a,,b"],
+    ] as const) {
+      // It may be called ready before it ends.
+      const said = await start({ [name]: value }).then(
+        async ({ origin, log }) => {
+          await eventually(() =>
+            fetch(origin).then(
+              () => false,
+              () => true,
+            ),
+          );
+          return readFileSync(log, "utf8");
+        },
+        (error: unknown) => String(error),
+      );
+      expect(said).toContain(`${name}:`);
+    }
+  });
+
+  test("an answer that is complete stays complete when its connection is reset afterwards", async () => {
+    const chunk = (delta: object, reason: string | null): string =>
+      `data: ${JSON.stringify({ id: "1", object: "chat.completion.chunk", created: 1, model: "m", choices: [{ index: 0, delta, finish_reason: reason }] })}\n\n`;
+    const provider = await serve({
+      "/v1/chat/completions": (_, response) => {
+        sse(response, chunk({ content: "Hello" }, null) + chunk({}, "stop"));
+        setTimeout(() => response.socket?.resetAndDestroy(), 100);
+      },
+    });
+    const { origin: from } = await start({
+      OPENAI_BASE_URL: `${provider.origin}/v1`,
+      OPENAI_API_KEY: "k",
+      MODELS: "m",
+    });
+    const [text, done] = await read(`${from}/api/chat`, { messages: [{ role: "user", content: "Hello" }] });
+    expect([text, done]).toMatchObject(["Hello", { reason: "stop" }]);
+  });
 });
 
 test("both routes end the answer of a model that is silent for too long as failed", async () => {

@@ -55,6 +55,37 @@ describe("websocket/rooms", () => {
     expect(one.resets).toHaveLength(1); // resumed, not reset
   });
 
+  test("45 messages typed offline and 16 rooms pass the default quotas, and the client never stops", async () => {
+    const { ws } = newScene();
+    const states: string[] = [];
+    let online = false;
+    const rooms = new Rooms({
+      url: () => (online ? `${ws}/rooms` : Promise.reject(new Error("offline"))),
+      minDelay: 20,
+      maxDelay: 50,
+      onState: (state, code) => states.push(code === undefined ? state : `${state} ${code}`),
+    });
+    onTestFinished(() => rooms.close());
+    const seen: unknown[] = [];
+    let joined = 0;
+    for (let at = 0; at < 16; at++) {
+      rooms.join(`room${at}`, {
+        onEvent: ({ data }) => void seen.push(data),
+        onReset: () => void (joined += 1),
+        onRefused: (code) => states.push(code),
+      });
+    }
+    const published = Promise.all(Array.from({ length: 45 }, (_, n) => rooms.publish("room0", n)));
+    await eventually(() => states.includes("waiting"));
+    online = true;
+    await published;
+    await eventually(() => joined === 16 && seen.length === 45);
+    // Each once; those that were refused for the rate come after the others.
+    expect(seen.toSorted((a, b) => Number(a) - Number(b))).toEqual(Array.from({ length: 45 }, (_, n) => n));
+    expect(states.filter((state) => state.startsWith("stopped") || state.includes("_"))).toEqual([]);
+    expect(states.filter((state) => state === "open")).toHaveLength(1);
+  });
+
   test("a quiet room is no dead one: the heartbeat is answered", async () => {
     const states: string[] = [];
     const sent = vi.spyOn(WebSocket.prototype, "send");

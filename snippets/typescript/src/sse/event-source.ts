@@ -8,6 +8,7 @@
 
 // ANCHOR: options
 export interface SubscribeOptions {
+  onState?(state: "connecting" | "open"): void;
   /** Names of the events to receive; `message` is the unnamed one. */
   types: readonly string[];
   /** An exception in it goes to `window.onerror`; the stream continues with the next event. */
@@ -79,6 +80,7 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
   const open = async (): Promise<void> => {
     const { signal } = attempt;
     watch(Math.min(idleTimeout, 20_000));
+    options.onState?.("connecting");
     const to = await target().catch(() => undefined);
     if (signal.aborted) return;
     if (to === undefined) return reopenLater();
@@ -88,6 +90,7 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
     current.addEventListener("open", () => {
       openedAt = performance.now();
       watch();
+      options.onState?.("open");
     });
     for (const type of types) {
       current.addEventListener(type, (event: MessageEvent<string>) => {
@@ -105,6 +108,7 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
       // CONNECTING: the browser retries, with the cursor and the same URL. CLOSED: it never will.
       if (current.readyState === EventSource.CLOSED) void afterRefusal();
       else if (typeof url === "function") reopenLater();
+      else options.onState?.("connecting");
     });
   };
 

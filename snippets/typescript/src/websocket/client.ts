@@ -154,7 +154,7 @@ export class WebSocketClient {
       if (this.#pending.length > this.#options.maxPending) this.#lost(generation, 4008);
       else void this.#handle();
     };
-    // `error` says nothing; `close` follows it.
+    socket.onerror = () => undefined; // says nothing, and `close` follows; the package `ws` throws without a listener
     socket.onclose = ({ code }) => this.#lost(generation, code);
   }
 

@@ -45,7 +45,7 @@ interface Presence {
 
 type Incoming =
   | RoomEvent
-  | ({ type: "joined" | "reset"; room: string; epoch: string; seq: number; events?: RoomEvent[] } & Presence)
+  | ({ type: "joined" | "reset"; room: string; epoch: string; seq: number } & Presence)
   | ({ type: "presence"; room: string } & Presence)
   | { type: "gap"; room: string; from: number; to: number }
   | { type: "ack"; id: string; seq: number }
@@ -147,7 +147,6 @@ export class Rooms {
           room.epoch = message.epoch;
           present(room, message);
         });
-        for (const event of message.events ?? []) await this.#apply(event);
         return;
       }
       case "presence": {
@@ -176,7 +175,7 @@ export class Rooms {
     const room = this.#rooms.get(event.room);
     if (room === undefined || room.joining || event.seq <= room.seq) return; // it came before, or comes again
     await this.#guard(event.room, room, async () => {
-      if (event.type === "message") await room.handler.onEvent(event);
+      await room.handler.onEvent(event);
       room.seq = event.seq; // handled: only now does a resume continue after it
     });
   }

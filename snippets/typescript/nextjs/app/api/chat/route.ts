@@ -5,6 +5,7 @@ import { answer, type Message } from "@/lib/answer.ts";
 import { answers } from "@/lib/answers.ts";
 import { chooseModel } from "@/lib/models.ts";
 import { readJson } from "@/lib/read-json.ts";
+import { CHAT_EVENTS } from "@/streaming/llm/chat-events.ts";
 import { encodeEvent, STREAM_HEADERS } from "@/streaming/sse/encode.ts";
 import { pullFrom, withHeartbeat } from "@/streaming/streams/readable.ts";
 
@@ -27,8 +28,9 @@ export async function POST(request: Request): Promise<Response> {
 
   const events = pullFrom(async function* (signal) {
     for await (const event of answer(model, messages, AbortSignal.any([signal, request.signal]))) {
-      if (event.type === "text") record.text += (event.data as { text: string }).text;
-      if (event.type === "done" || event.type === "failed") record.outcome = event.type;
+      if (event.type === CHAT_EVENTS.text) record.text += (event.data as { text: string }).text;
+      if (event.type === CHAT_EVENTS.done) record.outcome = "done";
+      if (event.type === CHAT_EVENTS.failed) record.outcome = "failed";
       yield encodeEvent(event);
     }
   });
