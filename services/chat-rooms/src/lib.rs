@@ -4,10 +4,7 @@
 //! the socket (`rooms.v1`), `POST /ticket` returns a ticket for pages that cannot send the cookie, and `GET /` is a page that uses
 //! them. Replace [`Sessions`] with your own session store. One process: rooms and sessions are in memory.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
@@ -78,7 +75,7 @@ pub struct Service(Arc<Shared>);
 
 struct Shared {
     settings: Settings,
-    sessions: Arc<Mutex<Sessions>>,
+    sessions: Arc<Sessions>,
     tickets: Tickets,
     sockets: Sockets,
     hub: Hub,
@@ -90,7 +87,7 @@ impl Service {
     pub fn start(settings: Settings, stop: CancellationToken) -> Self {
         let sessions = Sessions::new(settings.session, settings.max_sessions);
         Self(Arc::new(Shared {
-            sessions: Arc::new(Mutex::new(sessions)),
+            sessions: Arc::new(sessions),
             tickets: Tickets::default(),
             sockets: Sockets::new(settings.limits.clone(), stop),
             hub: Hub::new(settings.rules.clone()),
@@ -134,11 +131,6 @@ impl Service {
         self.0.sockets.drained(deadline).await
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        let sessions = self.0.sessions.lock();
-        sessions.unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The session of a request: its token and its user.
     fn session(&self, headers: &HeaderMap) -> Option<(String, User)> {
         let cookies = headers.get_all(header::COOKIE).iter();
@@ -149,7 +141,7 @@ impl Service {
             let (name, value) = pair.trim().split_once('=')?;
             (name == self.0.settings.cookie).then(|| value.to_owned())
         })?;
-        let user = self.sessions().user(&token)?;
+        let user = self.0.sessions.user(&token)?;
         Some((token, user))
     }
 
@@ -174,7 +166,7 @@ async fn log_in(State(service): State<Service>, Json(LogIn { name }): Json<LogIn
     if !letters || !(1..=32).contains(&name.len()) {
         return (StatusCode::BAD_REQUEST, Json(json!({ "code": "name" }))).into_response();
     }
-    let token = service.sessions().log_in(&name);
+    let token = service.0.sessions.log_in(&name);
     match token {
         Ok(token) => {
             let life = service.0.settings.session.as_secs();
@@ -196,7 +188,7 @@ async fn log_in(State(service): State<Service>, Json(LogIn { name }): Json<LogIn
 /// A socket outlives the session that opened it, unless someone closes it.
 async fn log_out(State(service): State<Service>, headers: HeaderMap) -> Response {
     if let Some((token, user)) = service.session(&headers) {
-        service.sessions().log_out(&token);
+        service.0.sessions.log_out(&token);
         service.0.rates.disconnect(&user.name, 4401, "logged out");
     }
     let gone = service.cookie("", 0);

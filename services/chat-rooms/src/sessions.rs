@@ -1,7 +1,7 @@
 //! The session store: in memory, bounded, each session for the same time. Replace it with your own.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use snippets::websocket::protect::{Accounts, User};
@@ -11,6 +11,11 @@ use tokio::time::Instant;
 pub struct Sessions {
     life: Duration,
     max: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
     by_token: HashMap<String, User>,
     names: HashSet<Arc<str>>,
     /// The oldest is in front.
@@ -31,62 +36,70 @@ impl Sessions {
         Self {
             life,
             max,
-            by_token: HashMap::new(),
-            names: HashSet::new(),
-            order: VecDeque::new(),
+            table: Mutex::default(),
         }
     }
 
-    pub(crate) fn log_in(&mut self, name: &str) -> Result<String, Refused> {
-        self.expire();
-        if self.names.contains(name) {
+    pub(crate) fn log_in(&self, name: &str) -> Result<String, Refused> {
+        let now = Instant::now();
+        let mut table = self.table();
+        table.expire(now);
+        if table.names.contains(name) {
             return Err(Refused::Taken);
         }
         // A session that was ended early is in `order` until its time is over.
-        if self.order.len() >= self.max {
+        if table.order.len() >= self.max {
             return Err(Refused::Full);
         }
         let token = format!("{:032x}", rand::random::<u128>()); // from a cryptographic generator
         let user = User {
             name: name.into(),
             admin: false,
-            expires: Instant::now() + self.life,
+            expires: now + self.life,
         };
-        self.names.insert(user.name.clone());
-        self.order.push_back((user.expires, token.clone()));
-        self.by_token.insert(token.clone(), user);
+        table.names.insert(user.name.clone());
+        table.order.push_back((user.expires, token.clone()));
+        table.by_token.insert(token.clone(), user);
         Ok(token)
     }
 
-    pub(crate) fn log_out(&mut self, token: &str) {
+    pub(crate) fn log_out(&self, token: &str) {
+        self.table().remove(token);
+    }
+
+    pub(crate) fn user(&self, token: &str) -> Option<User> {
+        let user = self.table().by_token.get(token)?.clone();
+        (user.expires > Instant::now()).then_some(user)
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn remove(&mut self, token: &str) {
         if let Some(user) = self.by_token.remove(token) {
             self.names.remove(&user.name);
         }
     }
 
-    pub(crate) fn user(&self, token: &str) -> Option<User> {
-        let user = self.by_token.get(token)?;
-        (user.expires > Instant::now()).then(|| user.clone())
-    }
-
-    fn expire(&mut self) {
-        let now = Instant::now();
+    fn expire(&mut self, now: Instant) {
         while self.order.front().is_some_and(|(until, _)| *until <= now)
             && let Some((_, token)) = self.order.pop_front()
         {
-            self.log_out(&token);
+            self.remove(&token);
         }
     }
 }
 
 /// How the guard of the socket asks for a user.
-impl Accounts for Mutex<Sessions> {
+impl Accounts for Sessions {
     fn by_session(&self, cookie: &str) -> Option<User> {
-        let sessions = self.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.user(cookie)
+        self.user(cookie)
     }
 
     fn by_token(&self, token: &str) -> Option<User> {
-        self.by_session(token)
+        self.user(token)
     }
 }
