@@ -20,6 +20,7 @@ use crate::support::{RawClient, Server, Transcript, within};
 const KEPT: usize = 600;
 const IN_MEMORY: usize = 20;
 const OUTAGE: Duration = Duration::from_secs(30);
+const UNAVAILABLE: (&str, &str) = ("stream_error", r#"{"code":"unavailable"}"#);
 
 fn config() -> Config {
     Config {
