@@ -168,6 +168,7 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
 const NOT_SHOWN: Record<string, string> = {
   "async-onmessage": "a client",
   "close-that-reconnects": "a client",
+  "connection-per-component": "a page",
   "connection-header": "HTTP/2, which the probe does not read events over",
   "enqueue-after-cancel": "the process ends with the first reader that leaves: everything fails from there on",
   "event-by-hand": "a text of the client's becomes events that are well formed",
@@ -187,6 +188,7 @@ const NOT_SHOWN: Record<string, string> = {
   "relay-text-as-binary": "whether text or bytes are due, the probe does not know",
   "render-per-token": "a client",
   "sanitise-per-chunk": "a client",
+  "scroll-per-token": "a page",
   "send-before-open": "a client",
   "start-without-pull": "within the service; in front of a provider it is upstream-not-aborted",
   "tee-to-save": "within the service; in front of a provider it is upstream-not-aborted",
