@@ -134,7 +134,18 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
     // It does not look at Last-Event-ID either.
     ["sse-headers-before-first-event", "sse-resume-no-duplicate"],
   ],
-  "nextjs-prerendered-stream": [() => failed("sse", `${origin()}/wrong/frozen`, ...SHORT), ["sse-terminal-event"]],
+  "nextjs-prerendered-stream": [
+    // It arrives as a whole, and on a busy machine late: how its bytes are spread says nothing.
+    () =>
+      failed(
+        "sse",
+        `${origin()}/wrong/frozen`,
+        ...SHORT,
+        "--skip",
+        "sse-headers-before-first-event,sse-events-incremental",
+      ),
+    ["sse-terminal-event"],
+  ],
   "nextjs-provider-not-told": [
     () => llm((provider) => nextRoute("/wrong/no-signal", provider), { model: "probed", messages: [user] }),
     // It produces in start(), and ends without an event of its own.
