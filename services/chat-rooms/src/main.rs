@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use chat_rooms::{Service, Settings};
 use snippets::connections::listen;
-use tokio::{net::TcpListener, signal};
+use snippets::production::drain;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -20,29 +21,15 @@ async fn main() -> std::io::Result<()> {
     settings.origins.extend(args);
     let stop = CancellationToken::new();
     let service = Service::start(settings, stop.clone());
-    tokio::spawn(on_signal(stop.clone()));
+    let signalled = stop.clone();
+    tokio::spawn(async move {
+        drain::signal().await;
+        signalled.cancel();
+    });
     let open = listen::serve(listener, service.app(), listen::Config::default(), stop).await;
     let sockets = service.drained(Duration::from_secs(20)).await;
     if open + sockets > 0 {
         tracing::warn!(open, sockets, "connections were cut at the deadline");
     }
     Ok(())
-}
-
-/// Cancels `stop` at Ctrl-C and SIGTERM.
-async fn on_signal(stop: CancellationToken) {
-    #[cfg(unix)]
-    {
-        let Ok(mut terminate) = signal::unix::signal(signal::unix::SignalKind::terminate()) else {
-            tracing::error!("no handler for SIGTERM");
-            return;
-        };
-        tokio::select! {
-            _ = signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-    }
-    #[cfg(not(unix))]
-    let _ = signal::ctrl_c().await;
-    stop.cancel();
 }
