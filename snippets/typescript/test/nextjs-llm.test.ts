@@ -1,10 +1,12 @@
 // The LLM routes of the Next.js application, with the `openai` package and the AI SDK, against the scripted model; and its
 // pages against the Rust relay as well.
+import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Page } from "playwright-core";
 import { describe, expect, inject, onTestFinished, test } from "vitest";
+import type { Failed } from "../src/llm/chat-events.ts";
 import { postChat, readChat } from "../src/llm/read-chat.ts";
 import { newContext } from "./support/browser.ts";
 import { type NextServer, startNext } from "./support/next-server.ts";
@@ -67,6 +69,21 @@ describe("the route with the openai package", () => {
     }
   });
 
+  test("a provider's refusal before the first token is the status of the Rust relay, with its wait", async () => {
+    for (const script of ["rate-limit", "overloaded"]) {
+      const urls = [`${origin()}/api/chat`, `${origin()}/backend/llm/${script}/chat`];
+      const answers = urls.map(async (url) => {
+        const response = await post(url, ask(script));
+        const { code, retryable } = (await response.json()) as Failed;
+        return [response.status, response.headers.has("retry-after"), code, retryable];
+      });
+      const [own, relayed] = await Promise.all(answers);
+      expect(own).toEqual(relayed);
+      expect(own![0]).toBe(script === "rate-limit" ? 429 : 503);
+    }
+    expect((await post(`${origin()}/api/chat`, ask("rate-limit"))).headers.get("retry-after")).toBe("7");
+  });
+
   test("refuses what is not a question of a user before it asks anything", async () => {
     for (const body of [
       { ...ask("plain", "refused"), model: "scripted/unknown" },
@@ -122,6 +139,56 @@ test("both routes send their head while the model is silent, and close its conne
       await eventually(async () => (await exchanges(question)).every(({ end }) => end !== "None"));
     }
   }
+});
+
+describe("the scripted model in Node", () => {
+  const start = async (): Promise<{ url: string; log: () => string }> => {
+    const script = join(import.meta.dirname, "../../../services/other-stacks/scripted-model.mjs");
+    const child = spawn(process.execPath, [script], { env: { ...process.env, TEXT: ANSWER } });
+    onTestFinished(() => void child.kill());
+    let log = "";
+    child.stdout.on("data", (text: Buffer) => void (log += text.toString()));
+    await eventually(() => log.includes("\n"));
+    return { url: log.split("\n")[0]!, log: () => log };
+  };
+  /** Status, wait, whole events, what is left of one that was cut, and how the body ended. */
+  const answer = async (url: string, script: string): Promise<unknown[]> => {
+    const response = await post(`${url}/v1/chat/completions`, { ...ask(script), stream: true });
+    const wait = response.headers.get("retry-after");
+    if (response.status !== 200) return [response.status, wait, await response.json()];
+    let text = "";
+    let ending = "clean";
+    try {
+      for await (const part of response.body!.pipeThrough(new TextDecoderStream())) text += part;
+    } catch {
+      ending = "reset";
+    }
+    const blocks = text.replaceAll(/chatcmpl-\d+/g, "chatcmpl").split("\n\n");
+    const rest = blocks.pop() !== "";
+    const events = blocks.map((block) => (block.endsWith("[DONE]") ? block : JSON.parse(block.slice(6))));
+    return [response.status, wait, events, rest, ending];
+  };
+
+  test("sends the answers and the faults of the Rust one", async () => {
+    const { url, log } = await start();
+    for (const script of ["plain", "bytes", "tools", "length", "refusal", "cut", "cut-inside", "abort", "error"])
+      expect
+        .soft([script, await answer(url, script)])
+        .toEqual([script, await answer(`${inject("backend")}/model`, script)]);
+    for (const script of ["rate-limit", "overloaded"])
+      expect
+        .soft([script, await answer(url, script)])
+        .toEqual([script, await answer(`${inject("backend")}/model`, script)]);
+    expect((await post(`${url}/v1/chat/completions`, ask("unknown"))).status).toBe(404);
+    for (const script of ["stall", "hold-head", "slow"]) {
+      const abort = new AbortController();
+      const asked = post(`${url}/v1/chat/completions`, ask(script), abort.signal).catch(() => undefined);
+      await eventually(() => log().includes(`scripted/${script} begun`));
+      if (script === "stall") await (await asked)!.body!.getReader().read();
+      abort.abort();
+      await eventually(() => log().includes(`scripted/${script} left`));
+    }
+  });
 });
 
 describe("another start of the application", () => {

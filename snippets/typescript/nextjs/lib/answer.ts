@@ -3,7 +3,7 @@ import { channel } from "node:diagnostics_channel";
 import OpenAI from "openai";
 import { silenceMs } from "@/lib/models.ts";
 import { watchSilence } from "@/lib/silence.ts";
-import { CHAT_EVENTS, type Done, type Failed } from "@/streaming/llm/chat-events.ts";
+import { CHAT_DATA, CHAT_EVENTS, type Done, type Failed } from "@/streaming/llm/chat-events.ts";
 import type { OutgoingEvent } from "@/streaming/sse/encode.ts";
 
 const REASONS: Record<string, Done["reason"]> = {
@@ -50,7 +50,7 @@ export async function* answer(
         if (!text) continue;
         if (first) channel("llm:first-token").publish({ model, ms: performance.now() - asked });
         first = false;
-        yield { type, data: { text } };
+        yield { type, data: CHAT_DATA.text.write(text) };
       }
       for (const { function: call } of choice?.delta.tool_calls ?? []) if (call?.name) done.tools.push(call.name);
       if (choice?.finish_reason) {
@@ -61,12 +61,12 @@ export async function* answer(
     }
     // The loop ends normally after an abort, and after a connection that was cut between two events.
     if (signal.aborted) return;
-    if (finished) yield { type: CHAT_EVENTS.done, data: done };
+    if (finished) yield { type: CHAT_EVENTS.done, data: CHAT_DATA.done.write(done) };
     else yield silence.signal.aborted ? failed("model_silent", true) : failed("truncated", true);
   } catch (error) {
     if (signal.aborted) return;
     // Complete stays complete, whatever the connection does after the finish reason: only the usage may be missing.
-    if (finished) yield { type: CHAT_EVENTS.done, data: done };
+    if (finished) yield { type: CHAT_EVENTS.done, data: CHAT_DATA.done.write(done) };
     else {
       console.error("the model failed", error); // the provider's text stays here
       yield silence.signal.aborted ? failed("model_silent", true) : publicError(error);
@@ -91,6 +91,16 @@ function publicError(error: unknown): OutgoingEvent {
 }
 
 function failed(code: string, retryable: boolean, retryAfter?: number): OutgoingEvent {
-  return { type: CHAT_EVENTS.failed, data: { code, retryable, retry_after: retryAfter } satisfies Failed };
+  const failed: Failed = { code, retryable, retry_after: retryAfter };
+  return { type: CHAT_EVENTS.failed, data: CHAT_DATA.failed.write(failed) };
+}
+
+const STATUSES: Record<string, number> = { rate_limited: 429, overloaded: 503, rejected: 422, model_silent: 504 };
+
+/** What ended the answer before anything of it was sent, as a status with the same body. */
+export function refusal({ data }: OutgoingEvent): Response {
+  const { code, retry_after } = CHAT_DATA.failed.read(data);
+  const headers: HeadersInit = retry_after === undefined ? {} : { "retry-after": String(retry_after) };
+  return Response.json(data, { status: STATUSES[code] ?? 502, headers });
 }
 // ANCHOR_END: answer

@@ -1,7 +1,7 @@
 // llm/chat-events: names and shapes of a streamed answer, in one table for the server that writes it and the page that reads it.
 //
-// Use it on both ends of a chat stream. If your contract has other names, change them here: `read-chat.ts` and the
-// Next.js route take them from this table, and the Rust relay has the same table in its `Names`.
+// Use it on both ends of a chat stream. If your contract has other names or fields, change them here and nowhere else:
+// `read-chat.ts` and the Next.js route take them from `CHAT_EVENTS` and `CHAT_DATA`. The Rust relay has the names in its `Names`.
 // Guarantee: none is `error` or `open`, which EventSource fires on its own.
 
 // ANCHOR: table
@@ -43,4 +43,14 @@ export interface Failed {
   /** In seconds. */
   retry_after?: number | undefined;
 }
+
+/** The `data` of each event in the form of your contract: `write` on the server, `read` of the parsed JSON on the page. */
+export const CHAT_DATA = {
+  text: {
+    write: (text: string): unknown => ({ text }),
+    read: (data: unknown): string => (data as { text: string }).text,
+  },
+  done: { write: (done: Done): unknown => done, read: (data: unknown): Done => data as Done },
+  failed: { write: (failed: Failed): unknown => failed, read: (data: unknown): Failed => data as Failed },
+};
 // ANCHOR_END: table

@@ -7,7 +7,7 @@
 
 // ANCHOR: types
 import { EventStreamParser, type ServerSentEvent } from "../sse/event-stream.ts";
-import { CHAT_EVENTS, type ChatEventNames, type Done, type Failed, type Kind } from "./chat-events.ts";
+import { CHAT_DATA, CHAT_EVENTS, type ChatEventNames, type Done, type Failed, type Kind } from "./chat-events.ts";
 
 export type { Done, Kind } from "./chat-events.ts";
 
@@ -118,10 +118,11 @@ function reason(error: unknown, signal: AbortSignal, silence: Silence): unknown 
 
 /** Before the answer has begun, failures are statuses with the same codes. */
 async function refusal(response: Response): Promise<ChatError> {
-  const error = (await response.json().catch(() => ({}))) as Partial<Failed> | null;
+  const body: unknown = await response.json().catch(() => undefined);
+  const error: Partial<Failed> = body && typeof body === "object" ? CHAT_DATA.failed.read(body) : {};
   const seconds = Number(response.headers.get("retry-after") ?? 0);
-  const code = typeof error?.code === "string" ? error.code : `http_${response.status}`;
-  return new ChatError(code, error?.retryable === true, Number.isFinite(seconds) ? seconds * 1_000 : 0);
+  const code = typeof error.code === "string" ? error.code : `http_${response.status}`;
+  return new ChatError(code, error.retryable === true, Number.isFinite(seconds) ? seconds * 1_000 : 0);
 }
 // ANCHOR_END: helpers
 
@@ -141,13 +142,13 @@ export async function readChat(
       case names.reasoning:
       case names.refusal: {
         const kind = type === names.text ? "text" : type === names.reasoning ? "reasoning" : "refusal";
-        await onDelta(kind, (JSON.parse(data) as { text: string }).text);
+        await onDelta(kind, CHAT_DATA.text.read(JSON.parse(data)));
         break;
       }
       case names.done:
-        return JSON.parse(data) as Done;
+        return CHAT_DATA.done.read(JSON.parse(data));
       case names.failed: {
-        const { code, retryable, retry_after } = JSON.parse(data) as Failed;
+        const { code, retryable, retry_after } = CHAT_DATA.failed.read(JSON.parse(data));
         throw new ChatError(code, retryable, (retry_after ?? 0) * 1_000);
       }
       // `ping`, and events of a later version of the server.

@@ -42,6 +42,32 @@ export function pullFrom<T>(produce: (signal: AbortSignal) => AsyncIterable<T>):
 }
 // ANCHOR_END: pull
 
+// ANCHOR: first
+/**
+ * The first value of `source` if it comes within `ms`, and all values, that one included. While the head of a response is held,
+ * a refusal can still be a status. `all` must be read or left: either ends the source.
+ */
+export async function holdFirst<T>(
+  source: AsyncIterable<T>,
+  ms: number,
+): Promise<{ early?: T; all: AsyncIterable<T> }> {
+  const iterator = source[Symbol.asyncIterator]();
+  const first = iterator.next();
+  first.catch(() => undefined); // thrown where `all` is read
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
+  const early = await Promise.race([first, late]).finally(() => clearTimeout(timer));
+  async function* all(): AsyncGenerator<T, void, void> {
+    try {
+      for (let next = await first; !next.done; next = await iterator.next()) yield next.value;
+    } finally {
+      await iterator.return?.();
+    }
+  }
+  return early && !early.done ? { early: early.value, all: all() } : { all: all() };
+}
+// ANCHOR_END: first
+
 // ANCHOR: heartbeat
 /**
  * Passes whole chunks on, and `beat` after each `everyMs` of silence, beginning with one at once: some servers hold

@@ -1,18 +1,22 @@
 // An answer of a model in the events that `llm/read-chat.ts` and `llm/use-token-stream.tsx` read.
 // ANCHOR: route
 import { after } from "next/server";
-import { answer, type Message } from "@/lib/answer.ts";
+import { answer, type Message, refusal } from "@/lib/answer.ts";
 import { answers } from "@/lib/answers.ts";
 import { chooseModel } from "@/lib/models.ts";
 import { readJson } from "@/lib/read-json.ts";
-import { CHAT_EVENTS } from "@/streaming/llm/chat-events.ts";
+import { CHAT_DATA, CHAT_EVENTS } from "@/streaming/llm/chat-events.ts";
 import { encodeEvent, STREAM_HEADERS } from "@/streaming/sse/encode.ts";
-import { pullFrom, withHeartbeat } from "@/streaming/streams/readable.ts";
+import { holdFirst, pullFrom, withHeartbeat } from "@/streaming/streams/readable.ts";
 
 /** Seconds after which a platform ends the function, in the middle of a word; `next start` ignores it. */
 export const maxDuration = 300;
 
+/** An event, which a page can see: EventSource hides comments. For a contract with comments: `COMMENT` of `sse/encode.ts`. */
 const PING = encodeEvent({ type: "ping", data: {} });
+const PING_EVERY_MS = 15_000;
+/** A refusal of the provider within this time is a status. Longer, and readers wait for the head of each slow answer. */
+const HEAD_MS = 500;
 
 export async function POST(request: Request): Promise<Response> {
   // Here the user is known and has a place left: 401, 403 and 429 are possible before the first chunk only.
@@ -26,15 +30,25 @@ export async function POST(request: Request): Promise<Response> {
   // Runs when the response has ended and when the client has left; a platform keeps the process alive until then.
   after(() => answers.push(record));
 
+  const left = new AbortController();
+  const { early, all } = await holdFirst(
+    answer(model, messages, AbortSignal.any([left.signal, request.signal])),
+    HEAD_MS,
+  );
+  if (early?.type === CHAT_EVENTS.failed) {
+    record.outcome = "failed";
+    return refusal(early);
+  }
   const events = pullFrom(async function* (signal) {
-    for await (const event of answer(model, messages, AbortSignal.any([signal, request.signal]))) {
-      if (event.type === CHAT_EVENTS.text) record.text += (event.data as { text: string }).text;
+    signal.addEventListener("abort", () => left.abort());
+    for await (const event of all) {
+      if (event.type === CHAT_EVENTS.text) record.text += CHAT_DATA.text.read(event.data);
       if (event.type === CHAT_EVENTS.done) record.outcome = "done";
       if (event.type === CHAT_EVENTS.failed) record.outcome = "failed";
       yield encodeEvent(event);
     }
   });
-  return new Response(withHeartbeat(events, PING), { headers: STREAM_HEADERS });
+  return new Response(withHeartbeat(events, PING, PING_EVERY_MS), { headers: STREAM_HEADERS });
 }
 
 /** No `system` message: that role is ours. What a client says the assistant has said is the client's word too. */
