@@ -114,6 +114,15 @@ impl Event {
         if name.len() > 128 || name.starts_with(' ') || name.chars().any(char::is_control) {
             return Err(InvalidEvent::Name);
         }
+        Ok(Self::block(name, text))
+    }
+
+    /// The event `message` with `text`, as [`Event::text`] makes it: for protocols without names.
+    pub fn message(text: &str) -> Self {
+        Self::block("", text)
+    }
+
+    fn block(name: &str, text: &str) -> Self {
         let mut block = BytesMut::with_capacity(name.len() + text.len() + 24);
         if !name.is_empty() {
             put(&mut block, &["event: ", name, "\n"]);
@@ -123,11 +132,11 @@ impl Event {
             put(&mut block, &["data: ", line, "\n"]);
         }
         block.put_u8(b'\n');
-        Ok(Self {
+        Self {
             block: block.freeze(),
             name: name.len() as u8,
             last: false,
-        })
+        }
     }
 
     /// Marks the terminal event: the response ends after it, and the client does not reconnect.
