@@ -6,8 +6,9 @@ use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt;
 use snippets::connections::listen::{self, SocketLimits};
-use snippets::sse::event::{Event, LastEventId};
-use snippets::sse::log::{self, Slow};
+use snippets::sse::cursor::Ids;
+use snippets::sse::event::{Event, LastEventId, Names};
+use snippets::sse::log::{self, PublishError, Slow};
 use snippets::sse::streams::{self, Streams};
 use snippets::sse::topics::{Bounds, TooManyTopics, Topics};
 use snippets::sse::{fanout, log_reader::Reader};
@@ -258,6 +259,88 @@ async fn a_topic_is_freed_when_nobody_has_it() {
     );
     sleep(Duration::from_secs(50)).await;
     assert_eq!(service.topics.count(), 0, "freed");
+}
+
+/// Numbers that began again would give a client that reconnects the wrong events, or none.
+#[tokio::test(start_paused = true)]
+async fn plain_numbers_do_not_begin_again_in_a_quiet_topic() {
+    let config = log::Config {
+        ids: Ids::Sequence,
+        ..feed()
+    };
+    let service = service(config, Bounds::default());
+    let (_, open) = service.joined(LastEventId::None).await;
+    service.publish(1..=3);
+    drop(open);
+    sleep(2 * HOUR).await;
+    let log = service.topics.log(TOPIC).unwrap();
+    let cursor = service
+        .topics
+        .publish(TOPIC, &Event::text("tick", "4").unwrap());
+    assert_eq!(cursor.unwrap().unwrap().seq, 4);
+    drop(log);
+    let (first, mut body) = service.joined(LastEventId::Sent("3".into())).await;
+    assert!(first.starts_with("id: 3\n"), "{first}");
+    assert_eq!(data(&text(&mut body).await.unwrap()), ["4"]);
+}
+
+/// Published a moment before the shutdown, perhaps in this process alone.
+#[tokio::test(start_paused = true)]
+async fn what_was_published_goes_before_the_last_event() {
+    let stop = CancellationToken::new();
+    let config = streams::Config {
+        drain_spread: Duration::ZERO,
+        ..streams::Config::default()
+    };
+    let service = Service {
+        topics: Topics::start(feed(), Bounds::default()),
+        streams: Streams::start(config, stop.clone()),
+        stop,
+    };
+    let (_, mut old) = service.joined(LastEventId::None).await;
+    // The shutdown reaches this one before its first bytes were asked for.
+    let reader = service
+        .topics
+        .read(TOPIC, &LastEventId::None)
+        .unwrap()
+        .unwrap();
+    let mut new = service.streams.admit().unwrap().respond(reader).into_body();
+    service.publish([1]);
+    service.stop.cancel();
+    sleep(Duration::from_secs(1)).await;
+    let last = text(&mut old).await.unwrap();
+    assert_eq!(data(&last), ["1", "{}"]);
+    assert!(last.ends_with("event: restart\ndata: {}\n\n"), "{last}");
+    assert_eq!(text(&mut old).await, None);
+    assert!(text(&mut new).await.unwrap().contains("retry: "));
+    assert!(
+        text(&mut new)
+            .await
+            .unwrap()
+            .ends_with("event: restart\ndata: {}\n\n")
+    );
+    assert_eq!(text(&mut new).await, None);
+}
+
+#[tokio::test]
+async fn no_publisher_has_the_names_of_the_stream() {
+    let config = log::Config {
+        names: Names {
+            reset: "resync",
+            ..Names::DEFAULT
+        },
+        ..feed()
+    };
+    let log = log::Log::new(config);
+    for name in ["resync", "restart", "ping"] {
+        let event = Event::unreserved(name, &()).unwrap();
+        assert!(
+            matches!(log.publish(&event), Err(PublishError::Invalid(_))),
+            "{name}"
+        );
+    }
+    log.publish(&Event::unreserved("reset", &()).unwrap())
+        .unwrap();
 }
 
 #[tokio::test]

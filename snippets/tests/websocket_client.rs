@@ -402,7 +402,7 @@ async fn waits_when_it_is_rate_limited() {
     let world = world(Quotas {
         messages: slow,
         user: plenty(),
-        refusals: plenty(),
+        refusals: Some(plenty()),
         ..Quotas::default()
     })
     .await;

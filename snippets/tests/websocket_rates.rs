@@ -27,7 +27,7 @@ fn quotas() -> Quotas {
         bytes: burst(1000),
         sockets: 2,
         control: burst(2),
-        refusals: burst(4),
+        refusals: Some(burst(4)),
         connects: burst(2),
     }
 }
@@ -188,6 +188,20 @@ async fn a_user_is_disconnected_on_all_sockets() {
     assert!(!other.1.is_closed());
     drop((first, second));
     assert_eq!(rates.disconnect("ada", 4401, "logged out"), 0);
+}
+
+#[tokio::test]
+async fn a_contract_may_never_close_for_the_rate() {
+    let rates = Rates::new(Quotas {
+        refusals: None,
+        ..quotas()
+    });
+    let outbox = Outbox::new(1024, 1 << 20);
+    let mut handler = rates.limit(&ada(), &outbox, Count(0));
+    for _ in 0..500 {
+        handler.on_message("{}".into(), &outbox);
+    }
+    assert!(!outbox.is_closed());
 }
 
 #[tokio::test]

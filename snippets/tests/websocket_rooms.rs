@@ -327,6 +327,19 @@ async fn presence_counts_users_not_connections() {
     assert_eq!(presence(&mut bob), [(1, vec!["bob".into()])]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_contract_may_have_no_presence() {
+    let hub = Hub::new(Rules {
+        presence: false,
+        ..timed()
+    });
+    let mut bob = Member::join(&hub, "talk", "bob", None);
+    assert_eq!(bob.take()[0].get("users"), None);
+    let _ada = Member::join(&hub, "talk", "ada", None);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(presence(&mut bob), []);
+}
+
 /// A reconnect within the grace period is no coming and going, and it pushes no message out of the history.
 #[tokio::test(start_paused = true)]
 async fn a_reconnect_of_everyone_resumes() {

@@ -17,6 +17,7 @@ async fn main() -> std::io::Result<()> {
     let local = listener.local_addr()?;
     tracing::info!("open http://{local}");
     let mut settings = Settings::default();
+    drain::raise_descriptors(settings.limits.sockets);
     settings.origins.push(format!("http://{local}"));
     settings.origins.extend(args);
     let stop = CancellationToken::new();
@@ -27,7 +28,8 @@ async fn main() -> std::io::Result<()> {
         signalled.cancel();
     });
     let open = listen::serve(listener, service.app(), listen::Config::default(), stop).await;
-    let sockets = service.drained(Duration::from_secs(20)).await;
+    // After the 20 s of `listen::Config::drain`: the sum is below the 30 s after which Kubernetes kills.
+    let sockets = service.drained(Duration::from_secs(5)).await;
     if open + sockets > 0 {
         tracing::warn!(open, sockets, "connections were cut at the deadline");
     }

@@ -3,7 +3,6 @@
 
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use snippets::production::drain::{self, Instance, Plan};
 use snippets::production::scrape;
 use sse_feed::{Demo, Service, Settings};
@@ -24,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     metrics::set_global_recorder(recorder)?;
 
     let settings = Settings::default();
-    raise_descriptors(settings.streams.max_streams);
+    drain::raise_descriptors(settings.streams.max_streams);
     let instance = Instance::default();
     let service = Service::start(settings, Arc::new(Demo), instance.stopping.clone());
 
@@ -60,24 +59,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 fn in_use(address: SocketAddr, error: &std::io::Error) -> String {
     format!("cannot listen on {address} ({error}): name another address as an argument")
-}
-
-/// Each stream is a descriptor, and the usual soft limit is 1,024.
-fn raise_descriptors(streams: usize) {
-    let needed = streams as u64 + 256;
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: maximum.map_or(Some(needed), |most| Some(most.min(needed))),
-        maximum,
-    };
-    if current.is_some_and(|now| now < needed) && setrlimit(Resource::Nofile, raised).is_err() {
-        tracing::warn!(needed, "the limit of descriptors cannot be raised");
-    }
-    if maximum.is_some_and(|most| most < needed) {
-        tracing::warn!(
-            needed,
-            ?maximum,
-            "the hard limit of descriptors is below max_streams: raise it (ulimit -Hn)"
-        );
-    }
 }

@@ -22,7 +22,7 @@ pub(crate) async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let [name, port, redis] = arguments else {
         return Err("instance NAME PORT REDIS".into());
     };
-    raise_descriptors();
+    snippets::production::drain::raise_descriptors(10_000);
     let redis = Redis::connect(redis, Durability::Lossy, Duration::from_secs(1)).await?;
     let log = redis.log("rolling", KEPT);
     let log = SharedLog::start(log, shared_log::Config::default()).await?;
@@ -65,22 +65,6 @@ pub(crate) async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     // ANCHOR_END: instance
     say(format!("{name}: ended, everything in time: {in_time}"));
     Ok(())
-}
-
-/// Most systems give a process 1,024 file descriptors and let it ask for more; Rust's runtime does not ask.
-fn raise_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let all = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, all) {
-        say(format!(
-            "file descriptors stay at {:?}: {error}",
-            limit.current
-        ));
-    }
 }
 
 /// To the terminal, if there still is one.

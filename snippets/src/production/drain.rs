@@ -94,6 +94,29 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(4096)
 }
 
+/// Raises the soft limit of file descriptors to `connections` and some for files; warns if the hard limit is lower. Most systems
+/// give a process 1,024, each connection takes one, and Rust's runtime asks for no more.
+#[cfg(unix)]
+pub fn raise_descriptors(connections: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let needed = connections as u64 + 256;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum.map_or(Some(needed), |most| Some(most.min(needed))),
+        maximum,
+    };
+    if current.is_some_and(|now| now < needed) && setrlimit(Resource::Nofile, raised).is_err() {
+        tracing::warn!(needed, "the limit of descriptors cannot be raised");
+    }
+    if maximum.is_some_and(|most| most < needed) {
+        tracing::warn!(
+            needed,
+            ?maximum,
+            "the hard limit of descriptors is too low: raise it (ulimit -Hn)"
+        );
+    }
+}
+
 /// SIGTERM, as orchestrators send it, or Ctrl-C.
 pub async fn signal() {
     #[cfg(unix)]

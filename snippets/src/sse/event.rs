@@ -38,6 +38,12 @@ impl Names {
         failed: "stream_error",
         unauthorized: "unauthorized",
     };
+
+    /// Whether `name` is one of them.
+    pub fn has(&self, name: &str) -> bool {
+        let own = [self.reset, self.restart, self.failed, self.unauthorized];
+        own.contains(&name) || self.heartbeat == Some(name)
+    }
 }
 
 impl Default for Names {
@@ -79,17 +85,7 @@ impl Event {
     /// # Errors
     /// If the name is reserved or malformed, or if `data` has no JSON form.
     pub fn new(name: &str, data: &(impl Serialize + ?Sized)) -> Result<Self, InvalidEvent> {
-        let own = Names::DEFAULT;
-        let names = [
-            own.reset,
-            own.restart,
-            own.failed,
-            own.unauthorized,
-            "ping",
-            "error",
-            "open",
-        ];
-        if names.contains(&name) {
+        if Names::DEFAULT.has(name) || ["error", "open"].contains(&name) {
             return Err(InvalidEvent::ReservedName);
         }
         Self::unreserved(name, data)

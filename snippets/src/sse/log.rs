@@ -67,7 +67,8 @@ pub struct Config {
     pub join: Duration,
     /// The format of the ids.
     pub ids: Ids,
-    /// The event that this log sends on its own is [`Names::reset`].
+    /// The event that this log sends on its own is [`Names::reset`]; no publisher can use any of these names. The same as in
+    /// `streams::Config`.
     pub names: Names,
 }
 // ANCHOR_END: settings
@@ -110,7 +111,7 @@ pub enum PublishError {
     /// The terminal event was published.
     #[error("the log is finished")]
     Finished,
-    /// The event was not built. No function here returns it: with it, building and publishing need one error type.
+    /// The event has a name of the stream's own, or was not built: building and publishing need one error type.
     #[error(transparent)]
     Invalid(#[from] InvalidEvent),
 }
@@ -177,8 +178,11 @@ impl Log {
     /// Appends `event`, encoded once for all readers. After the terminal event the log is finished.
     ///
     /// # Errors
-    /// If the event is larger than the log, or the log is finished.
+    /// If the event is larger than the log, has a name of [`Config::names`], or the log is finished.
     pub fn publish(self: &Arc<Self>, event: &Event) -> Result<Cursor, PublishError> {
+        if self.config.names.has(event.name()) {
+            return Err(InvalidEvent::ReservedName.into()); // a publisher could end or reset the clients
+        }
         self.publish_with(event.is_last(), |id| event.at(id))
     }
 

@@ -105,13 +105,13 @@ pub struct Config {
     /// Longest silence. HTML 9.2.7 recommends about 15 s; keep it below half of the shortest idle timeout on the path.
     pub heartbeat: Duration,
     /// A response ends at a random age from 0.8 times this to this, checked at the heartbeat, so that authorization,
-    /// routing and load are decided again.
+    /// routing and load are decided again. `Duration::MAX`: never.
     pub max_age: Duration,
     /// Middle of the reconnection times: each client gets 0.5 to 1.5 times this. Never near 0: browsers obey.
     pub retry: Duration,
     /// A shutdown ends the streams evenly within this.
     pub drain_spread: Duration,
-    /// The names of the events that a stream sends on its own.
+    /// The names of the events that a stream sends on its own. A log of it gets the same in its `Config`.
     pub names: Names,
 }
 // ANCHOR_END: settings
@@ -194,11 +194,9 @@ impl Streams {
     /// If all permits are taken, or the shutdown has begun.
     pub fn admit(&self) -> Result<Slot, Refused> {
         let place = self.crowd.enter().ok_or_else(|| self.refusal())?;
-        let max_age = self.max_age.mul_f64(rand::random_range(0.8..=1.0));
-        let max_beats = max_age
-            .div_duration_f64(self.crowd.rules().heartbeat)
-            .ceil()
-            .max(1.0) as u32;
+        let beats = self.max_age.div_duration_f64(self.crowd.rules().heartbeat);
+        // The cast saturates: `Duration::MAX` is no limit.
+        let max_beats = (beats * rand::random_range(0.8..=1.0)).ceil().max(1.0) as u32;
         Ok(Slot {
             place,
             retry: self.refusal().retry.as_millis() as u32,
@@ -298,27 +296,37 @@ impl<S: Source> http_body::Body for Events<S> {
         };
         let slot = &mut this.slot;
         let mut over = false;
-        let chunk = match (this.begun, slot.place.poll(cx)) {
-            (false, _) => {
-                this.begun = true;
-                source.own(Own::Prelude).or_else(|| {
-                    Some(Chunk {
-                        bytes: slot.prelude(source.id()),
-                        ..Chunk::default()
-                    })
-                })
-            }
-            (_, Due::Shutdown) => {
+        if !this.begun {
+            // Before a look at what is due: a shutdown is told once, and its event belongs after this.
+            this.begun = true;
+            let own = source.own(Own::Prelude).map(|chunk| chunk.bytes);
+            let prelude = own.unwrap_or_else(|| slot.prelude(source.id()));
+            return Poll::Ready(Some(Ok(Frame::data(prelude))));
+        }
+        let chunk = match slot.place.poll(cx) {
+            Due::Shutdown => {
                 over = true;
-                source
-                    .own(Own::Shutdown)
-                    .or_else(|| Some(slot.own.restart.clone()))
+                // What is ready goes first, as far as one write holds: it may exist in this process alone.
+                match source.poll(cx) {
+                    Poll::Ready(None) => None,
+                    Poll::Ready(Some(chunk)) if chunk.last => Some(chunk),
+                    ready => {
+                        let own = source.own(Own::Shutdown);
+                        let last = own.unwrap_or_else(|| slot.own.restart.clone());
+                        let first = match ready {
+                            Poll::Ready(Some(chunk)) => chunk.bytes,
+                            _ => Bytes::new(),
+                        };
+                        let bytes = [first, last.bytes].concat().into();
+                        Some(Chunk { bytes, ..last })
+                    }
+                }
             }
-            (_, Due::Beat(age)) if age >= slot.max_beats => {
+            Due::Beat(age) if age >= slot.max_beats => {
                 over = true;
                 source.own(Own::MaxAge)
             }
-            (_, Due::Beat(_)) => match source.beat() {
+            Due::Beat(_) => match source.beat() {
                 Some(event) => Some(Chunk::from(&event.last())),
                 None => match source.poll(cx) {
                     Poll::Ready(chunk) => chunk,
@@ -327,7 +335,7 @@ impl<S: Source> http_body::Body for Events<S> {
                         .or_else(|| Some(slot.own.heartbeat.clone())),
                 },
             },
-            (_, Due::Nothing) => ready!(source.poll(cx)),
+            Due::Nothing => ready!(source.poll(cx)),
         };
         if over || chunk.as_ref().is_none_or(|chunk| chunk.last) {
             this.source = None;

@@ -17,7 +17,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    cursor::Cursor,
+    cursor::{Cursor, Ids},
     event::{Event, LastEventId},
     log::{Config, Log, PublishError},
     log_reader::Reader,
@@ -28,7 +28,8 @@ use super::{
 pub struct Bounds {
     /// Most topics at once.
     pub max_topics: usize,
-    /// How long a topic without readers keeps its events for clients that reconnect.
+    /// How long a topic without readers keeps its events for clients that reconnect. With [`Ids::Sequence`] a topic stays once
+    /// it has had an event, because its numbers must not begin again: `max_topics` then bounds all topics of the process.
     pub linger: Duration,
 }
 
@@ -155,11 +156,13 @@ async fn sweep(topics: Weak<Shared>, linger: Duration) {
             let Some(topics) = topics.upgrade() else {
                 return;
             };
+            let counts = topics.config.ids == Ids::Sequence;
             let mut shard = lock(&topics.shards[shard]);
             let before = shard.len();
             shard.retain(|_, topic| {
                 // Whoever holds the log may be about to subscribe, or publishes into it.
-                if topic.log.readers() > 0 || Arc::strong_count(&topic.log) > 1 {
+                let is_used = topic.log.readers() > 0 || Arc::strong_count(&topic.log) > 1;
+                if is_used || (counts && topic.log.newest().seq > 0) {
                     topic.empty_since = None;
                     return true;
                 }

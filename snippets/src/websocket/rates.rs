@@ -57,8 +57,8 @@ pub struct Quotas {
     /// Pings and pongs of one connection. A pong answers each ping of ours, so stay well above their rate.
     pub control: Quota,
     /// Messages over the limit that are answered with `rate_limited`; then the connection is closed with 1013. More than a client
-    /// has in flight: all that it sends at once after a reconnect may be refused.
-    pub refusals: Quota,
+    /// has in flight: all that it sends at once after a reconnect may be refused. `None`: it is never closed for them.
+    pub refusals: Option<Quota>,
     /// Handshakes of one address, which may be an office or a mobile network with thousands of users.
     pub connects: Quota,
 }
@@ -72,7 +72,7 @@ impl Default for Quotas {
             bytes: per_second(256 * 1024),
             sockets: 20,
             control: per_second(5),
-            refusals: Quota::per_minute(NonZeroU32::MIN.saturating_add(149)),
+            refusals: Some(Quota::per_minute(NonZeroU32::MIN.saturating_add(149))),
             connects: per_second(20).allow_burst(NonZeroU32::MIN.saturating_add(199)),
         }
     }
@@ -167,7 +167,7 @@ impl Rates {
             _place: place,
             messages: direct(self.quotas.messages),
             control: direct(self.quotas.control),
-            refusals: direct(self.quotas.refusals),
+            refusals: self.quotas.refusals.map(direct),
         }
     }
 }
@@ -180,7 +180,7 @@ pub struct Limited<H> {
     _place: Option<UserSocket>,
     messages: Direct,
     control: Direct,
-    refusals: Direct,
+    refusals: Option<Direct>,
 }
 
 impl<H: Handler> Handler for Limited<H> {
@@ -192,7 +192,12 @@ impl<H: Handler> Handler for Limited<H> {
             .and_then(|()| users.bytes.check(user, message_len(&message)));
         match allowed {
             Ok(()) => self.handler.on_message(message, outbox),
-            Err(wait) if self.refusals.check().is_ok() => {
+            Err(wait)
+                if self
+                    .refusals
+                    .as_ref()
+                    .is_none_or(|left| left.check().is_ok()) =>
+            {
                 outbox.send(Message::Text(refusal(&message, wait).into()));
             }
             Err(_) => outbox.close(1013, "rate limit"),

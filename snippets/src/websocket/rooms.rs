@@ -34,10 +34,13 @@ pub struct Rules {
     pub rooms: usize,
     /// Connections in one room.
     pub members: usize,
-    /// How long an empty room keeps its history for the last member's return.
+    /// How long an empty room keeps its history for the last member's return. Its next life has another epoch and counts from 1:
+    /// a protocol without epochs needs rooms that stay.
     pub keep_empty: Duration,
     /// How long a user stays present after the last connection: a reconnect is not a coming and going.
     pub grace: Duration,
+    /// Whether members learn who is there: `presence` messages, `count` and `users` in the answer to a join.
+    pub presence: bool,
     /// Least time between two `presence` messages of a room.
     pub presence_every: Duration,
     /// The policy for slow members, by the room's name.
@@ -54,6 +57,7 @@ impl Default for Rules {
             members: 10_000,
             keep_empty: Duration::from_secs(60),
             grace: Duration::from_secs(15),
+            presence: true,
             presence_every: Duration::from_secs(1),
             full: |_| Full::Disconnect,
         }
@@ -243,8 +247,10 @@ impl Membership {
             answer["reason"] = json!(reason);
         }
         let state = lock(&room.state);
-        answer["count"] = json!(state.presence.count());
-        answer["users"] = json!(state.presence.names());
+        if self.hub.rules.presence {
+            answer["count"] = json!(state.presence.count());
+            answer["users"] = json!(state.presence.names());
+        }
         drop(state);
         outbox.send(Message::Text(answer.to_string().into()));
     }
@@ -338,9 +344,9 @@ impl Room {
     }
 
     /// Publishes a changed presence. Returns whether there is more to do later.
-    fn tidy(&self, now: Instant) -> bool {
+    fn tidy(&self, now: Instant, tell: bool) -> bool {
         let mut state = lock(&self.state);
-        if state.presence.take_changes(now) {
+        if state.presence.take_changes(now) && tell {
             let presence = json!({
                 "type": "presence",
                 "room": &*self.name,
@@ -394,7 +400,7 @@ async fn run_chores(hub: Weak<Shared>, chores: Arc<Chores>) {
         let Some(hub) = hub.upgrade() else { return };
         let now = Instant::now();
         let mut rooms = std::mem::take(&mut *lock(&chores.rooms));
-        rooms.retain(|room| room.tidy(now) && !hub.free(room, now));
+        rooms.retain(|room| room.tidy(now, hub.rules.presence) && !hub.free(room, now));
         lock(&chores.rooms).append(&mut rooms);
     }
 }
