@@ -27,13 +27,13 @@ use axum::routing::any;
 use axum::{Extension, Router};
 use futures::{SinkExt, StreamExt};
 use snippets::connections::listen;
-use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::protect::User;
 use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Hub, Membership, Rules};
 use snippets::websocket::rooms_endpoint;
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
+use snippets::websocket::users::User;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 

@@ -365,7 +365,11 @@ fn transcript() {
     let event = Event::new("tick", &serde_json::json!({"text": "one line"})).unwrap();
     let lines = Event::message("three\r\nlines,\r\n");
     let mut wire = Vec::from(event.at(7));
-    for block in [lines.bytes(), Event::message("").at(8), Chunk::COMMENT.bytes] {
+    for block in [
+        lines.bytes(),
+        Event::message("").at(8),
+        Chunk::COMMENT.bytes,
+    ] {
         wire.extend_from_slice(&block);
     }
     let mut text = String::from_utf8(wire.clone()).unwrap();

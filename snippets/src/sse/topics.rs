@@ -17,7 +17,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    cursor::Cursor,
+    event::Cursor,
     event::{Event, LastEventId},
     log::{Config, Log, PublishError},
     log_reader::Reader,

@@ -1,4 +1,4 @@
-//! Authentication by the first message, and the end of a session on an open socket.
+//! Authentication by the first message.
 //!
 //! For clients that can send neither cookie, ticket nor subprotocol. Goes with [`super::protect`] and [`super::serve`].
 
@@ -9,22 +9,18 @@ use std::time::Duration;
 use axum::extract::ws::Message;
 use bytes::Bytes;
 use serde::Deserialize;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::outbox::Outbox;
-use super::protect::User;
 use super::serve::Handler;
+use super::users::{User, expire};
 
 /// How long a connection may stay unknown.
 pub const AUTH_DEADLINE: Duration = Duration::from_secs(5);
 /// The first message is a token and nothing else, in bytes. Also set `Limits::message` low on such an endpoint: the library
 /// reads up to four times that before anybody is known.
 pub const AUTH_MESSAGE: usize = 4096;
-
-/// Close code for a session or ticket that has ended, or did not come in time: the client fetches a new credential and
-/// reconnects. 4401 is final for clients; a session that was valid a second ago is no reason to stop.
-pub const EXPIRED: u16 = 4408;
 
 /// `{"type":"auth","token":"…"}`, and the heartbeat of a page, which may come before it.
 #[derive(Deserialize)]
@@ -113,15 +109,5 @@ where
             None => Poll::Pending,
         }
     }
-}
-
-/// Closes the socket when the session ends: a socket outlives the token that it was opened with. Keep the handle as long as the
-/// connection; to extend a session, replace it. For a logout: [`super::rates::Rates::disconnect`].
-pub fn expire(outbox: &Outbox, at: Instant) -> AbortOnDropHandle<()> {
-    let outbox = outbox.clone();
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        sleep_until(at).await;
-        outbox.close(EXPIRED, "session expired");
-    }))
 }
 // ANCHOR_END: admission

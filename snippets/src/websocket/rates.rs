@@ -29,11 +29,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::admission::expire;
 use super::outbox::{Outbox, message_len};
-use super::protect::User;
 use super::serve::Handler;
-use super::users::{UserSocket, UserSockets};
+use super::users::{User, UserSocket, UserSockets, expire};
 use crate::connections::client_ip::ClientIp;
 
 /// With the clock of the standard library: governor's default one asks the CPU what it is whenever a limiter is made, and a
