@@ -23,7 +23,7 @@ use tokio::{
 /// A transport whose writes fail with `TimedOut` if the peer has taken nothing for `limit`. Each byte that it takes starts
 /// the time again: a slow client is not a stalled one.
 pub struct SendDeadline<S> {
-    pub(super) inner: S,
+    pub(crate) inner: S,
     /// Milliseconds.
     limit: u32,
     /// Present only while a write waits.
@@ -42,7 +42,7 @@ impl<S> SendDeadline<S> {
     }
 
     /// Whether the last write had to wait.
-    pub(super) fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         self.stalled.is_some()
     }
 
