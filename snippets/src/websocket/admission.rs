@@ -9,12 +9,12 @@ use std::time::Duration;
 use axum::extract::ws::Message;
 use bytes::Bytes;
 use serde::Deserialize;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::outbox::Outbox;
 use super::serve::Handler;
-use super::users::{User, expire};
+use super::users::{EXPIRED, User, expire};
 
 /// How long a connection may stay unknown.
 pub const AUTH_DEADLINE: Duration = Duration::from_secs(5);

@@ -12,7 +12,11 @@ pub const MAX_RECORD_BYTES: usize = 4 * 1024 * 1024;
 const MAX_BARE_BYTES: usize = 64 * 1024;
 
 // ANCHOR: decoder
-use crate::llm::{failure::ModelError, model_event::ModelEvent, providers::json::Json};
+use crate::llm::{
+    failure::{Failure, ModelError},
+    model_event::ModelEvent,
+    providers::json::Json,
+};
 
 /// How a provider separates its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
