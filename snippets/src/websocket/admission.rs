@@ -9,12 +9,11 @@ use std::time::Duration;
 use axum::extract::ws::Message;
 use bytes::Bytes;
 use serde::Deserialize;
-use tokio::time::{Instant, sleep};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::Instant;
 
 use super::outbox::Outbox;
 use super::serve::Handler;
-use super::users::{EXPIRED, User, expire};
+use super::users::{EXPIRED, User};
 
 /// How long a connection may stay unknown.
 pub const AUTH_DEADLINE: Duration = Duration::from_secs(5);
@@ -34,8 +33,7 @@ enum First {
 pub struct FirstMessage<H, V, S> {
     verify: V,
     start: Option<S>,
-    admitted: Option<(H, AbortOnDropHandle<()>)>,
-    _deadline: Option<AbortOnDropHandle<()>>,
+    admitted: Option<H>,
 }
 
 impl<H, V, S> FirstMessage<H, V, S>
@@ -46,16 +44,15 @@ where
 {
     /// Call it in the `start` of [`super::serve::Sockets::accept`]: the deadline begins now.
     pub fn new(outbox: &Outbox, verify: V, start: S) -> Self {
-        let late = outbox.clone();
-        let deadline = AbortOnDropHandle::new(tokio::spawn(async move {
-            sleep(AUTH_DEADLINE).await;
-            late.close(EXPIRED, "authenticate first");
-        }));
+        outbox.close_at(
+            Instant::now() + AUTH_DEADLINE,
+            EXPIRED,
+            "authenticate first",
+        );
         Self {
             verify,
             start: Some(start),
             admitted: None,
-            _deadline: Some(deadline),
         }
     }
 }
@@ -67,7 +64,7 @@ where
     S: FnOnce(User, &Outbox) -> H + Send + 'static,
 {
     fn on_message(&mut self, message: Message, outbox: &Outbox) {
-        if let Some((handler, _)) = &mut self.admitted {
+        if let Some(handler) = &mut self.admitted {
             return handler.on_message(message, outbox);
         }
         if matches!(&message, Message::Text(text) if text.len() > AUTH_MESSAGE) {
@@ -88,24 +85,23 @@ where
         let user = user.filter(|user| user.expires > Instant::now());
         match (user, self.start.take()) {
             (Some(user), Some(start)) => {
-                self._deadline = None;
+                outbox.close_at(user.expires, EXPIRED, "session expired");
                 outbox.send(Message::Text(r#"{"type":"ready"}"#.into()));
-                let expiry = expire(outbox, user.expires);
-                self.admitted = Some((start(user, outbox), expiry));
+                self.admitted = Some(start(user, outbox));
             }
             _ => outbox.close(4401, "not authenticated"),
         }
     }
 
     fn on_control(&mut self, outbox: &Outbox) {
-        if let Some((handler, _)) = &mut self.admitted {
+        if let Some(handler) = &mut self.admitted {
             handler.on_control(outbox);
         }
     }
 
     fn poll_frames(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<Bytes> {
         match &mut self.admitted {
-            Some((handler, _)) => handler.poll_frames(cx, outbox),
+            Some(handler) => handler.poll_frames(cx, outbox),
             None => Poll::Pending,
         }
     }

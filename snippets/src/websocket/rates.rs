@@ -27,11 +27,10 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{NotUntil, Quota, RateLimiter};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::outbox::{Outbox, message_len};
 use super::serve::Handler;
-use super::users::{User, UserSocket, UserSockets, expire};
+use super::users::{EXPIRED, User, UserSocket, UserSockets};
 use crate::connections::client_ip::ClientIp;
 
 /// With the clock of the standard library: governor's default one asks the CPU what it is whenever a limiter is made, and a
@@ -156,6 +155,8 @@ impl Rates {
         if place.is_none() {
             outbox.close(1013, "too many connections");
         }
+        // A socket outlives the token that it was opened with. For a logout: `Rates::disconnect`.
+        outbox.close_at(user.expires, EXPIRED, "session expired");
         let direct = |quota| RateLimiter::direct_with_clock(quota, MonotonicClock);
         Limited {
             handler,
@@ -165,7 +166,6 @@ impl Rates {
             messages: direct(self.quotas.messages),
             control: direct(self.quotas.control),
             refusals: direct(self.quotas.refusals),
-            _expiry: expire(outbox, user.expires),
         }
     }
 }
@@ -179,7 +179,6 @@ pub struct Limited<H> {
     messages: Direct,
     control: Direct,
     refusals: Direct,
-    _expiry: AbortOnDropHandle<()>,
 }
 
 impl<H: Handler> Handler for Limited<H> {

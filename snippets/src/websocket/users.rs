@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::time::{Instant, sleep_until};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::Instant;
 
 use super::outbox::Outbox;
 
@@ -25,16 +24,6 @@ pub struct User {
 /// Close code for a session or ticket that has ended, or did not come in time: the client fetches a new credential and
 /// reconnects. 4401 is final for clients; a session that was valid a second ago is no reason to stop.
 pub const EXPIRED: u16 = 4408;
-
-/// Closes the socket when the session ends: a socket outlives the token that it was opened with. Keep the handle as long as the
-/// connection; to extend a session, replace it. For a logout: [`super::rates::Rates::disconnect`].
-pub fn expire(outbox: &Outbox, at: Instant) -> AbortOnDropHandle<()> {
-    let outbox = outbox.clone();
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        sleep_until(at).await;
-        outbox.close(EXPIRED, "session expired");
-    }))
-}
 
 /// All open sockets by user; clones are the same. Holds nothing for a user without one.
 #[derive(Clone)]
