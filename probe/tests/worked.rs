@@ -16,7 +16,8 @@ use futures::FutureExt as _;
 use serde_json::{Value, json};
 use snippets::connections::tickets::Tickets;
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
-use snippets::websocket::protect::{Accounts, Guard, User};
+use snippets::websocket::protect::{Accounts, Guard};
+use snippets::websocket::users::User;
 use stream_probe::{Client, Kind, Options, Publish};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -256,7 +257,7 @@ async fn the_probe_fails_nothing_of_the_mended_feed() {
 
 #[tokio::test]
 async fn the_ledger_books_each_order_once_over_restarts() {
-    use snippets::sse::cursor::Cursor;
+    use snippets::sse::event::Cursor;
     use snippets::sse::event::Event;
     use snippets::sse::log::{self, Log};
     use snippets::sse::resume;

@@ -26,13 +26,13 @@ use snippets::sse::event::Event;
 use snippets::sse::log::{self, Log};
 use snippets::sse::streams::{Config, Streams};
 use snippets::sse::{jobs, resume, wire};
-use snippets::websocket::limits::Limits;
+use snippets::websocket::serve::Limits;
 
-use snippets::websocket::protect::User;
 use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Hub, Rules};
 use snippets::websocket::rooms_endpoint;
 use snippets::websocket::serve::Sockets;
+use snippets::websocket::users::User;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -204,7 +204,7 @@ async fn llm() -> std::io::Result<Router> {
         // The AI SDK sends its own message format: the scripted model answers anything.
         let streams = relay.streams.clone();
         let ui = move || async move {
-            match (streams.admit(), upstream.open(&[]).await) {
+            match (streams.admit(), upstream.open_messages(Vec::new()).await) {
                 (Ok(slot), Ok(events)) => {
                     ui_response(slot, UiMessage::new(ui_parts("answer", events)))
                 }

@@ -11,10 +11,9 @@ use snippets::llm::http::{self, retry_after};
 use snippets::llm::meter::{Measured, Outcome};
 use snippets::llm::public_error::PublicError;
 use snippets::llm::relay::Config;
+use snippets::llm::request::{Role, Turn};
 use snippets::llm::scripted_model::{Ending, Fault, Reply, Script, ScriptedModel};
-use snippets::llm::upstream::{
-    ANTHROPIC_MAX_TOKENS, Dialect, InvalidUpstream, Role, Turn, Upstream,
-};
+use snippets::llm::upstream::{ANTHROPIC_MAX_TOKENS, Dialect, InvalidUpstream, Upstream};
 use tokio::net::TcpListener;
 
 use crate::support::chat::{app, patient, question, relay};

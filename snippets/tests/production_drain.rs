@@ -18,7 +18,7 @@ use snippets::production::feed;
 use snippets::production::shared_log::{self, SharedLog};
 use snippets::sse::event::Event;
 use snippets::sse::streams::{Config, Streams};
-use snippets::websocket::limits::Limits;
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use snippets::connections::listen;
 use snippets::production::channels::{Channel, Channels, Reader, app};
 use snippets::production::cross_site::refuse_cross_site;
-use snippets::sse::cursor::Cursor;
+use snippets::sse::event::Cursor;
 use snippets::sse::event::Event;
 use snippets::sse::log::{self, Log};
 use snippets::sse::streams::{Config, Streams};

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use serde_json::json;
 use snippets::connections::per_user::PerUser;
 use snippets::connections::tickets::Tickets;
-use snippets::sse::cursor::Cursor;
+use snippets::sse::event::Cursor;
 use snippets::sse::event::Event;
 use snippets::sse::log::{self, Log};
 use snippets::sse::protect::{self, PublicError, Service, Sessions};

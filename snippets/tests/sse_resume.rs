@@ -8,7 +8,7 @@ use axum::http::Request;
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use serde_json::json;
-use snippets::sse::cursor::{Cursor, Ids};
+use snippets::sse::event::{Cursor, Ids};
 use snippets::sse::event::{Event, LastEventId};
 use snippets::sse::log::{self, Begin, Log, PublishError, Slow, Writer};
 use snippets::sse::log_reader::Reader;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use snippets::websocket::binary::{Bad, MAX_PAYLOAD, Series, decode, encode};
 use snippets::websocket::binary_endpoint;
-use snippets::websocket::limits::Limits;
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
 use tokio_util::sync::CancellationToken;
 

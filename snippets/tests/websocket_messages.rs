@@ -1,10 +1,10 @@
 //! `websocket/messages`: each message is checked, answered with a code, and counted.
 
 use axum::Extension;
-use snippets::websocket::limits::Limits;
 use snippets::websocket::messages;
-use snippets::websocket::protect::User;
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
+use snippets::websocket::users::User;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::frames::{BINARY, Cut, PING, PONG, Seen, TEXT};

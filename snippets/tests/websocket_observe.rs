@@ -8,9 +8,9 @@ use axum::extract::ws::Message;
 use axum::response::Response;
 use axum::routing::any;
 use snippets::production::scrape;
-use snippets::websocket::limits::Limits;
 use snippets::websocket::observe::SocketMetrics;
 use snippets::websocket::outbox::Outbox;
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio_util::sync::CancellationToken;
 

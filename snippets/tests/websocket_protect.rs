@@ -10,11 +10,12 @@ use axum::routing::any;
 use axum::{Router, middleware};
 use snippets::connections::tickets::Tickets;
 use snippets::websocket::admission::{self, FirstMessage};
-use snippets::websocket::limits::Limits;
 use snippets::websocket::messages;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::protect::{self, Accounts, Guard, User};
+use snippets::websocket::protect::{self, Accounts, Guard};
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::{Handler, Sockets, Upgrade};
+use snippets::websocket::users::User;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

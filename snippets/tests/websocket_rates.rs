@@ -8,9 +8,9 @@ use axum::routing::any;
 use axum::{Router, middleware};
 use governor::Quota;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::protect::User;
 use snippets::websocket::rates::{self, Quotas, Rates};
 use snippets::websocket::serve::Handler;
+use snippets::websocket::users::User;
 use tokio::time::Instant;
 
 use crate::support::{RawClient, Server};

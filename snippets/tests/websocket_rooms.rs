@@ -6,14 +6,14 @@ use std::time::Duration;
 use axum::Extension;
 use axum::extract::ws::Message;
 use serde_json::{Value, json};
-use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
 use snippets::websocket::presence::USERS_SHOWN;
-use snippets::websocket::protect::User;
 use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Cursor, Full, Hub, Rules};
 use snippets::websocket::rooms_endpoint::{self, MAX_ROOMS};
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::{Handler, Sockets};
+use snippets::websocket::users::User;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::frames::{CLOSE, Seen, TEXT};

@@ -9,13 +9,13 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::any;
-use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::protect::User;
 use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Full, Hub, Rules};
 use snippets::websocket::rooms_endpoint;
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::{Handler, Sockets, Upgrade};
+use snippets::websocket::users::User;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

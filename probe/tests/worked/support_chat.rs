@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use snippets::websocket::limits::Limits;
 use snippets::websocket::protect::{Guard, authenticate};
 use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Full, Hub, Rules};
 use snippets::websocket::rooms_endpoint;
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
 use tokio_util::sync::CancellationToken;
 

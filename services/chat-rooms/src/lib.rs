@@ -18,12 +18,13 @@ use serde::Deserialize;
 use serde_json::json;
 use snippets::connections::client_ip::TrustedProxies;
 use snippets::connections::tickets::Tickets;
-use snippets::websocket::limits::Limits;
-use snippets::websocket::protect::{Guard, User, authenticate, issue_ticket};
+use snippets::websocket::protect::{Guard, authenticate, issue_ticket};
 use snippets::websocket::rates::{Quotas, Rates, limit_connects};
 use snippets::websocket::rooms::{Hub, Rules};
 use snippets::websocket::rooms_endpoint;
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
+use snippets::websocket::users::User;
 use tokio_util::sync::CancellationToken;
 
 mod sessions;

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use snippets::websocket::protect::{Accounts, User};
+use snippets::websocket::protect::Accounts;
+use snippets::websocket::users::User;
 use tokio::time::Instant;
 
 /// Sessions by token.

@@ -12,7 +12,7 @@ use std::{
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use snippets::connections::listen;
-use snippets::sse::cursor::Ids;
+use snippets::sse::event::Ids;
 use snippets::sse::event::Names;
 use snippets::sse::log::{Begin, Config as LogConfig};
 use snippets::sse::streams::Config as StreamsConfig;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,15 +22,16 @@ const IDLE: usize = 2_000;
 const EVENTS: u64 = 200;
 const ROUNDS: usize = 7;
 
-struct Server {
+pub struct Server {
     child: Child,
-    addr: SocketAddr,
+    stdout: BufReader<ChildStdout>,
+    pub addr: SocketAddr,
     path: &'static str,
 }
 
 impl Server {
     /// On CPU 0 if the machine has `taskset`; the load generator is on the others.
-    fn start(variant: &str) -> Self {
+    pub fn start(variant: &str) -> Self {
         let this = std::env::current_exe().unwrap();
         let pinned = Path::new("/usr/bin/taskset").exists();
         let mut command = match pinned {
@@ -46,24 +47,33 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        stdout.read_line(&mut line).unwrap();
         Self {
             child,
+            stdout,
             addr: line.trim().parse().unwrap(),
             path: server::path(variant),
         }
     }
 
     fn publish(&mut self, events: u64) {
+        self.order(&events.to_string());
+    }
+
+    pub fn order(&mut self, line: &str) {
         let stdin = self.child.stdin.as_mut().unwrap();
-        stdin.write_all(format!("{events}\n").as_bytes()).unwrap();
+        stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    /// Waits for the next line of the server.
+    pub fn answer(&mut self) {
+        self.stdout.read_line(&mut String::new()).unwrap();
     }
 
     /// CPU time of all threads.
-    fn cpu(&self) -> Duration {
+    pub fn cpu(&self) -> Duration {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         let nanos = tasks.map(|task| {
             let stat = fs::read_to_string(task.unwrap().path().join("schedstat"));
@@ -77,7 +87,7 @@ impl Server {
     }
 
     /// Proportional set size in KiB.
-    fn memory(&self) -> f64 {
+    pub fn memory(&self) -> f64 {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap();
         let line = rollup.lines().find(|line| line.starts_with("Pss:"));
         line.unwrap()
@@ -98,13 +108,13 @@ impl Drop for Server {
 
 /// The events that all clients have seen.
 #[derive(Default)]
-struct Seen {
-    events: AtomicU64,
-    news: Notify,
+pub struct Seen {
+    pub events: AtomicU64,
+    pub news: Notify,
 }
 
-/// Sends the request of a browser on `socket`, and counts the events that come.
-async fn read(mut socket: TcpStream, path: &str, seen: Arc<Seen>, clients: &mut JoinSet<()>) {
+/// Sends the request of a browser on `socket`, and waits for the response headers: the subscriber is counted in.
+pub async fn request(socket: &mut TcpStream, path: &str) {
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\ncache-control: no-cache\r\n\
          user-agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)\r\n\
@@ -113,9 +123,14 @@ async fn read(mut socket: TcpStream, path: &str, seen: Arc<Seen>, clients: &mut 
     );
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut buffer = vec![0; 2048];
-    // The response headers have come: the subscriber is counted in.
     let read = socket.read(&mut buffer).await.unwrap();
     assert!(buffer[..read].starts_with(b"HTTP/1.1 200"));
+}
+
+/// As [`request`], and counts the events that come.
+pub async fn read(mut socket: TcpStream, path: &str, seen: Arc<Seen>, clients: &mut JoinSet<()>) {
+    request(&mut socket, path).await;
+    let mut buffer = vec![0; 2048];
     clients.spawn(async move {
         while let Ok(read @ 1..) = socket.read(&mut buffer).await {
             let events = memchr::memchr_iter(b'~', &buffer[..read]).count();
@@ -193,7 +208,7 @@ async fn memory(variant: &str, storm: bool) -> f64 {
     (server.memory() - before) / IDLE as f64
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

@@ -1,7 +1,8 @@
 //! `cargo bench -p snippets --bench streams`: what each pattern of event streams costs a server, beside the floor (one
 //! bare write per subscriber, in one thread) and axum's `Sse`; and the speed of the parser. Rewrites the tables between
 //! `<!-- bench -->` marks in `book/src/sse/{fanout,wire}.md` and the charts next to them, and stores the numbers in
-//! `target/streams.json`. Needs Linux (`/proc`) and 4,100 file descriptors. `-- events` or `-- wire` runs one part.
+//! `target/streams.json`. Needs Linux (`/proc`) and 4,100 file descriptors. `-- events`, `-- wire` or `-- scale` runs
+//! one part.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,6 +13,7 @@
 
 mod events;
 mod report;
+mod scale;
 mod server;
 mod wire;
 
@@ -19,11 +21,15 @@ fn main() {
     if let Ok(variant) = std::env::var(server::VARIANT) {
         return server::run(&variant);
     }
-    let part = std::env::args().find(|arg| ["events", "wire"].contains(&arg.as_str()));
-    if part.as_deref() != Some("events") {
-        wire::run();
-    }
-    if part.as_deref() != Some("wire") {
-        events::run();
+    let parts: [(&str, fn()); 3] = [
+        ("wire", wire::run),
+        ("events", events::run),
+        ("scale", scale::run),
+    ];
+    let wanted = std::env::args().find(|arg| parts.iter().any(|(name, _)| name == arg));
+    for (name, run) in parts {
+        if wanted.as_deref().is_none_or(|wanted| wanted == name) {
+            run();
+        }
     }
 }

@@ -91,16 +91,47 @@ pub fn streams(subscribers: usize, idle: usize, rows: &[Row]) {
     );
 }
 
+/// The table of `scale.rs`: KiB each, milliseconds until all are woken, of the wall and of the server's CPU, and the latency of
+/// another event meanwhile: median and 99th percentile.
+pub fn scale(rows: &[(String, [f64; 5])], full: bool) {
+    let mut table = String::from(
+        "| | KiB each | until all have an event | CPU for it | another event: median | 99 % |\n|---|---:|---:|---:|---:|---:|\n",
+    );
+    for (name, [kib, wall, cpu, median, late]) in rows {
+        let kib = match kib.is_finite() {
+            true => format!("{kib:.1}"),
+            false => "–".to_owned(),
+        };
+        writeln!(
+            table,
+            "| {name} | {kib} | {wall:.0} ms | {cpu:.0} ms | {median:.2} ms | {late:.2} ms |"
+        )
+        .unwrap();
+    }
+    let title = "One worker thread and one client thread, loopback; the other event is published every 10 ms during one \
+                 heartbeat of all streams";
+    match full {
+        true => fill_marks("fanout", "scale", title, &table),
+        false => println!("{title}\n\n{table}"),
+    }
+}
+
 fn fill(chapter: &str, title: &str, table: &str, chart: &str) {
-    println!("{title}\n\n{table}");
     let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../book/src/sse");
     fs::write(book.join(format!("{chapter}-bench.svg")), chart).unwrap();
+    fill_marks(chapter, "bench", title, table);
+}
+
+/// Writes between `<!-- MARK -->` and `<!-- /MARK -->`.
+fn fill_marks(chapter: &str, mark: &str, title: &str, table: &str) {
+    println!("{title}\n\n{table}");
+    let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../book/src/sse");
     let page = book.join(format!("{chapter}.md"));
     let text = fs::read_to_string(&page).unwrap_or_default();
-    let (begin, end) = ("<!-- bench -->\n", "<!-- /bench -->");
+    let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- /{mark} -->"));
     let marks = text
-        .split_once(begin)
-        .and_then(|(before, rest)| rest.split_once(end).map(|(_, after)| (before, after)));
+        .split_once(&begin)
+        .and_then(|(before, rest)| rest.split_once(&end).map(|(_, after)| (before, after)));
     match marks {
         Some((before, after)) => {
             let text = format!("{before}{begin}{title}:\n\n{table}{end}{after}");

@@ -33,7 +33,7 @@ pub fn path(variant: &str) -> &'static str {
 }
 
 /// 100 bytes of data; one `~`, by which a client counts events.
-fn data() -> String {
+pub fn data() -> String {
     format!("\"~{}\"", "x".repeat(97))
 }
 
@@ -42,6 +42,9 @@ type Publish = Box<dyn FnMut() + Send>;
 pub fn run(variant: &str) {
     if variant == "floor" {
         return floor();
+    }
+    if variant == crate::scale::VARIANT {
+        return crate::scale::serve();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

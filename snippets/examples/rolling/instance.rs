@@ -11,7 +11,7 @@ use snippets::production::feed;
 use snippets::production::redis_log::{Durability, Redis};
 use snippets::production::shared_log::{self, SharedLog};
 use snippets::sse::streams::{Config, Streams};
-use snippets::websocket::limits::Limits;
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
 
 /// Events that Redis keeps.

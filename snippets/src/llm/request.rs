@@ -1,15 +1,12 @@
 //! The request of a browser: who asks, and what it may put into the conversation.
 //!
 //! Use it with `relay` and `resume`. Guarantee: no message of a client gives the model its instructions, unless you choose so.
-//! Needs `public_error`, `upstream`.
+//! Needs `public_error`.
 
 // ANCHOR: request
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{
-    public_error::PublicError,
-    upstream::{Role, Turn},
-};
+use super::public_error::PublicError;
 
 /// Who asks: your authentication puts it into the request's extensions. Without it the routes return 500.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +26,25 @@ pub struct ClientMessage {
     pub role: String,
     /// The text.
     pub content: String,
+}
+
+/// One message of the conversation. There is no system role: what a browser sends must not give the model its instructions.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Turn {
+    /// Who said it.
+    pub role: Role,
+    /// What was said.
+    pub content: String,
+}
+
+/// See [`Turn::role`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The user of the chat.
+    User,
+    /// The model, earlier.
+    Assistant,
 }
 
 /// What happens to `system` and `developer` messages of a client. Anyone can send them with curl: a page is no guard.

@@ -13,7 +13,7 @@ use reqwest::{
     Client, Url,
     header::{HeaderMap, HeaderName, HeaderValue},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -43,25 +43,6 @@ pub enum Dialect {
     OpenAiChat,
     /// `POST /v1/messages`.
     Anthropic,
-}
-
-/// One message of the conversation. There is no system role: what a browser sends must not give the model its instructions.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Turn {
-    /// Who said it.
-    pub role: Role,
-    /// What was said.
-    pub content: String,
-}
-
-/// See [`Turn::role`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The user of the chat.
-    User,
-    /// The model, earlier.
-    Assistant,
 }
 
 /// A provider, a key, a model, and what is asked of it.
@@ -222,11 +203,12 @@ impl Upstream {
         &self.model
     }
 
-    /// Asks the model. The future ends with the provider's response headers.
+    /// Asks the model; each of `turns` has the form `{"role": "user" | "assistant", "content": …}`. The future ends with the
+    /// provider's response headers.
     ///
     /// # Errors
     /// [`ModelError::Status`] and others of [`http::open`]; [`ModelError::Transport`] when there is no answer.
-    pub async fn open(&self, turns: &[Turn]) -> Result<ModelStream, ModelError> {
+    pub async fn open(&self, turns: &[impl Serialize]) -> Result<ModelStream, ModelError> {
         let turns = turns.iter().map(|turn| json!(turn));
         self.open_messages(turns.collect()).await
     }

@@ -28,7 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::store::{Page, Store};
 use crate::sse::{
-    cursor::Cursor,
+    event::Cursor,
     event::{Event, InvalidEvent},
 };
 

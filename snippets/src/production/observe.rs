@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::sse::{
-    cursor::Reason,
+    event::Reason,
     event::{Event, Names},
     streams::{Chunk, Own, Source},
 };

@@ -24,7 +24,7 @@ use super::{
     wakes::{Wake, Wakes},
 };
 use crate::sse::{
-    cursor::Cursor,
+    event::Cursor,
     event::{Event, InvalidEvent},
 };
 

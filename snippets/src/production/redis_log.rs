@@ -23,7 +23,7 @@ use super::{
     wakes::{Wake, Wakes},
 };
 use crate::sse::{
-    cursor::Cursor,
+    event::Cursor,
     event::{Event, InvalidEvent},
 };
 

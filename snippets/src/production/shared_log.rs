@@ -5,7 +5,7 @@
 //! broker; nothing is queued for them. It guarantees: no event is missing or delivered twice without a `reset` before it,
 //! even if the broker loses events that it has acknowledged; a slow reader is reset once and continues in memory; while
 //! the broker is down, open streams wait for `max_outage` and then end in band. Needs `store.rs` and
-//! `sse/{event,cursor,log,log_reader,streams}.rs`.
+//! `sse/{event,log,log_reader,streams}.rs`.
 
 // ANCHOR: shared
 use std::{
@@ -34,7 +34,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::store::{Page, Store};
 use crate::sse::{
-    cursor::{Cursor, Ids, Reason},
+    event::{Cursor, Ids, Reason},
     event::{Event, LastEventId, Names},
     log::{self, Log},
     log_reader::{Next, Reader},

@@ -15,7 +15,7 @@ use axum::{
 use serde::Serialize;
 
 use crate::sse::{
-    cursor::Cursor,
+    event::Cursor,
     event::Event,
     log::{Log, PublishError},
 };

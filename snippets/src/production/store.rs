@@ -2,7 +2,7 @@
 //! `shared_log.rs` uses it. Needs `sse/{event,cursor}.rs`.
 
 // ANCHOR: store
-use crate::sse::{cursor::Cursor, event::Event};
+use crate::sse::{event::Cursor, event::Event};
 
 /// A part of the broker's log, as of one moment.
 #[derive(Debug, Clone)]

@@ -24,7 +24,7 @@ use super::{
     store::Store,
 };
 use crate::sse::{
-    cursor::Cursor,
+    event::Cursor,
     event::{Event, LastEventId},
     streams::Holding,
 };

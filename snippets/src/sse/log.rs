@@ -3,7 +3,7 @@
 //! Publishing never waits and encodes once; a subscriber is a position in the ring ([`Reader`], `log_reader.rs`), so
 //! replay, live delivery and the policy for slow clients are one read. Use it for resume, fan-out, jobs, generations
 //! and rooms; `topics.rs` keeps one per key, `production/shared_log.rs` fills it from a broker. The log is in memory:
-//! after a restart, its epoch differs and every cursor is answered with a `reset`. Needs `event.rs` and `cursor.rs`.
+//! after a restart, its epoch differs and every cursor is answered with a `reset`. Needs `event.rs`.
 
 // ANCHOR: config
 use std::{
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    cursor::{Cursor, Ids, Reason},
+    event::{Cursor, Ids, Reason},
     event::{Event, InvalidEvent, LastEventId, Names},
     log_reader::Reader,
 };

@@ -9,8 +9,8 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    cursor::{Cursor, Reason},
     event::Event,
+    event::{Cursor, Reason},
     log::{Log, Slow},
     streams::{Chunk, Source},
 };

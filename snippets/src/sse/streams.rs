@@ -2,7 +2,7 @@
 //!
 //! A pattern adds a [`Source`]; the limit, the response headers, the first bytes, the heartbeat, the maximum age and the
 //! drain are here, once. It works under plain `axum::serve` and under `connections/listen.rs`, which adds the deadlines of
-//! the sockets and saves memory. Needs `event.rs`, `cursor.rs` and `connections/crowd.rs`. HTML, section 9.2.
+//! the sockets and saves memory. Needs `event.rs` and `connections/crowd.rs`. HTML, section 9.2.
 
 // ANCHOR: streams
 use std::{
@@ -25,7 +25,7 @@ use http_body::Frame;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cursor::Reason,
+    event::Reason,
     event::{Event, Names, is_id},
 };
 use crate::connections::crowd::{Crowd, Due, Place, Rules};

@@ -17,8 +17,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    cursor::{Cursor, Ids},
-    event::{Event, LastEventId},
+    event::{Cursor, Event, Ids, LastEventId},
     log::{Config, Log, PublishError},
     log_reader::Reader,
 };

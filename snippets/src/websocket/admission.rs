@@ -1,4 +1,4 @@
-//! Authentication by the first message, and the end of a session on an open socket.
+//! Authentication by the first message.
 //!
 //! For clients that can send neither cookie, ticket nor subprotocol. Goes with [`super::protect`] and [`super::serve`].
 
@@ -12,18 +12,14 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::outbox::Outbox;
-use super::protect::User;
 use super::serve::Handler;
+use super::users::{EXPIRED, User};
 
 /// How long a connection may stay unknown.
 pub const AUTH_DEADLINE: Duration = Duration::from_secs(5);
 /// The first message is a token and nothing else, in bytes. Also set `Limits::message` low on such an endpoint: the library
 /// reads up to four times that before anybody is known.
 pub const AUTH_MESSAGE: usize = 4096;
-
-/// Close code for a session or ticket that has ended, or did not come in time: the client fetches a new credential and
-/// reconnects. 4401 is final for clients; a session that was valid a second ago is no reason to stop.
-pub const EXPIRED: u16 = 4408;
 
 /// `{"type":"auth","token":"…"}`, and the heartbeat of a page, which may come before it.
 #[derive(Deserialize)]

@@ -14,7 +14,7 @@ use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
 /// Largest payload, in bytes before compression. What the peer says of its size is no bound, and neither is
-/// [`super::limits::Limits::message`]: zlib packs up to a thousand bytes into one.
+/// [`super::serve::Limits::message`]: zlib packs up to a thousand bytes into one.
 pub const MAX_PAYLOAD: usize = 256 * 1024;
 /// Shorter payloads gain nothing.
 const COMPRESS_FROM: usize = 512;

@@ -1,6 +1,6 @@
 //! One connection of the rooms' client: it joins and resumes, delivers in order, publishes, and notices that it is dead.
 //!
-//! Used by `client.rs`; needs `pending.rs` and the cursor of `rooms.rs`.
+//! Used by `client.rs`; needs `pending.rs`.
 
 // ANCHOR: client_session
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -19,7 +19,6 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseC
 use tokio_util::task::AbortOnDropHandle;
 
 use super::pending::Pending;
-use super::rooms::Cursor;
 
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -150,7 +149,8 @@ pub struct Session {
 #[derive(Default)]
 struct Room {
     /// The last event that was delivered.
-    cursor: Option<Cursor>,
+    /// Epoch and sequence number of the last event.
+    cursor: Option<(String, u64)>,
     join: Join,
 }
 
@@ -339,7 +339,9 @@ impl Session {
         let mut rooms = self.rooms.iter_mut();
         if let Some((name, room)) = rooms.find(|(_, room)| room.join == Join::ToSend) {
             room.join = Join::Sent;
-            return Some(json!({ "type": "join", "room": name, "resume": room.cursor }));
+            let cursor = room.cursor.as_ref();
+            let resume = cursor.map(|(epoch, seq)| json!({ "epoch": epoch, "seq": seq }));
+            return Some(json!({ "type": "join", "room": name, "resume": resume }));
         }
         let Self { rooms, pending, .. } = self;
         let message = pending.next_unsent(|room| is_ready(rooms, room))?;
@@ -418,7 +420,7 @@ impl Session {
         self.tell(presence).await?;
         if let Some(joined) = self.rooms.get_mut(&room) {
             if reset || first {
-                joined.cursor = Some(Cursor { epoch, seq });
+                joined.cursor = Some((epoch, seq));
             }
             joined.join = Join::Done;
         }
@@ -448,9 +450,9 @@ impl Session {
         };
         match self.rooms.get(&room) {
             Some(Room {
-                cursor: Some(cursor),
+                cursor: Some((_, last)),
                 join: Join::Done,
-            }) if seq > cursor.seq => {}
+            }) if seq > *last => {}
             _ => return Ok(()), // delivered before, after a gap that is being filled, or of a room that was left
         }
         self.tell(Update::Event {
@@ -464,7 +466,7 @@ impl Session {
             .get_mut(&room)
             .and_then(|room| room.cursor.as_mut())
         {
-            cursor.seq = seq; // only now: an event that was not delivered is requested again
+            cursor.1 = seq; // only now: an event that was not delivered is requested again
         }
         Ok(())
     }

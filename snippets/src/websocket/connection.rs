@@ -21,8 +21,8 @@ use tokio_tungstenite::tungstenite::protocol::{
     CloseFrame, Role, WebSocketConfig, WebSocketContext,
 };
 
-use super::limits::End;
 use super::outbox::Outbox;
+use super::serve::End;
 use super::serve::{Handler, Shared};
 use crate::connections::crowd::{Due, Place};
 use crate::connections::send_deadline::SendDeadline;

@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use tokio::task::JoinSet;
 
-use super::limits::Malformed;
 use super::outbox::Outbox;
-use super::protect::User;
+use super::serve::Malformed;
 use super::serve::{Handler, Sockets, Upgrade};
+use super::users::User;
 
 /// The schema version is part of the subprotocol's name: a client that speaks another one is refused at the handshake.
 pub const SUBPROTOCOL: &str = "demo.v1";

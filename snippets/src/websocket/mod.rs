@@ -6,7 +6,6 @@ pub mod binary_endpoint;
 pub mod client;
 pub mod client_session;
 pub mod connection;
-pub mod limits;
 pub mod messages;
 pub mod observe;
 pub mod outbox;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::limits::End;
+use super::serve::End;
 use super::serve::Observe;
 
 /// The metrics of one kind of socket. Make it once, at start, after the recorder has been installed.

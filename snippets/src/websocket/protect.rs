@@ -18,21 +18,10 @@ use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::admission::EXPIRED;
 use super::outbox::Outbox;
 use super::serve::{Handler, Sockets, Upgrade};
+use super::users::{EXPIRED, User};
 use crate::connections::tickets::{TicketError, Tickets};
-
-/// Who is connected.
-#[derive(Debug, Clone)]
-pub struct User {
-    /// Stable name; limits, presence and rooms count by it.
-    pub name: Arc<str>,
-    /// May do what only administrators may.
-    pub admin: bool,
-    /// When the session ends, also for a socket that is open then.
-    pub expires: Instant,
-}
 
 /// The session store of the application. Synchronous: a signed token, or a lookup in memory.
 pub trait Accounts: Send + Sync + 'static {

@@ -28,11 +28,9 @@ use governor::{NotUntil, Quota, RateLimiter};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::admission::EXPIRED;
 use super::outbox::{Outbox, message_len};
-use super::protect::User;
 use super::serve::Handler;
-use super::users::{UserSocket, UserSockets};
+use super::users::{EXPIRED, User, UserSocket, UserSockets};
 use crate::connections::client_ip::ClientIp;
 
 /// With the clock of the standard library: governor's default one asks the CPU what it is whenever a limiter is made, and a

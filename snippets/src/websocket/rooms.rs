@@ -79,8 +79,8 @@ use tokio::time::{Instant, sleep};
 
 use super::outbox::{Outbox, text_frame};
 use super::presence::Presence;
-use crate::sse::cursor::{Ids, Reason};
 use crate::sse::event::LastEventId;
+use crate::sse::event::{Ids, Reason};
 use crate::sse::log::{Begin, Config, Log, Slow};
 use crate::sse::log_reader::{Next, Reader};
 

@@ -16,12 +16,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::limits::Malformed;
 use super::outbox::Outbox;
-use super::protect::User;
 use super::rates::Rates;
 use super::rooms::{Cursor, Hub, Membership};
+use super::serve::Malformed;
 use super::serve::{Handler, Sockets, Upgrade};
+use super::users::User;
 
 /// Rooms that one connection may be in.
 pub const MAX_ROOMS: usize = 16;

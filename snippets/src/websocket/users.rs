@@ -1,4 +1,4 @@
-//! The open sockets of each user: how many, and how to close all of them. Used by `rates.rs`.
+//! The user of a socket: who, until when, how many sockets, and how to close all of them.
 //!
 //! One instance: to disconnect a user everywhere, publish the name on your broker and call [`UserSockets::disconnect`] on each.
 
@@ -6,7 +6,24 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use super::outbox::Outbox;
+
+/// Who is connected.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// Stable name; limits, presence and rooms count by it.
+    pub name: Arc<str>,
+    /// May do what only administrators may.
+    pub admin: bool,
+    /// When the session ends, also for a socket that is open then.
+    pub expires: Instant,
+}
+
+/// Close code for a session or ticket that has ended, or did not come in time: the client fetches a new credential and
+/// reconnects. 4401 is final for clients; a session that was valid a second ago is no reason to stop.
+pub const EXPIRED: u16 = 4408;
 
 /// All open sockets by user; clones are the same. Holds nothing for a user without one.
 #[derive(Clone)]

@@ -27,7 +27,7 @@ fn wrong(upstream: Upstream, gone: CancellationToken) -> Router {
     let handler = async move || {
         let (tx, mut rx) = mpsc::channel(16);
         tokio::spawn(async move {
-            let Ok(mut events) = upstream.open(&[]).await else {
+            let Ok(mut events) = upstream.open_messages(Vec::new()).await else {
                 return;
             };
             while let Some(Ok(event)) = events.next().await {
@@ -52,7 +52,7 @@ pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
     let handler = async move || {
         let (tx, rx) = mpsc::channel(16);
         tokio::spawn(async move {
-            let mut events = match upstream.open(&[]).await {
+            let mut events = match upstream.open_messages(Vec::new()).await {
                 Ok(events) => events,
                 Err(error) => return drop(tx.send(Err(error)).await),
             };

@@ -9,7 +9,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use snippets::llm::upstream::{Dialect, Role, Turn, Upstream};
+use snippets::llm::request::{Role, Turn};
+use snippets::llm::upstream::{Dialect, Upstream};
 
 use crate::support::{Server, within};
 

@@ -19,7 +19,7 @@ use crate::support::wrong::{Wrong, answer_with};
 
 pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
     let handler = async move || {
-        let opening = async move { upstream.open(&[]).await };
+        let opening = async move { upstream.open_messages(Vec::new()).await };
         let events = stream::once(opening).try_flatten();
         answer_with(events, |error| {
             Event::new("failed", &json!({"errorText": error.to_string()}))

@@ -20,7 +20,7 @@ use crate::support::wrong::{Wrong, answer};
 /// A relay of the same opinion: what has come when the stream ends is the answer.
 pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
     let handler = async move || {
-        let opening = async move { upstream.open(&[]).await };
+        let opening = async move { upstream.open_messages(Vec::new()).await };
         answer(
             stream::once(opening)
                 .try_flatten()

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use futures::{FutureExt, Stream, StreamExt, stream};
 use snippets::production::channels::{Channel, Channels, Reader};
-use snippets::sse::cursor::Cursor;
+use snippets::sse::event::Cursor;
 use snippets::sse::event::{self, LastEventId};
 use snippets::sse::log::{self, Log};
 use snippets::sse::streams::{Config, Streams};

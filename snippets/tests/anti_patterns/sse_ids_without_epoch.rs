@@ -4,7 +4,7 @@
 
 use axum::Router;
 use axum::response::Response;
-use snippets::sse::cursor::Cursor;
+use snippets::sse::event::Cursor;
 use snippets::sse::event::{Event, LastEventId};
 use snippets::sse::log::{Config, Log};
 

@@ -25,7 +25,7 @@ fn wrong(upstream: Upstream) -> Router {
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = stopped.clone();
     let handler = async move || {
-        let events = upstream.open(&[]).await.unwrap();
+        let events = upstream.open_messages(Vec::new()).await.unwrap();
         let texts = events
             .take_while(move |_| future::ready(!stopped.load(SeqCst)))
             .filter_map(|event| {

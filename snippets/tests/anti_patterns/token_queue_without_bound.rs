@@ -36,7 +36,7 @@ fn wrong(upstream: Upstream, queued: Arc<AtomicUsize>) -> Router {
         let (tx, rx) = mpsc::unbounded_channel();
         let (put, taken) = (queued.clone(), queued);
         tokio::spawn(async move {
-            let Ok(mut events) = upstream.open(&[]).await else {
+            let Ok(mut events) = upstream.open_messages(Vec::new()).await else {
                 return;
             };
             while let Some(Ok(event)) = events.next().await {
@@ -61,7 +61,7 @@ pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
     let handler = async move || {
         let (tx, rx) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            let mut events = match upstream.open(&[]).await {
+            let mut events = match upstream.open_messages(Vec::new()).await {
                 Ok(events) => events,
                 Err(error) => return drop(tx.send(Err(error))),
             };

@@ -25,7 +25,7 @@ fn rows() -> impl Stream<Item = Result<String, Infallible>> {
 /// The answer of a model, written with `unfold` below a layer that compresses whatever comes.
 pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
     let handler = async move || {
-        let opening = async move { upstream.open(&[]).await };
+        let opening = async move { upstream.open_messages(Vec::new()).await };
         let (head, body) = answer(stream::once(opening).try_flatten()).into_parts();
         let chunks = body.into_data_stream();
         let unfolded = stream::unfold(chunks, |mut chunks| async move {

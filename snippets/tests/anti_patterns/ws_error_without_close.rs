@@ -6,8 +6,8 @@ use axum::Router;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use axum::routing::any;
-use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio_util::sync::CancellationToken;
 

@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 use snippets::websocket::binary::{self, Bad};
-use snippets::websocket::limits::Limits;
+use snippets::websocket::serve::Limits;
 
 /// As people write it.
 fn payload_of(message: &[u8]) -> Vec<u8> {

@@ -14,10 +14,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use axum_extra::extract::CookieJar;
 use snippets::connections::tickets::Tickets;
-use snippets::websocket::limits::Limits;
 use snippets::websocket::messages;
-use snippets::websocket::protect::{self, Accounts, Guard, User};
+use snippets::websocket::protect::{self, Accounts, Guard};
+use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
+use snippets::websocket::users::User;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

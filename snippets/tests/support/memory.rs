@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use snippets::production::store::{Page, Store};
-use snippets::sse::cursor::Cursor;
+use snippets::sse::event::Cursor;
 use snippets::sse::event::Event;
 use tokio::sync::watch;
 

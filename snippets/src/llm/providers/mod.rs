@@ -10,7 +10,6 @@
 pub mod anthropic;
 pub mod decode;
 pub mod gemini;
-pub mod in_band;
 pub mod json;
 pub mod ollama;
 pub mod openai_chat;

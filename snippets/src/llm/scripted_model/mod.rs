@@ -12,10 +12,9 @@ mod ollama;
 mod openai_chat;
 mod openai_responses;
 mod player;
-mod record;
 mod script;
 
-pub use record::{Exchange, ExchangeEnd};
+pub use player::{Exchange, ExchangeEnd};
 pub use script::{Ending, Fault, Reply, Script, ScriptedCall, Stop};
 
 use std::collections::VecDeque;
@@ -30,7 +29,7 @@ use axum::routing::post;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use record::Log;
+use player::Log;
 
 /// Scripts that may wait for their request.
 const MAX_QUEUED: usize = 1024;
