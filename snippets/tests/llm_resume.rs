@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::middleware;
 use serde_json::json;
 use snippets::connections::per_user::PerUser;
-use snippets::llm::chat::Names;
 use snippets::llm::relay::{Config, Relay};
 use snippets::llm::request::Conversation;
 use snippets::llm::resume::{Generations, Limits, app};
