@@ -130,6 +130,7 @@ pub struct Decision {
 // ANCHOR_END: session
 
 // ANCHOR: run
+// ANCHOR: events
 /// One event of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AgentEvent {
@@ -148,6 +149,8 @@ pub enum AgentEvent {
     /// The last event: the answer is not complete.
     Failed(PublicError),
 }
+
+// ANCHOR_END: events
 
 /// One question and all that follows from it.
 pub struct Run {

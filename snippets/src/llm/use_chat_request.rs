@@ -31,6 +31,7 @@ pub struct UiRequest {
     message_id: Option<String>,
 }
 
+// ANCHOR: wish
 /// What the user wants.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Wish {
@@ -50,6 +51,7 @@ pub enum Wish {
     /// The decisions on calls of tools in the assistant's message with this id.
     Decide(String, Vec<Decision>),
 }
+// ANCHOR_END: wish
 
 impl UiRequest {
     /// The id of the chat, and what is wanted.
