@@ -207,6 +207,7 @@ impl UiWriter {
         let error_text = match error.code {
             "rate_limited" | "overloaded" => "The model is busy. Try again in a moment.",
             "too_long" => "The answer was too long.",
+            "model_failed" => "The answer failed.",
             _ if error.retryable => UiPart::TRUNCATED,
             _ => "The answer failed.",
         };
