@@ -180,13 +180,21 @@ impl Event {
         self.block.clone()
     }
 
-    /// The block with `id`, which must be free of CR, LF and NUL, as a [`Cursor`](super::cursor::Cursor) is.
+    /// The block with `id`. An id with CR, LF or NUL, which a [`Cursor`](super::cursor::Cursor) has not, is left out.
     pub fn at(&self, id: impl Display) -> Bytes {
         let mut block = BytesMut::with_capacity(self.block.len() + 40);
-        put(&mut block, &["id: ", &id.to_string(), "\n"]);
+        let id = id.to_string();
+        if is_id(&id) {
+            put(&mut block, &["id: ", &id, "\n"]);
+        }
         block.extend_from_slice(&self.block);
         block.freeze()
     }
+}
+
+/// Whether `id` can be written: a reader ignores one with NUL, and CR or LF would open another field.
+pub(super) fn is_id(id: &str) -> bool {
+    !id.contains(['\r', '\n', '\0'])
 }
 
 fn put(block: &mut BytesMut, parts: &[&str]) {

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     cursor::Reason,
-    event::{Event, Names},
+    event::{Event, Names, is_id},
 };
 use crate::connections::crowd::{Crowd, Due, Place, Rules};
 
@@ -268,7 +268,7 @@ impl Slot {
 
     /// The first bytes: with them proxies and `fetch` release the response, before any event.
     fn prelude(&self, id: Option<String>) -> Bytes {
-        match id {
+        match id.filter(|id| is_id(id)) {
             Some(id) => format!("id: {id}\nretry: {}\n\n", self.retry).into(),
             None => format!("retry: {}\n\n", self.retry).into(),
         }
