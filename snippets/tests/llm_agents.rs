@@ -589,3 +589,32 @@ fn a_part_of_another_type_breaks_nothing() {
         assert!(turn.message(&[call]).to_string().contains("whole"));
     }
 }
+
+#[test]
+fn a_view_of_half_a_document_has_no_half_number_and_no_half_key() {
+    use snippets::llm::partial_json::view;
+    let text = r#"{"to":"Z\u00fcrich \ud83d\ude80 \"x\" \\","amount":100,"ok":true,"list":[1,{"a":null},"b"],"last":-2.5e3}"#;
+    let whole: Value = serde_json::from_str(text).unwrap();
+    let mut amounts = Vec::new();
+    for end in (0..=text.len()).filter(|end| text.is_char_boundary(*end)) {
+        let Some(seen) = view(&text[..end]) else {
+            assert_eq!(end, 0);
+            continue;
+        };
+        for (key, value) in seen.as_object().unwrap() {
+            match (value, &whole[key]) {
+                (Value::String(seen), Value::String(all)) => {
+                    assert!(all.starts_with(seen.as_str()), "{seen:?}");
+                }
+                (Value::Array(seen), Value::Array(all)) => assert!(seen.len() <= all.len()),
+                (seen, all) => assert_eq!(seen, all, "a part of {key}"),
+            }
+        }
+        amounts.extend(seen.get("amount").cloned());
+    }
+    assert!(amounts.len() > 10 && amounts.iter().all(|amount| *amount == 100));
+    assert_eq!(view(text), Some(whole));
+    assert_eq!(view(r#"{"to":"Zü"#), Some(json!({"to": "Zü"})));
+    assert_eq!(view("not JSON"), None);
+    assert_eq!(view("]"), None);
+}

@@ -9,6 +9,7 @@ pub mod http;
 pub mod mcp;
 pub mod meter;
 pub mod model_event;
+pub mod partial_json;
 pub mod providers;
 pub mod public_error;
 pub mod relay;
