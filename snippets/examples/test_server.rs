@@ -12,7 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, post};
+use axum::routing::{any, get, post};
 use axum::{Extension, Json, Router};
 use futures::FutureExt;
 use serde::Deserialize;
@@ -186,9 +186,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// `llm/relay` at `/llm/{script}/chat` and `llm/ui_message_stream` at `/ui/{script}/chat`, in front of the
 /// scripted model, which is at `/model` as well; `GET /exchanges` says how each exchange with it ended.
-///
-/// `llm/use_chat` at `/use-chat/{script}/chat` for the AI SDK 7 and `/use-chat-6/…` for those before it, for pages of `page`;
-/// `POST /release` lets a stalled answer go on.
 async fn llm(page: HeaderValue) -> std::io::Result<Router> {
     let model = ScriptedModel::new(Script::reply(Reply::text("Hello from the scripted model.")));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -225,13 +222,7 @@ async fn llm(page: HeaderValue) -> std::io::Result<Router> {
             .nest(&format!("/llm/{script}"), relay::app(Arc::new(relay)))
             .route(&format!("/ui/{script}/chat"), post(ui));
     }
-    for (folder, stopped) in [("use-chat", "interrupted"), ("use-chat-6", "other")] {
-        for script in ["agent", "plain", "cut", "length", "stall", "error"] {
-            let upstream = upstream.with_model(&format!("scripted/{script}"));
-            let chat = chat_service(upstream, stopped, page.clone());
-            router = router.nest(&format!("/{folder}/{script}"), chat);
-        }
-    }
+    router = router.merge(use_chat_routes(page).await?);
     // `llm/resume` at `/slow/generations`: an answer that takes a second.
     let slow = ScriptedModel::new(Script {
         pace: Duration::from_millis(150),
@@ -260,23 +251,45 @@ async fn llm(page: HeaderValue) -> std::io::Result<Router> {
     let generations = Generations::new(Arc::new(relay), kept);
     router = router.nest("/slow", snippets::llm::resume::app(generations));
     let provider = model.router();
-    let released = model.clone();
-    let release = move || async move { released.release() };
-    let exchanges = move || async move {
-        let ends = model.exchanges().into_iter().map(|exchange| {
-            serde_json::json!({
-                "end": format!("{:?}", exchange.end),
-                "tokens": exchange.tokens,
-                "request": exchange.request,
-            })
-        });
-        Json(ends.collect::<Vec<_>>())
-    };
     Ok(router
         .nest("/model", provider)
-        .route("/exchanges", axum::routing::get(exchanges))
-        .route("/release", post(release))
+        .route("/exchanges", get(async move || exchanges(&model)))
         .layer(Extension(UserId("ada".to_owned()))))
+}
+
+fn exchanges(model: &ScriptedModel) -> Json<serde_json::Value> {
+    let ends = model.exchanges().into_iter().map(|exchange| {
+        json!({
+            "end": format!("{:?}", exchange.end),
+            "tokens": exchange.tokens,
+            "request": exchange.request,
+        })
+    });
+    Json(ends.collect())
+}
+
+/// `llm/use_chat` at `/use-chat/{script}/chat` for the AI SDK 7 and `/use-chat-6/…` for those before it, for pages of `page`;
+/// `POST /use-chat/release` lets a stalled answer go on.
+async fn use_chat_routes(page: HeaderValue) -> std::io::Result<Router> {
+    let model = ScriptedModel::new(Script::reply(Reply::text("Hello from the scripted model.")));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let origin = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(axum::serve(listener, model.router()).into_future());
+    let silence = Duration::from_secs(60);
+    let upstream = Upstream::new(Dialect::OpenAiChat, &origin, "key", "scripted", silence)
+        .map_err(std::io::Error::other)?;
+    let released = model.clone();
+    let mut router = Router::new()
+        .route("/use-chat/exchanges", get(async move || exchanges(&model)))
+        .route("/use-chat/release", post(async move || released.release()));
+    for (folder, stopped) in [("use-chat", "interrupted"), ("use-chat-6", "other")] {
+        for script in ["agent", "plain", "cut", "length", "stall", "error"] {
+            let upstream = upstream.with_model(&format!("scripted/{script}"));
+            let chat = chat_service(upstream, stopped, page.clone());
+            router = router.nest(&format!("/{folder}/{script}"), chat);
+        }
+    }
+    Ok(router)
 }
 
 /// A chat with a tool that runs at once and one that needs an approval.

@@ -71,7 +71,9 @@ function plain(messages: Message[]): unknown {
   const parts = (all: Part[]): Part[] =>
     all.map((part) =>
       Object.fromEntries(
-        Object.entries(part).filter(([name, value]) => value !== undefined && !(drop.includes(name) && !(name === "errorText" && value))),
+        Object.entries(part).filter(
+          ([name, value]) => value !== undefined && !(drop.includes(name) && !(name === "errorText" && value)),
+        ),
       ),
     );
   return messages.map(({ id, role, parts: all }) => ({ id, role, parts: parts(all) }));
@@ -126,7 +128,7 @@ describe.each(["5", "6", "7"] as const)("AI SDK %s", (version) => {
     after.chat.messages = messages as never;
     const resumed = after.chat.resumeStream();
     await eventually(() => after.chat.messages.length === 2 && after.text() !== "");
-    await fetch(`${rust()}/release`, { method: "POST" });
+    await fetch(`${rust()}/use-chat/release`, { method: "POST" });
     await resumed;
     expect([after.text(), after.chat.status]).toEqual(["Hello from the scripted model.", "ready"]);
     expect(plain((await after.history()).messages)).toEqual(plain(after.messages()));
@@ -144,11 +146,15 @@ describe.each(["6", "7"] as const)("AI SDK %s, approvals", (version) => {
     await chat.sendMessage(say("Weather and time?"));
     expect([chat.status, errors]).toEqual(["ready", []]);
     const states = (): unknown[] =>
-      messages()[1]!.parts.filter((part) => String(part["type"]).startsWith("tool-")).map((part) => part["state"]);
+      messages()[1]!
+        .parts.filter((part) => String(part["type"]).startsWith("tool-"))
+        .map((part) => part["state"]);
     expect(states()).toEqual(["output-available", "approval-requested"]);
     const approval = messages()[1]!.parts.find((part) => part["approval"] !== undefined)!["approval"] as { id: string };
     await chat.addToolApprovalResponse({ id: approval.id, approved });
-    await eventually(() => chat.status === "ready" && text().includes("scripted model.") && messages()[1]!.parts.length > 5);
+    await eventually(
+      () => chat.status === "ready" && text().includes("scripted model.") && messages()[1]!.parts.length > 5,
+    );
     expect(states()).toEqual(["output-available", approved ? "output-available" : "output-denied"]);
     expect(messages()).toHaveLength(2);
     expect(plain((await history()).messages)).toEqual(plain(messages()));
@@ -184,7 +190,10 @@ test("in Chromium, from another origin: an approval, a reload in the middle, and
   await page.click("#stop");
   await eventually(async () => (await seenOn(page)).status === "ready");
   expect((await seenOn(page)).text).toBe("Hello from ");
-  const exchanges = (await (await fetch(`${rust()}/exchanges`)).json()) as { end: string; request: { model: string } }[];
+  const exchanges = (await (await fetch(`${rust()}/use-chat/exchanges`)).json()) as {
+    end: string;
+    request: { model: string };
+  }[];
   const stalled = exchanges.filter(({ request }) => request.model === "scripted/stall");
   expect(stalled.at(-1)!.end).toContain("ReaderGone");
 
