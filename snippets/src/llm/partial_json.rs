@@ -10,9 +10,9 @@ use serde_json::Value;
 /// What `text`, the start of a JSON document, has so far; `None` before its first value.
 pub fn view(text: &str) -> Option<Value> {
     // The closers of what is open, and the last place at which closing it gives JSON.
-    let (mut open, mut safe) = (Vec::new(), None);
+    let (mut open, mut safe) = (Vec::<char>::new(), None);
     // In an object, the next string is a key. In a string: whether it is a key, and where its last escape begins.
-    let (mut key, mut string, mut escape) = (false, None, None);
+    let (mut key, mut string, mut escape) = (false, None::<bool>, None::<usize>);
     for (at, c) in text.char_indices() {
         if let Some(is_key) = string {
             match (escape, c) {
