@@ -20,14 +20,14 @@ use crate::llm_agents::{time, weather};
 use crate::support::chat::{as_user, finish, patient, post, relay};
 use crate::support::{RawClient, Server, Transcript, within};
 
-struct Service {
-    model: ScriptedModel,
+pub struct Service {
+    pub model: ScriptedModel,
     _upstream: Server,
     server: Server,
 }
 
 impl Service {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let model = ScriptedModel::new(Script::reply(Reply::text("One two.")));
         let upstream = Server::start(model.router()).await;
         let mut relay = relay(&upstream.url(""), patient());
@@ -77,7 +77,7 @@ impl Service {
         .await
     }
 
-    async fn ask(&self, body: &Value) -> Vec<Value> {
+    pub async fn ask(&self, body: &Value) -> Vec<Value> {
         let mut client = self.send(body).await;
         finish(&mut client).await;
         parts(&client)
@@ -113,7 +113,7 @@ fn kinds(parts: &[Value]) -> Vec<&str> {
         .collect()
 }
 
-fn question(id: &str, text: &str) -> Value {
+pub fn question(id: &str, text: &str) -> Value {
     let message = json!({"id": id, "role": "user", "parts": [{"type": "text", "text": text}]});
     json!({"id": "c", "messages": [message], "trigger": "submit-message"})
 }
