@@ -307,14 +307,16 @@ fn chat_service(upstream: Upstream, stopped: &'static str, page: HeaderValue) ->
         schema: json!({ "type": "object", "properties": { "city": { "type": "string" } } }),
         approval: |_| false,
         longest: Duration::from_secs(20),
-        run: |_, input| async move { Ok(json!({ "city": input["city"], "degrees": 21 })) }.boxed(),
+        run: Arc::new(|_, input| {
+            async move { Ok(json!({ "city": input["city"], "degrees": 21 })) }.boxed()
+        }),
     };
     let time = Tool {
         name: "get_time",
         description: "The time",
         schema: json!({ "type": "object" }),
         approval: |_| true,
-        run: |_, _| async { Ok(json!("12:00")) }.boxed(),
+        run: Arc::new(|_, _| async { Ok(json!("12:00")) }.boxed()),
         ..weather.clone()
     };
     let agent = Agent {

@@ -33,10 +33,10 @@ pub fn weather() -> Tool {
         schema: json!({"type": "object", "properties": {"city": {"type": "string"}}}),
         approval: |_| false,
         longest: Duration::from_secs(20),
-        run: |user, input| {
+        run: Arc::new(|user, input| {
             let city = input["city"].clone();
             async move { Ok(json!({"city": city, "degrees": 21, "for": user})) }.boxed()
-        },
+        }),
     }
 }
 
@@ -47,7 +47,7 @@ pub fn time() -> Tool {
         description: "The time",
         schema: json!({"type": "object"}),
         approval: |_| true,
-        run: |_, _| async { Ok(json!("12:00")) }.boxed(),
+        run: Arc::new(|_, _| async { Ok(json!("12:00")) }.boxed()),
         ..weather()
     }
 }
@@ -59,7 +59,7 @@ fn stuck(running: &'static AtomicUsize, name: &'static str) -> Tool {
     Tool {
         name,
         approval: |_| false,
-        run: |_, _| {
+        run: Arc::new(|_, _| {
             struct Counted;
             impl Drop for Counted {
                 fn drop(&mut self) {
@@ -73,7 +73,7 @@ fn stuck(running: &'static AtomicUsize, name: &'static str) -> Tool {
                 std::future::pending().await
             }
             .boxed()
-        },
+        }),
         ..weather()
     }
 }
@@ -318,7 +318,7 @@ fn copy(agent: &Agent) -> Agent {
 async fn a_bad_call_is_a_result_for_the_model() {
     let huge = Tool {
         name: "get_time",
-        run: |_, _| async { Ok(json!("x".repeat(2000))) }.boxed(),
+        run: Arc::new(|_, _| async { Ok(json!("x".repeat(2000))) }.boxed()),
         approval: |_| false,
         ..weather()
     };
@@ -334,9 +334,123 @@ async fn a_bad_call_is_a_result_for_the_model() {
 }
 
 #[tokio::test]
+async fn an_input_that_is_not_json_is_a_result_too_and_each_step_is_reported() {
+    use std::sync::Mutex;
+    let measured = Arc::new(Mutex::new(Vec::new()));
+    let rig = Rig::start(Dialect::OpenAiChat, vec![weather()], |_| {}).await;
+    let reply = Reply::default().with_call("get_weather", "{oops", 9);
+    rig.model.push(Script::reply(reply));
+    let mut config = patient();
+    let report = measured.clone();
+    config.report = Arc::new(move |one| report.lock().unwrap().push(one.user.clone()));
+    let mut relay = relay(&rig._upstream.url(""), config);
+    relay.upstream = relay.upstream.with_model("any");
+    let agent = Agent {
+        relay: Arc::new(relay),
+        ..copy(&rig.agent)
+    };
+    let messages = vec![FORMAT.question("?", &[])];
+    let calls = Vec::new();
+    let mut run = Run::new(Arc::new(agent), "alice", Session { messages, calls }, &[]);
+    let events = rest(&mut run).await;
+    assert_eq!(events.last(), Some(&AgentEvent::End(FinishReason::Stop)));
+    let result = rig.requests()[1]["messages"][2]["content"].clone();
+    assert!(
+        result
+            .as_str()
+            .unwrap()
+            .starts_with("the input is not JSON")
+    );
+    assert_eq!(*measured.lock().unwrap(), ["alice", "alice"]);
+}
+
+#[tokio::test]
+async fn as_many_tools_run_at_once_as_are_allowed() {
+    static ACTIVE: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    let busy = Tool {
+        run: Arc::new(|_, _| {
+            async {
+                let active = ACTIVE.fetch_add(1, Ordering::SeqCst) + 1;
+                MOST.fetch_max(active, Ordering::SeqCst);
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+                ACTIVE.fetch_sub(1, Ordering::SeqCst);
+                Ok(json!(1))
+            }
+            .boxed()
+        }),
+        ..weather()
+    };
+    for parallel in [1, 2] {
+        let tools = vec![busy.clone()];
+        let rig = Rig::start(Dialect::OpenAiChat, tools, |agent| {
+            agent.parallel = parallel
+        })
+        .await;
+        let reply = (0..3).fold(Reply::default(), |reply, _| {
+            reply.with_call("get_weather", "{}", 9)
+        });
+        rig.model.push(Script::reply(reply));
+        let mut relay = relay(&rig._upstream.url(""), patient());
+        relay.upstream = relay.upstream.with_model("any");
+        let relay = Arc::new(relay);
+        let agent = Arc::new(Agent {
+            relay,
+            ..copy(&rig.agent)
+        });
+        let messages = vec![FORMAT.question("?", &[])];
+        let calls = Vec::new();
+        rest(&mut Run::new(
+            agent,
+            "alice",
+            Session { messages, calls },
+            &[],
+        ))
+        .await;
+        assert_eq!(MOST.swap(0, Ordering::SeqCst), parallel);
+    }
+}
+
+/// What stays in the conversation after each end that is not complete.
+#[tokio::test]
+async fn a_turn_that_was_cut_by_its_length_or_refused_keeps_its_text() {
+    use snippets::llm::scripted_model::Stop;
+    for (dialect, stop, reason) in [
+        (Dialect::OpenAiChat, Stop::Length, FinishReason::MaxTokens),
+        (Dialect::Anthropic, Stop::Refusal, FinishReason::Refusal),
+    ] {
+        let rig = Rig::start(dialect, vec![weather()], |_| {}).await;
+        let reply = Reply::text("One moment.").with_call("get_weather", "{}", 9);
+        rig.model.push(Script::reply(Reply { stop, ..reply }));
+        let mut relay = relay(&rig._upstream.url(""), patient());
+        relay.upstream = rig.agent.relay.upstream.with_model("any");
+        let relay = Arc::new(relay);
+        let agent = Arc::new(Agent {
+            relay,
+            ..copy(&rig.agent)
+        });
+        let messages = vec![FORMAT.question("?", &[])];
+        let calls = Vec::new();
+        let mut run = Run::new(agent, "alice", Session { messages, calls }, &[]);
+        let events = rest(&mut run).await;
+        let Some(AgentEvent::End(end)) = events.last() else {
+            panic!("{events:?}")
+        };
+        assert_eq!(*end, reason);
+        assert_eq!(
+            run.session.messages[1..],
+            [json!({"role": "assistant", "content": "One moment."})]
+        );
+        assert_eq!(rig.requests().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_tool_that_takes_too_long_is_dropped() {
     let slow = Tool {
-        run: |_, _| std::future::pending().boxed(),
+        run: Arc::new(|_, _| std::future::pending().boxed()),
         longest: Duration::from_millis(20),
         ..weather()
     };

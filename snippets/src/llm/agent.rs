@@ -39,7 +39,7 @@ pub struct Tool {
     /// Longest run. Dropping the future must stop the work.
     pub longest: Duration,
     /// The work, for this user: authorize it as if the user had sent the input.
-    pub run: fn(user: String, input: Value) -> BoxFuture<'static, Output>,
+    pub run: Arc<dyn Fn(String, Value) -> BoxFuture<'static, Output> + Send + Sync>,
 }
 
 /// What is shared by all runs.

@@ -80,7 +80,7 @@ async fn with_the_pattern_the_tool_is_cancelled_and_nothing_is_asked() {
     let mut relay = relay(&server.url(""), patient());
     relay.upstream = upstream;
     let tool = Tool {
-        run: |_, _| {
+        run: Arc::new(|_, _| {
             RUNNING.fetch_add(1, Ordering::SeqCst);
             let counted = Counted;
             async move {
@@ -88,7 +88,7 @@ async fn with_the_pattern_the_tool_is_cancelled_and_nothing_is_asked() {
                 std::future::pending().await
             }
             .boxed()
-        },
+        }),
         ..weather()
     };
     let agent = Agent {
