@@ -10,18 +10,24 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, post};
+use axum::routing::{any, get, post};
 use axum::{Extension, Json, Router};
+use futures::FutureExt;
 use serde::Deserialize;
+use serde_json::json;
 use snippets::connections::per_user::PerUser;
+use snippets::llm::agent::{Agent, Tool};
+use snippets::llm::agent_turn::Format;
 use snippets::llm::relay::{self, Relay};
 use snippets::llm::request::UserId;
 use snippets::llm::resume::{Generations, Limits as Kept};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::llm::ui_message_stream::{UiMessage, ui_parts, ui_response};
 use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::llm::use_chat::{self, UseChat};
+use snippets::llm::use_chat_history::Chats;
 use snippets::sse::event::Event;
 use snippets::sse::log::{self, Log};
 use snippets::sse::streams::{Config, Streams};
@@ -180,7 +186,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// `llm/relay` at `/llm/{script}/chat` and `llm/ui_message_stream` at `/ui/{script}/chat`, in front of the
 /// scripted model, which is at `/model` as well; `GET /exchanges` says how each exchange with it ended.
-async fn llm() -> std::io::Result<Router> {
+async fn llm(page: HeaderValue) -> std::io::Result<Router> {
     let model = ScriptedModel::new(Script::reply(Reply::text("Hello from the scripted model.")));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let origin = format!("http://{}", listener.local_addr()?);
@@ -216,6 +222,7 @@ async fn llm() -> std::io::Result<Router> {
             .nest(&format!("/llm/{script}"), relay::app(Arc::new(relay)))
             .route(&format!("/ui/{script}/chat"), post(ui));
     }
+    router = router.merge(use_chat_routes(page).await?);
     // `llm/resume` at `/slow/generations`: an answer that takes a second.
     let slow = ScriptedModel::new(Script {
         pace: Duration::from_millis(150),
@@ -244,20 +251,97 @@ async fn llm() -> std::io::Result<Router> {
     let generations = Generations::new(Arc::new(relay), kept);
     router = router.nest("/slow", snippets::llm::resume::app(generations));
     let provider = model.router();
-    let exchanges = move || async move {
-        let ends = model.exchanges().into_iter().map(|exchange| {
-            serde_json::json!({
-                "end": format!("{:?}", exchange.end),
-                "tokens": exchange.tokens,
-                "request": exchange.request,
-            })
-        });
-        Json(ends.collect::<Vec<_>>())
-    };
     Ok(router
         .nest("/model", provider)
-        .route("/exchanges", axum::routing::get(exchanges))
+        .route("/exchanges", get(async move || exchanges(&model)))
         .layer(Extension(UserId("ada".to_owned()))))
+}
+
+fn exchanges(model: &ScriptedModel) -> Json<serde_json::Value> {
+    let ends = model.exchanges().into_iter().map(|exchange| {
+        json!({
+            "end": format!("{:?}", exchange.end),
+            "tokens": exchange.tokens,
+            "request": exchange.request,
+        })
+    });
+    Json(ends.collect())
+}
+
+/// `llm/use_chat` at `/use-chat/{script}/chat` for the AI SDK 7 and `/use-chat-6/…` for those before it, for pages of `page`;
+/// `POST /use-chat/release` lets a stalled answer go on.
+async fn use_chat_routes(page: HeaderValue) -> std::io::Result<Router> {
+    let model = ScriptedModel::new(Script::reply(Reply::text("Hello from the scripted model.")));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let origin = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(axum::serve(listener, model.router()).into_future());
+    let silence = Duration::from_secs(60);
+    let upstream = Upstream::new(Dialect::OpenAiChat, &origin, "key", "scripted", silence)
+        .map_err(std::io::Error::other)?;
+    let released = model.clone();
+    let mut router = Router::new()
+        .route("/use-chat/exchanges", get(async move || exchanges(&model)))
+        .route("/use-chat/release", post(async move || released.release()));
+    for (folder, stopped) in [("use-chat", "interrupted"), ("use-chat-6", "other")] {
+        for script in ["agent", "plain", "cut", "length", "stall", "error"] {
+            let upstream = upstream.with_model(&format!("scripted/{script}"));
+            let chat = chat_service(upstream, stopped, page.clone());
+            router = router.nest(&format!("/{folder}/{script}"), chat);
+        }
+    }
+    Ok(router)
+}
+
+/// A chat with a tool that runs at once and one that needs an approval.
+fn chat_service(upstream: Upstream, stopped: &'static str, page: HeaderValue) -> Router {
+    let relay = Arc::new(Relay {
+        upstream,
+        streams: Streams::start(Config::default(), CancellationToken::new()),
+        places: PerUser::new(20),
+        config: relay::Config::default(),
+        shutdown: CancellationToken::new(),
+    });
+    let weather = Tool {
+        name: "get_weather",
+        description: "The weather of a city",
+        schema: json!({ "type": "object", "properties": { "city": { "type": "string" } } }),
+        approval: |_| false,
+        longest: Duration::from_secs(20),
+        run: Arc::new(|_, input| {
+            async move { Ok(json!({ "city": input["city"], "degrees": 21 })) }.boxed()
+        }),
+    };
+    let time = Tool {
+        name: "get_time",
+        description: "The time",
+        schema: json!({ "type": "object" }),
+        approval: |_| true,
+        run: Arc::new(|_, _| async { Ok(json!("12:00")) }.boxed()),
+        ..weather.clone()
+    };
+    let agent = Agent {
+        relay: relay.clone(),
+        format: Format {
+            dialect: Dialect::OpenAiChat,
+            reasoning: None,
+        },
+        tools: vec![weather, time],
+        most_steps: 8,
+        parallel: 4,
+        most_result_bytes: 64 * 1024,
+        longest: Duration::from_secs(15 * 60),
+    };
+    let kept = Kept {
+        per_user: 100,
+        ..Kept::default()
+    };
+    let all = UseChat {
+        agent: Arc::new(agent),
+        generations: Generations::new(relay, kept),
+        chats: Chats::new(1000, 1000),
+        stopped,
+    };
+    use_chat::app(Arc::new(all)).layer(use_chat::cors(vec![page]))
 }
 
 /// `sse/resume` at `/events` and `sse/jobs` at `/jobs/1/events`, with their producers' ends.
@@ -316,8 +400,12 @@ fn app(llm: Router) -> Router {
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    println!("http://{}", listener.local_addr()?);
-    let served = axum::serve(listener, app(llm().await?)).into_future();
+    let addr = listener.local_addr()?;
+    println!("http://{addr}");
+    // The same server under another name: another origin.
+    let page = HeaderValue::try_from(format!("http://localhost:{}", addr.port()));
+    let llm = llm(page.map_err(std::io::Error::other)?).await?;
+    let served = axum::serve(listener, app(llm)).into_future();
     tokio::select! {
         served = served => served,
         () = stdin_closed() => Ok(()),

@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::middleware;
 use serde_json::json;
 use snippets::connections::per_user::PerUser;
-use snippets::llm::chat::Names;
 use snippets::llm::relay::{Config, Relay};
 use snippets::llm::request::Conversation;
 use snippets::llm::resume::{Generations, Limits, app};
@@ -375,17 +374,16 @@ async fn failures_and_the_shutdown_end_in_band_and_the_tasks_end() {
 #[tokio::test]
 async fn a_task_that_dies_leaves_a_log_that_has_ended() {
     use snippets::llm::generation::Generation;
+    use snippets::llm::resume::Relayed;
     use snippets::sse::event::LastEventId;
     use snippets::sse::streams::Source;
     let chat = Resumable::start(stalls_after(1), limits()).await;
-    let generation = Generation::new(100_000, Names::default());
+    let generation = Generation::new(100_000);
     let mut source = generation.read(&LastEventId::None).unwrap();
     let (running, relay) = (generation.clone(), chat.relay.clone());
     let task = tokio::spawn(async move {
-        let question = Conversation::default();
-        running
-            .run(&relay, "alice", question, Duration::from_secs(60))
-            .await;
+        let answer = Relayed::new(relay, "alice".to_owned(), Conversation::default());
+        running.run(answer, (), Duration::from_secs(60)).await;
     });
     let mut next = async || {
         let chunk = std::future::poll_fn(|cx| source.poll(cx));

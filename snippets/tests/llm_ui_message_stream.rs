@@ -170,7 +170,7 @@ fn stopped() -> Vec<UiPart> {
     let mut out = Vec::new();
     let mut writer = UiWriter::start("msg-3", &mut out);
     writer.event(ModelEvent::Text("Half an ans".into()), &mut out);
-    writer.stop("stopped by the user", &mut out);
+    writer.stop("interrupted", &mut out);
     out
 }
 
@@ -339,7 +339,7 @@ fn an_interrupted_call_ends_in_an_error_and_is_not_run() {
 
 #[tokio::test]
 async fn a_stream_that_ends_without_a_finish_fails() {
-    let events = stream::iter([Ok(ModelEvent::Text("half".into()))]);
+    let events = stream::iter([Ok::<_, ModelError>(ModelEvent::Text("half".into()))]);
     let parts: Vec<UiPart> = ui_parts("m", events).collect().await;
     assert!(
         matches!(parts.last(), Some(UiPart::Error { .. })),
@@ -368,8 +368,8 @@ fn a_failure_and_a_stop_end_every_open_part() {
         let fragment = r#"{"amount": 100"#.to_owned();
         writer.event(ModelEvent::ToolCallDelta { index: 0, fragment }, &mut out);
         match stopped {
-            true => writer.stop("stopped", &mut out),
-            false => writer.fail(&ModelError::Truncated, &mut out),
+            true => writer.stop("interrupted", &mut out),
+            false => writer.fail(ModelError::Truncated.into(), &mut out),
         }
         let count = |is: fn(&UiPart) -> bool| out.iter().filter(|part| is(part)).count();
         assert_eq!(count(|part| matches!(part, UiPart::TextEnd { .. })), 1);
@@ -421,4 +421,55 @@ async fn silence_shows_the_client_a_comment() {
     assert!(text.starts_with(":\n\ndata: {\"type\":\"start\""), "{text}");
     assert!(text.matches("\n:\n").count() >= 1, "{text}");
     assert!(!text.contains("event:"), "{text}");
+}
+
+/// Of Anthropic, OpenAI chat completions and Responses, Gemini, OpenRouter.
+#[test]
+fn sources_and_images_become_parts_and_nothing_else_does() {
+    let mut out = Vec::new();
+    let mut writer = UiWriter::start("m", &mut out);
+    out.clear();
+    let raw = [
+        json!({"delta": {"citation": {"type": "web_search_result_location", "url": "https://a.example/", "title": "A"}}}),
+        json!([{"type": "url_citation", "url_citation": {"url": "https://b.example/", "title": "B"}}]),
+        json!({"annotation": {"type": "url_citation", "url": "https://c.example/"}}),
+        json!({"groundingChunks": [{"web": {"uri": "https://d.example/", "title": "D"}}]}),
+        json!({"inlineData": {"mimeType": "image/png", "data": "aGk="}}),
+        json!([{"type": "image_url", "image_url": {"url": "data:image/webp;base64,aGk="}}]),
+        // Again, and what a page must not get.
+        json!({"annotation": {"type": "url_citation", "url": "https://a.example/"}}),
+        json!({"annotation": {"type": "url_citation", "url": "javascript:alert(1)"}}),
+        json!([{"type": "image_url", "image_url": {"url": "https://tracker.example/1.png"}}]),
+        json!({"inlineData": {"mimeType": "text/html", "data": "aGk="}}),
+        json!({"type": "web_search_tool_result", "content": [{"url": "https://found.example/"}]}),
+        json!(null),
+    ];
+    for raw in raw {
+        let (kind, raw) = ("any".to_owned(), raw.to_string());
+        writer.event(ModelEvent::Other { kind, raw }, &mut out);
+    }
+    let parts: Vec<Value> = out.iter().map(|part| json!(part)).collect();
+    let shown = |part: &Value| {
+        format!(
+            "{} {}",
+            part["type"].as_str().unwrap(),
+            part["url"].as_str().unwrap()
+        )
+    };
+    let shown: Vec<String> = parts.iter().map(shown).collect();
+    assert_eq!(
+        shown,
+        [
+            "source-url https://a.example/",
+            "source-url https://b.example/",
+            "source-url https://c.example/",
+            "source-url https://d.example/",
+            "file data:image/png;base64,aGk=",
+            "file data:image/webp;base64,aGk=",
+        ]
+    );
+    let data = UiPart::data("weather", Some("1".into()), json!({"degrees": 21}));
+    let data_on_the_wire =
+        json!({"type": "data-weather", "id": "1", "data": {"degrees": 21}, "transient": false});
+    assert_eq!(json!(data), data_on_the_wire);
 }

@@ -14,6 +14,7 @@ mod connections_client_ip;
 mod connections_listen;
 mod connections_per_user;
 mod connections_tickets;
+mod llm_agents;
 mod llm_dialects;
 mod llm_fixtures;
 mod llm_mcp;
@@ -23,6 +24,7 @@ mod llm_resume;
 mod llm_scripted_model;
 mod llm_ui_message_stream;
 mod llm_upstream;
+mod llm_use_chat;
 mod llm_vendor_sdks;
 mod production_chaos;
 #[cfg(feature = "redis")]

@@ -1,41 +1,41 @@
 //! One answer that runs without a reader: a task, a log, and its ends.
 //!
-//! Use it with `resume`, which has the endpoints. Guarantees: the log gets exactly one terminal event, even if the task panics; the answer
-//! is stopped by its token, and after a time without readers; everyone who attaches reads the same log from their own position.
+//! Use it with `resume` or `use_chat`, which have the endpoints. Guarantees: the log gets exactly one terminal event, even if the task
+//! panics; the answer is stopped by its token, and after a time without readers; everyone who attaches reads the same log from their
+//! own position.
 //!
-//! Needs `relay`, `chat`, `public_error`, `sse/log`, `sse/streams`.
+//! Needs `public_error`, `sse/log`, `sse/streams`.
 
 // ANCHOR: generation
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use futures::StreamExt;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    chat::{ChatEvent, Names},
-    public_error::PublicError,
-    relay::Relay,
-    request::Conversation,
-};
+use super::public_error::PublicError;
 use crate::sse::{
-    event::LastEventId,
+    event::{Event, LastEventId},
     log::{Begin, Config, Log, Writer},
     streams::{Holding, Source},
 };
 
+/// The events of an answer. Dropping it must stop the work.
+pub trait Answer: Send + 'static {
+    /// The next event; `None` after the terminal one. A call that is dropped while it waits must lose nothing.
+    fn next(&mut self) -> impl Future<Output = Option<Event>> + Send;
+
+    /// The events that end it early: the last one is terminal.
+    fn end(&mut self, why: PublicError) -> Vec<Event>;
+
+    /// The terminal event of an answer whose task dies.
+    fn broken(&self) -> Option<Event>;
+}
+
 /// One answer.
 pub struct Generation {
     log: Arc<Log>,
-    names: Names,
     readers: watch::Sender<usize>,
-    ended: AtomicBool,
+    ended: watch::Sender<bool>,
     /// Cancelled, it stops the model. Later it does nothing.
     pub stop: CancellationToken,
     /// Cancelled, it frees the memory: the answer has ended, and its place is needed.
@@ -44,50 +44,45 @@ pub struct Generation {
 
 impl Generation {
     /// Nothing runs yet. The log holds `max_bytes`: with less than the answer needs, readers get a `reset`.
-    pub fn new(max_bytes: usize, names: Names) -> Arc<Self> {
+    pub fn new(max_bytes: usize) -> Arc<Self> {
         let config = Config {
             begin: Begin::First, // an answer is useless without its start
             ..Config::complete(usize::MAX, max_bytes)
         };
         Arc::new(Self {
             log: Log::new(config),
-            names,
             readers: watch::Sender::new(0),
-            ended: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
             stop: CancellationToken::new(),
             forget: CancellationToken::new(),
         })
     }
 
-    /// Runs to the end of the answer, to [`Generation::stop`], or until nobody has read for `abandon`.
-    pub async fn run(
-        &self,
-        relay: &Relay,
-        user: &str,
-        conversation: Conversation,
-        abandon: Duration,
-    ) {
+    /// Runs to the end of the answer, to [`Generation::stop`], or until nobody has read for `abandon`. `permit` is dropped with the
+    /// answer: whoever waits for the end finds it free.
+    pub async fn run(&self, answer: impl Answer, permit: impl Send, abandon: Duration) {
         let _ended = Ended(&self.ended);
-        let broken = ChatEvent::Failed(PublicError::BROKEN).event(&self.names);
+        let (mut answer, _permit) = (answer, permit);
         // Dropped before the terminal event (a panic, an aborted task), it publishes one.
-        let _writer = broken.map(|broken| Writer::new(self.log.clone(), broken));
-        let answer = async {
-            match relay.answer(user, conversation).await {
-                Ok(mut events) => {
-                    while let Some(event) = events.next().await {
-                        self.publish(&event);
-                    }
-                }
-                Err(error) => self.publish(&ChatEvent::Failed(error)),
+        let _writer = answer
+            .broken()
+            .map(|last| Writer::new(self.log.clone(), last));
+        let mut abandoned = pin!(self.abandoned(abandon));
+        let why = loop {
+            let event = tokio::select! {
+                biased; // a Stop that was sent before the question asks nothing
+                () = self.stop.cancelled() => break PublicError::STOPPED,
+                event = answer.next() => event,
+                () = &mut abandoned => break PublicError::ABANDONED,
+            };
+            match event {
+                Some(event) => self.publish(&event),
+                None => return,
             }
         };
-        // The branches that lose are dropped: with `answer`, the provider's connection closes.
-        tokio::select! {
-            biased; // a Stop that was sent before the question asks nothing
-            () = self.stop.cancelled() => self.publish(&ChatEvent::Failed(PublicError::STOPPED)),
-            () = answer => {}
-            () = self.abandoned(abandon) => self.publish(&ChatEvent::Failed(PublicError::ABANDONED)),
-        }
+        let last = answer.end(why);
+        drop(answer); // closes the provider's connection
+        last.iter().for_each(|event| self.publish(event));
     }
 
     /// What comes after `cursor`; `None` when the reader has everything.
@@ -98,14 +93,17 @@ impl Generation {
 
     /// Whether the terminal event is in the log.
     pub fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        *self.ended.borrow()
     }
 
-    fn publish(&self, event: &ChatEvent) {
-        if let Ok(event) = event.event(&self.names) {
-            // Refused after the terminal event, which is right for a Stop that comes too late.
-            let _ = self.log.publish(&event);
-        }
+    /// Waits until it has ended.
+    pub async fn ended(&self) {
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await; // the sender is in `self`
+    }
+
+    fn publish(&self, event: &Event) {
+        // Refused after the terminal event, which is right for a Stop that comes too late.
+        let _ = self.log.publish(event);
     }
 
     async fn abandoned(&self, limit: Duration) {
@@ -140,11 +138,11 @@ impl Drop for Attached {
     }
 }
 
-struct Ended<'a>(&'a AtomicBool);
+struct Ended<'a>(&'a watch::Sender<bool>);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+        self.0.send_replace(true);
     }
 }
 // ANCHOR_END: guards

@@ -1,5 +1,7 @@
 //! LLM token streaming.
 
+pub mod agent;
+pub mod agent_turn;
 pub mod chat;
 pub mod failure;
 pub mod generation;
@@ -7,6 +9,7 @@ pub mod http;
 pub mod mcp;
 pub mod meter;
 pub mod model_event;
+pub mod partial_json;
 pub mod providers;
 pub mod public_error;
 pub mod relay;
@@ -15,3 +18,6 @@ pub mod resume;
 pub mod scripted_model;
 pub mod ui_message_stream;
 pub mod upstream;
+pub mod use_chat;
+pub mod use_chat_history;
+pub mod use_chat_request;

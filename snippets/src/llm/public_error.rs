@@ -51,6 +51,10 @@ impl PublicError {
     pub const STUCK: Self = Self::new("model_stuck", StatusCode::GATEWAY_TIMEOUT, true);
     /// The conversation has a role that this service does not take from clients.
     pub const ROLE: Self = Self::new("role_refused", StatusCode::UNPROCESSABLE_ENTITY, false);
+    /// The message has a part that this service does not take from clients.
+    pub const PART: Self = Self::new("part_refused", StatusCode::UNPROCESSABLE_ENTITY, false);
+    /// The request continues a message that this service does not have, or not in this state.
+    pub const MESSAGE: Self = Self::new("unknown_message", StatusCode::UNPROCESSABLE_ENTITY, false);
     /// The answer reached a limit of this service.
     pub const TOO_LONG: Self = Self::new("too_long", StatusCode::BAD_GATEWAY, false);
     /// Nobody was reading any more.
@@ -109,6 +113,12 @@ impl From<&ModelError> for PublicError {
             // Which of the two is for the log: a client can do nothing about either.
             Failure::Misconfigured | Failure::AccountEmpty => Self::MISCONFIGURED,
         }
+    }
+}
+
+impl From<ModelError> for PublicError {
+    fn from(error: ModelError) -> Self {
+        Self::from(&error)
     }
 }
 

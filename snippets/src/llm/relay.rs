@@ -11,7 +11,7 @@
 //! Needs `request`, `chat`, `public_error`, `upstream`, `connections/per_user`, `meter`, `model_event`, `failure`, `sse/streams`, `streams/pace`, `streams/deadline`.
 
 // ANCHOR: config
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
@@ -198,8 +198,38 @@ impl Relay {
         events: ModelStream,
         meter: Meter,
     ) -> impl Stream<Item = ChatEvent> + Send + use<> {
-        let (shutdown, most_bytes) = (self.shutdown.clone(), self.config.most_bytes);
         let end = Instant::now() + self.config.longest;
+        let mut usage = Usage::default();
+        let events = self.limited(events, meter, end);
+        events.filter_map(move |event| {
+            ready(Some(match event {
+                Ok(ModelEvent::Text(text)) => ChatEvent::Delta(Kind::Text, text),
+                Ok(ModelEvent::Reasoning(text)) => ChatEvent::Delta(Kind::Reasoning, text),
+                Ok(ModelEvent::Refusal(text)) => ChatEvent::Delta(Kind::Refusal, text),
+                Ok(ModelEvent::Finish { reason, tool_calls }) => ChatEvent::Done(Arc::new(Done {
+                    reason,
+                    tool_calls,
+                    usage,
+                })),
+                Err(error) => ChatEvent::Failed(error),
+                Ok(ModelEvent::Usage(total)) => {
+                    usage = total;
+                    return ready(None);
+                }
+                Ok(_) => return ready(None),
+            }))
+        })
+    }
+
+    /// The model's events, measured and within the limits of [`Config`], up to `Finish` or the first error. Then the provider's
+    /// connection is closed.
+    pub fn limited(
+        &self,
+        events: ModelStream,
+        meter: Meter,
+        end: Instant,
+    ) -> impl Stream<Item = Result<ModelEvent, PublicError>> + Send + use<> {
+        let (shutdown, most_bytes) = (self.shutdown.clone(), self.config.most_bytes);
         let events = until_silent(events, self.config.silence).map(|event| match event {
             Ok(event) => event.map_err(|error| public(&error)),
             Err(_) => Err(PublicError::SILENT),
@@ -208,55 +238,46 @@ impl Relay {
             !matches!(event, Ok(ModelEvent::Heartbeat))
         });
         let events = events.map(|event| event.unwrap_or(Err(PublicError::STUCK)));
-        let start = Some((events.boxed(), Usage::default(), 0, meter));
+        let start = Some((events.boxed(), 0, meter));
         stream::unfold(start, move |state| {
             let shutdown = shutdown.clone();
             async move {
-                let (mut events, mut usage, mut bytes, mut meter) = state?;
-                // Leaving the loop with `None` as the next state drops `events`, and with them the provider's connection.
-                let last = loop {
-                    let next = tokio::select! {
-                        biased;
-                        () = shutdown.cancelled() => break ChatEvent::Failed(PublicError::RESTART),
-                        next = events.next() => next,
-                        () = sleep_until(end) => break ChatEvent::Failed(PublicError::TOO_LONG),
-                    };
-                    if let Some(Ok(event)) = &next {
-                        meter.event(event);
-                    }
-                    let (kind, text) = match next {
-                        Some(Ok(ModelEvent::Text(text))) => (Kind::Text, text),
-                        Some(Ok(ModelEvent::Reasoning(text))) => (Kind::Reasoning, text),
-                        Some(Ok(ModelEvent::Refusal(text))) => (Kind::Refusal, text),
-                        Some(Ok(ModelEvent::Usage(total))) => {
-                            usage = total;
-                            continue;
-                        }
-                        Some(Ok(ModelEvent::Finish { reason, tool_calls })) => {
-                            break ChatEvent::Done(Arc::new(Done {
-                                reason,
-                                tool_calls,
-                                usage,
-                            }));
-                        }
-                        Some(Ok(_)) => continue,
-                        Some(Err(error)) => break ChatEvent::Failed(error),
-                        None => break ChatEvent::Failed(public(&ModelError::Truncated)),
-                    };
-                    bytes += text.len();
-                    if bytes > most_bytes || Instant::now() >= end {
-                        break ChatEvent::Failed(PublicError::TOO_LONG);
-                    }
-                    let next = Some((events, usage, bytes, meter));
-                    return Some((ChatEvent::Delta(kind, text), next));
+                let (mut events, mut bytes, mut meter) = state?;
+                let next = tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => Some(Err(PublicError::RESTART)),
+                    next = events.next() => next,
+                    () = sleep_until(end) => Some(Err(PublicError::TOO_LONG)),
                 };
-                if let ChatEvent::Failed(error) = &last {
+                let mut next = next.unwrap_or_else(|| Err(public(&ModelError::Truncated)));
+                if let Ok(event) = &next {
+                    meter.event(event);
+                    bytes += content(event);
+                    if content(event) > 0 && (bytes > most_bytes || Instant::now() >= end) {
+                        next = Err(PublicError::TOO_LONG);
+                    }
+                }
+                if let Err(error) = &next {
                     meter.failed(error.code);
                 }
-                Some((last, None))
+                // Without a next state, `events` are dropped, and with them the provider's connection.
+                let ended = matches!(next, Err(_) | Ok(ModelEvent::Finish { .. }));
+                Some((next, (!ended).then_some((events, bytes, meter))))
             }
         })
         .fuse()
+    }
+}
+
+/// Bytes of what is kept of an event, or shown.
+fn content(event: &ModelEvent) -> usize {
+    match event {
+        ModelEvent::Text(text) | ModelEvent::Reasoning(text) | ModelEvent::Refusal(text) => {
+            text.len()
+        }
+        ModelEvent::ToolCallDelta { fragment, .. } => fragment.len(),
+        ModelEvent::Other { raw, .. } => raw.len(),
+        _ => 0,
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! Generations are in this process: route a user to the instance that has them, or keep the log outside.
 //!
-//! Needs `generation`, `relay`, `request`, `public_error`, `sse/streams`, `sse/event`.
+//! Needs `generation`, `relay`, `chat`, `request`, `public_error`, `sse/streams`, `sse/event`.
 
 // ANCHOR: limits
 use std::{
@@ -25,21 +25,20 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    generation::Generation,
+    chat::{ChatEvent, Names},
+    generation::{Answer, Generation},
     public_error::PublicError,
     relay::Relay,
     request::{ChatRequest, Conversation, UserId},
 };
-use crate::{
-    connections::per_user::UserPlace,
-    sse::{
-        event::{LastEventId, is_token},
-        streams::{self, Slot},
-    },
+use crate::sse::{
+    event::{Event, LastEventId, is_token},
+    streams::{self, Slot},
 };
 
 /// Limits of what is kept.
@@ -115,10 +114,14 @@ async fn begin(
         .conversation(all.relay.config.system)
         .and_then(|conversation| {
             let slot = all.admit()?; // first: what is refused must not run
-            Ok((slot, all.begin((user, key.to_owned()), conversation)?))
+            let mut hasher = DefaultHasher::new();
+            conversation.hash(&mut hasher);
+            let answer = || Relayed::new(all.relay.clone(), user.clone(), conversation);
+            let id = (user.clone(), key.to_owned());
+            Ok((slot, all.begin(id, hasher.finish(), answer)?))
         });
     match begun {
-        Ok((slot, generation)) => stream(slot, &generation, &cursor),
+        Ok((slot, generation)) => respond(slot, &generation, &cursor),
         Err(refused) => (all.relay.config.refuse)(refused),
     }
 }
@@ -131,7 +134,7 @@ async fn attach(
 ) -> Response {
     let found = all.lock().get(&(user, key));
     match (found, all.admit()) {
-        (Some(generation), Ok(slot)) => stream(slot, &generation, &cursor),
+        (Some(generation), Ok(slot)) => respond(slot, &generation, &cursor),
         (Some(_), Err(refused)) => (all.relay.config.refuse)(refused),
         (None, _) => StatusCode::NOT_FOUND.into_response(),
     }
@@ -148,7 +151,7 @@ async fn stop(State(all): All, Extension(UserId(user)): User, Path(key): Path<St
     }
 }
 
-fn stream(slot: Slot, generation: &Arc<Generation>, cursor: &LastEventId) -> Response {
+fn respond(slot: Slot, generation: &Arc<Generation>, cursor: &LastEventId) -> Response {
     match generation.read(cursor) {
         Some(events) => slot.respond(events),
         None => StatusCode::NO_CONTENT.into_response(), // it has everything: `EventSource` stops
@@ -173,23 +176,30 @@ impl Generations {
         self.lock().0.len()
     }
 
-    fn admit(&self) -> Result<Slot, PublicError> {
+    /// A permit for one more stream.
+    ///
+    /// # Errors
+    /// [`PublicError::FULL`].
+    pub fn admit(&self) -> Result<Slot, PublicError> {
         self.relay.streams.admit().map_err(|_| PublicError::FULL)
     }
 
-    fn begin(
+    /// The generation of this key: the one that is kept, if `asked`, the hash of the question, is the same; else a new one, which
+    /// runs `answer`.
+    ///
+    /// # Errors
+    /// If the key belongs to another question, or there is no room, or the service shuts down.
+    pub fn begin<A: Answer>(
         self: &Arc<Self>,
         id: Id,
-        conversation: Conversation,
+        asked: u64,
+        answer: impl FnOnce() -> A,
     ) -> Result<Arc<Generation>, PublicError> {
-        let mut hasher = DefaultHasher::new();
-        conversation.hash(&mut hasher);
-        let asked = Some(hasher.finish());
         // Looked up and inserted under one lock: two requests at the same time begin one generation.
         let mut known = self.lock();
         if let Some(kept) = known.0.get(&id) {
             // The same key for another question is the client's mistake; the old answer would be the wrong one.
-            let same = kept.asked.is_none() || kept.asked == asked;
+            let same = kept.asked.is_none_or(|kept| kept == asked);
             return if same {
                 Ok(kept.generation.clone())
             } else {
@@ -200,14 +210,31 @@ impl Generations {
             return Err(PublicError::RESTART);
         }
         let place = self.relay.places.enter(&id.0).ok_or(PublicError::BUSY)?;
-        self.keep(&mut known, id, asked, Some((place, conversation)))
+        let kept = self.keep(&mut known, id, Some(asked))?;
+        let (generation, answer) = (kept.2.clone(), answer());
+        self.tasks.spawn(async move {
+            kept.2.run(answer, place, kept.0.limits.abandon).await;
+            kept.rest().await;
+        });
+        Ok(generation)
     }
 
     fn stop(self: &Arc<Self>, id: Id) -> Result<(), PublicError> {
         let mut known = self.lock();
         match known.get(&id) {
             Some(generation) => generation.stop.cancel(),
-            None => drop(self.keep(&mut known, id, None, None)?),
+            None => {
+                let names = self.relay.config.names;
+                let kept = self.keep(&mut known, id, None)?;
+                kept.2.stop.cancel(); // before its task starts
+                let events = stream::empty().boxed();
+                self.tasks.spawn(async move {
+                    kept.2
+                        .run(Relayed { events, names }, (), Duration::MAX)
+                        .await;
+                    kept.rest().await;
+                });
+            }
         }
         Ok(())
     }
@@ -217,38 +244,13 @@ impl Generations {
         known: &mut Known,
         id: Id,
         asked: Option<u64>,
-        question: Option<(UserPlace, Conversation)>,
-    ) -> Result<Arc<Generation>, PublicError> {
+    ) -> Result<Kept, PublicError> {
         known.make_room(&id.0, &self.limits)?;
         // JSON needs at most six bytes for one: the answer reaches its own limit before the log is trimmed.
         let text = self.relay.config.most_bytes.saturating_mul(6);
-        let generation = Generation::new(text.saturating_add(64 * 1024), self.relay.config.names);
-        if question.is_none() {
-            generation.stop.cancel(); // before its task starts
-        }
+        let generation = Generation::new(text.saturating_add(64 * 1024));
         known.insert(id.clone(), generation.clone(), asked);
-        let kept = Kept(self.clone(), id, generation.clone());
-        self.tasks.spawn(async move {
-            let Kept(all, (user, _), generation) = &kept;
-            let (place, conversation) = question.unzip();
-            generation
-                .run(
-                    &all.relay,
-                    user,
-                    conversation.unwrap_or_default(),
-                    all.limits.abandon,
-                )
-                .await;
-            drop(place);
-            let forget = async {
-                tokio::select! {
-                    () = generation.forget.cancelled() => {}
-                    () = all.relay.shutdown.cancelled() => {} // nobody returns to this process
-                }
-            };
-            let _ = timeout(all.limits.keep, forget).await;
-        });
-        Ok(generation)
+        Ok(Kept(self.clone(), id, generation))
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -257,9 +259,47 @@ impl Generations {
 }
 // ANCHOR_END: begin
 
+/// The relay's answer in its own events.
+pub struct Relayed {
+    events: BoxStream<'static, ChatEvent>,
+    names: Names,
+}
+
+impl Relayed {
+    /// Asks when it is first polled.
+    pub fn new(relay: Arc<Relay>, user: String, conversation: Conversation) -> Self {
+        let names = relay.config.names;
+        let answer = async move {
+            match relay.answer(&user, conversation).await {
+                Ok(events) => events.left_stream(),
+                Err(error) => stream::iter([ChatEvent::Failed(error)]).right_stream(),
+            }
+        };
+        let events = answer.flatten_stream().boxed();
+        Self { events, names }
+    }
+}
+
+impl Answer for Relayed {
+    async fn next(&mut self) -> Option<Event> {
+        self.events.next().await?.event(&self.names).ok() // the names were checked
+    }
+
+    fn end(&mut self, why: PublicError) -> Vec<Event> {
+        let event = ChatEvent::Failed(why).event(&self.names);
+        event.into_iter().collect()
+    }
+
+    fn broken(&self) -> Option<Event> {
+        ChatEvent::Failed(PublicError::BROKEN)
+            .event(&self.names)
+            .ok()
+    }
+}
+
 // ANCHOR: known
 /// Owner and key: another user's key finds nothing, as one that does not exist.
-type Id = (String, String);
+pub type Id = (String, String);
 
 #[derive(Default)]
 struct Known(HashMap<Id, Entry>, u64);
@@ -313,6 +353,19 @@ impl Known {
 
 /// Forgets a generation, even if its task panics.
 struct Kept(Arc<Generations>, Id, Arc<Generation>);
+
+impl Kept {
+    /// Keeps it for its readers.
+    async fn rest(&self) {
+        let forget = async {
+            tokio::select! {
+                () = self.2.forget.cancelled() => {}
+                () = self.0.relay.shutdown.cancelled() => {} // nobody returns to this process
+            }
+        };
+        let _ = timeout(self.0.limits.keep, forget).await;
+    }
+}
 
 impl Drop for Kept {
     fn drop(&mut self) {

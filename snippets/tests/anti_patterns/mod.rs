@@ -15,6 +15,8 @@ mod envoy_route_timeout;
 mod eof_as_completion_behind_a_proxy;
 mod gauge_after_the_loop;
 mod key_follows_redirect;
+mod llm_agent_detached;
+mod llm_client_history;
 mod llm_error_text_to_client;
 mod llm_mcp_detached_tool;
 mod llm_parse_per_chunk;

@@ -104,7 +104,8 @@ impl ScriptedModel {
     /// `/v1/models/{model}:streamGenerateContent` (or `/v1beta/…`), always answered with a stream.
     ///
     /// A request whose `model` is `scripted/<name>` gets the fault of that name
-    /// ([`Script::NAMES`]), so that a client can choose without this handle.
+    /// ([`Script::NAMES`]), so that a client can choose without this handle. `scripted/agent` calls
+    /// tools until it gets their results.
     pub fn router(&self) -> Router {
         let route = |protocol: Protocol| {
             let shared = Arc::clone(&self.shared);
@@ -177,6 +178,10 @@ async fn answer(
     let script = lock(&shared.next).pop_front();
     let mut script = script.unwrap_or_else(|| lock(&shared.default).clone());
     if let Some(name) = model.strip_prefix("scripted/") {
+        let name = match name {
+            "agent" => script::of_agent(&request),
+            name => name,
+        };
         let Some(named) = script.apply(name) else {
             let text = format!("no such script; there are: {}", Script::NAMES.join(", "));
             return (StatusCode::NOT_FOUND, text).into_response();

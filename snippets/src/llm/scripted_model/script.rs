@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 // ANCHOR: script
 /// One answer.
 #[derive(Debug, Clone, Default)]
@@ -130,6 +132,16 @@ impl Reply {
         let arguments = self.tool_calls.iter().map(|call| call.arguments.len());
         self.reasoning.len() + self.text.len() + arguments.sum::<usize>()
     }
+}
+
+/// The script `agent`: `tools`, and `plain` for a request whose last message has results of tools.
+pub(super) fn of_agent(request: &Value) -> &'static str {
+    let last = request["messages"].as_array().and_then(|all| all.last());
+    let has_results = last.is_some_and(|last| {
+        let mut parts = last["content"].as_array().into_iter().flatten();
+        last["role"] == "tool" || parts.any(|part| part["type"] == "tool_result")
+    });
+    if has_results { "plain" } else { "tools" }
 }
 
 impl Script {

@@ -2,13 +2,15 @@
 //! without a Next.js route between.
 //!
 //! Use it when the front end is built on the AI SDK; otherwise `super::relay` has a smaller
-//! protocol. Files: `part` (what is sent), `writer` (in which order), `response`;
-//! and `super::providers`, `sse/streams`.
+//! protocol. Files: `part` (what is sent), `writer` (in which order), `response`, `message` (what the page has then);
+//! and `super::public_error`, `super::model_event`, `sse/streams`. `super::use_chat` has the endpoints.
 
+mod message;
 mod part;
 mod response;
 mod writer;
 
+pub use message::Message;
 pub use part::UiPart;
-pub use response::{UiMessage, ui_parts, ui_response};
+pub use response::{UiLog, UiMessage, event, ui_parts, ui_response};
 pub use writer::UiWriter;

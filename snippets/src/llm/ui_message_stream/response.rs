@@ -14,7 +14,7 @@ use futures::{Stream, StreamExt, stream, stream::BoxStream};
 
 use super::{UiPart, UiWriter};
 use crate::{
-    llm::providers::{ModelError, ModelEvent},
+    llm::{failure::ModelError, model_event::ModelEvent, public_error::PublicError},
     sse::{
         event::Event,
         streams::{Chunk, Own, Slot, Source},
@@ -69,9 +69,29 @@ impl Source for UiMessage {
     }
 }
 
-fn event(part: &UiPart) -> Event {
+/// The event of a part.
+pub fn event(part: &UiPart) -> Event {
     // Strings and JSON values: this cannot fail; if it did, the client would fail on the empty part.
     Event::message(&serde_json::to_string(part).unwrap_or_default())
+}
+
+/// A log of the events of parts, such as a generation's.
+pub struct UiLog<S>(pub S);
+
+impl<S: Source> Source for UiLog<S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        self.0.poll(cx)
+    }
+
+    fn own(&mut self, what: Own) -> Option<Chunk> {
+        Some(match what {
+            Own::Prelude | Own::Heartbeat => Chunk::COMMENT,
+            Own::Shutdown | Own::MaxAge => {
+                let error_text = UiPart::TRUNCATED;
+                done([UiPart::Error { error_text }])
+            }
+        })
+    }
 }
 
 fn done(parts: impl IntoIterator<Item = UiPart>) -> Chunk {
@@ -86,9 +106,10 @@ fn done(parts: impl IntoIterator<Item = UiPart>) -> Chunk {
 }
 
 /// The parts of a message that is one model call: a chat without tools of its own.
-pub fn ui_parts<S>(message_id: &str, events: S) -> impl Stream<Item = UiPart> + Send + use<S>
+pub fn ui_parts<S, E>(message_id: &str, events: S) -> impl Stream<Item = UiPart> + Send + use<S, E>
 where
-    S: Stream<Item = Result<ModelEvent, ModelError>> + Send,
+    S: Stream<Item = Result<ModelEvent, E>> + Send,
+    PublicError: From<E>,
 {
     let mut first = Vec::new();
     let writer = UiWriter::start(message_id, &mut first);
@@ -106,11 +127,11 @@ where
                     }
                 },
                 Some(Err(error)) => {
-                    writer.fail(&error, &mut out);
+                    writer.fail(error.into(), &mut out);
                     None
                 }
                 None => {
-                    writer.fail(&ModelError::Truncated, &mut out);
+                    writer.fail(ModelError::Truncated.into(), &mut out);
                     None
                 }
             };

@@ -1,11 +1,12 @@
 //! Which parts, in which order.
 
 // ANCHOR: writer
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Value, json};
 
-use crate::llm::providers::{Failure, FinishReason, ModelError, ModelEvent, ToolCall, Usage};
+use crate::llm::model_event::{FinishReason, ModelEvent, ToolCall, Usage};
+use crate::llm::public_error::PublicError;
 use crate::llm::ui_message_stream::UiPart;
 
 /// Turns model events into parts. A delta before its start is an error in the client, so the writer
@@ -16,6 +17,8 @@ pub struct UiWriter {
     open: Option<(Block, String)>,
     calls: BTreeMap<u32, (String, String)>,
     calls_so_far: u32,
+    /// Sources that were sent: a provider repeats each for every sentence.
+    sources: HashSet<String>,
     /// Of this model call, replaced by each event.
     usage: Usage,
     /// Of all model calls of the message.
@@ -45,7 +48,17 @@ impl UiWriter {
         out: &mut Vec<UiPart>,
     ) -> Option<(FinishReason, Vec<ToolCall>)> {
         match event {
-            ModelEvent::Heartbeat | ModelEvent::Other { .. } => {}
+            ModelEvent::Heartbeat => {}
+            ModelEvent::Other { raw, .. } => {
+                let mut found = Vec::new();
+                let raw = serde_json::from_str(&raw).unwrap_or_default();
+                UiPart::found_in(&raw, &mut found);
+                found.retain(|part| match part {
+                    UiPart::SourceUrl { url, .. } => self.sources.insert(url.clone()),
+                    _ => true,
+                });
+                out.extend(found);
+            }
             ModelEvent::Text(delta) | ModelEvent::Refusal(delta) => {
                 let id = self.block(Block::Text, out);
                 out.push(UiPart::TextDelta { id, delta });
@@ -132,6 +145,20 @@ impl UiWriter {
         });
     }
 
+    /// The call runs when the user approves it, in another request: finish the message with [`FinishReason::ToolCalls`].
+    pub fn approval(call: &str, approval: &str, out: &mut Vec<UiPart>) {
+        out.push(UiPart::ToolApprovalRequest {
+            approval_id: approval.to_owned(),
+            tool_call_id: call.to_owned(),
+        });
+    }
+
+    /// The user declined the call.
+    pub fn denied(call: &str, out: &mut Vec<UiPart>) {
+        let tool_call_id = call.to_owned();
+        out.push(UiPart::ToolOutputDenied { tool_call_id });
+    }
+
     /// The results go back to the model: what follows is its next call.
     pub fn next_step(&mut self, out: &mut Vec<UiPart>) {
         out.extend([UiPart::FinishStep, UiPart::StartStep]);
@@ -156,12 +183,12 @@ impl UiWriter {
         ]);
     }
 
-    /// Stop arrived over another request while this client still reads. It ignores `abort`, unless it
-    /// aborted itself: the reason tells it that the message is a fragment.
-    pub fn stop(mut self, reason: &str, out: &mut Vec<UiPart>) {
+    /// Stop arrived over another request while this client still reads. It ignores `abort`, unless it aborted itself: the reason of
+    /// `finish` reveals the fragment. `interrupted` is known to the AI SDK 7; 5 and 6 fail the message on it, and take `other`.
+    pub fn stop(mut self, finish_reason: &'static str, out: &mut Vec<UiPart>) {
         self.cut(out);
-        let reason = reason.to_owned();
-        let (finish_reason, message_metadata) = ("interrupted", self.metadata());
+        let reason = "stopped".to_owned();
+        let message_metadata = self.metadata();
         let finish = UiPart::Finish {
             finish_reason,
             message_metadata,
@@ -175,13 +202,13 @@ impl UiWriter {
     }
 
     /// The answer failed. No `finish` follows, so nobody can take the fragment for a whole message.
-    pub fn fail(mut self, error: &ModelError, out: &mut Vec<UiPart>) {
+    pub fn fail(mut self, error: PublicError, out: &mut Vec<UiPart>) {
         self.cut(out);
-        let error_text = match (error, error.failure()) {
-            (_, Failure::RateLimited | Failure::Overloaded) => {
-                "The model is busy. Try again in a moment."
-            }
-            (ModelError::Truncated | ModelError::Transport(_), _) => UiPart::TRUNCATED,
+        let error_text = match error.code {
+            "rate_limited" | "overloaded" => "The model is busy. Try again in a moment.",
+            "too_long" => "The answer was too long.",
+            "model_failed" => "The answer failed.",
+            _ if error.retryable => UiPart::TRUNCATED,
             _ => "The answer failed.",
         };
         out.push(UiPart::Error { error_text });

@@ -1,0 +1,270 @@
+//! What an agent sends back to its model: the question, the model's own turn, and the results of its tools.
+//!
+//! Use it if you keep the conversation in the provider's own format. Guarantee: signatures of the reasoning, the work of server
+//! tools, citations and thought signatures go back as they came. It writes the formats of `upstream`: chat completions and Anthropic.
+//!
+//! Siblings: `model_event`, `upstream`.
+
+// ANCHOR: turn
+use serde_json::{Map, Value, json};
+
+use super::{
+    model_event::{ModelEvent, ToolCall},
+    upstream::Dialect,
+};
+
+/// How this host takes back its own turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Format {
+    /// As in the upstream.
+    pub dialect: Dialect,
+    /// The name under which a host of chat completions wants its reasoning back: `reasoning_content` (DeepSeek). OpenAI takes none.
+    pub reasoning: Option<&'static str>,
+}
+
+/// A picture of the user: its type and its base64.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// `image/png`, …
+    pub media_type: String,
+    /// The bytes.
+    pub base64: String,
+}
+
+/// The model's turn while it arrives.
+#[derive(Debug)]
+pub struct Turn {
+    format: Format,
+    /// Anthropic's content, in its order.
+    blocks: Vec<Value>,
+    text: String,
+    reasoning: String,
+    /// Fields of chat completions that go back: `reasoning_details` (OpenRouter), `thinking_blocks` (LiteLLM).
+    fields: Map<String, Value>,
+    /// Chat completions: what a call has besides its id and function, by id.
+    extra: Map<String, Value>,
+}
+
+impl Turn {
+    /// Nothing has arrived.
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            blocks: Vec::new(),
+            text: String::new(),
+            reasoning: String::new(),
+            fields: Map::new(),
+            extra: Map::new(),
+        }
+    }
+
+    /// Takes each event of the model, in order.
+    pub fn event(&mut self, event: &ModelEvent) {
+        match event {
+            ModelEvent::Text(text) | ModelEvent::Refusal(text) => {
+                self.text.push_str(text);
+                // Later text does not belong to an earlier citation.
+                self.append("text", "text", text, |last| last.get("citations").is_none());
+            }
+            ModelEvent::Reasoning(text) => {
+                self.reasoning.push_str(text);
+                self.append("thinking", "thinking", text, |last| {
+                    last.get("signature").is_none()
+                });
+            }
+            ModelEvent::ToolCallStart { id, name, .. } => {
+                let block = json!({ "type": "tool_use", "id": id, "name": name, "input": {} });
+                self.blocks.push(block);
+            }
+            ModelEvent::Other { kind, raw } => {
+                if let Ok(raw) = serde_json::from_str::<Value>(raw) {
+                    self.other(kind, raw);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn append(&mut self, kind: &str, field: &str, text: &str, same: fn(&Value) -> bool) {
+        match self.blocks.last_mut() {
+            Some(last) if last["type"] == kind && same(last) => push(&mut last[field], text),
+            _ => self.blocks.push(json!({ "type": kind, field: text })),
+        }
+    }
+
+    fn other(&mut self, kind: &str, raw: Value) {
+        let delta = |field: &str| raw["delta"].get(field).or(raw.get(field)).cloned();
+        match (kind, self.format.dialect) {
+            ("signature_delta", Dialect::Anthropic) => {
+                // Thinking that the provider keeps to itself has a signature and no text.
+                self.append("thinking", "thinking", "", |_| true);
+                let signature = delta("signature").unwrap_or_default();
+                let (last, signature) = (self.blocks.last_mut(), signature.as_str());
+                if let (Some(last), Some(signature)) = (last, signature) {
+                    push(&mut last["signature"], signature);
+                }
+            }
+            ("citations_delta", Dialect::Anthropic) => {
+                let last = self.blocks.last_mut().filter(|last| last["type"] == "text");
+                if let (Some(last), Some(citation)) = (last, delta("citation")) {
+                    extend(&mut last["citations"], [citation]);
+                }
+            }
+            ("input_json_delta", Dialect::Anthropic) => {
+                let piece = delta("partial_json").unwrap_or_default();
+                if let (Some(last), Some(piece)) = (self.blocks.last_mut(), piece.as_str()) {
+                    // Text until the turn is complete: see `message`.
+                    if last["input"].is_object() {
+                        last["input"] = json!("");
+                    }
+                    push(&mut last["input"], piece);
+                }
+            }
+            (_, Dialect::Anthropic) if raw["type"] == kind => self.blocks.push(raw),
+            ("reasoning_details" | "thinking_blocks", Dialect::OpenAiChat) => {
+                let list = self.fields.entry(kind).or_insert_with(|| json!([]));
+                let Value::Array(items) = raw else { return };
+                items.into_iter().for_each(|item| merge(list, item));
+            }
+            ("tool_calls", Dialect::OpenAiChat) => {
+                let id = raw["id"].as_str().unwrap_or_default().to_owned();
+                self.extra.insert(id, raw["extra_content"].clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// The complete turn, with the calls that the model made.
+    pub fn message(mut self, calls: &[ToolCall]) -> Value {
+        let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|_| json!({}));
+        if self.format.dialect == Dialect::Anthropic {
+            self.blocks.retain(|block| block["text"] != "");
+            let mut calls = calls.iter();
+            for block in &mut self.blocks {
+                if block["type"] == "tool_use" {
+                    block["input"] = calls
+                        .next()
+                        .map_or(json!({}), |call| parse(&call.arguments));
+                } else if let Value::String(text) = &block["input"] {
+                    block["input"] = parse(text);
+                }
+            }
+            return json!({ "role": "assistant", "content": self.blocks });
+        }
+        let content = Some(self.text).filter(|text| !text.is_empty());
+        let mut message = json!({ "role": "assistant", "content": content });
+        if let Some(name) = self.format.reasoning {
+            message[name] = self.reasoning.into();
+        }
+        for (name, value) in self.fields {
+            message[name] = value;
+        }
+        for call in calls {
+            let function = json!({ "name": call.name, "arguments": call.arguments });
+            let mut one = json!({ "id": call.id, "type": "function", "function": function });
+            if let Some(extra) = self.extra.remove(&call.id) {
+                one["extra_content"] = extra;
+            }
+            extend(&mut message["tool_calls"], [one]);
+        }
+        message
+    }
+
+    /// The turn of a model that was stopped: its text alone, since half a call and reasoning without its signature are refused.
+    pub fn stopped(self) -> Option<Value> {
+        let text = self.text.trim_end();
+        (!text.is_empty()).then(|| json!({ "role": "assistant", "content": text }))
+    }
+}
+
+impl Format {
+    /// The user's turn.
+    pub fn question(self, text: &str, images: &[Image]) -> Value {
+        let mut content = vec![json!({ "type": "text", "text": text })];
+        content.extend(
+            images
+                .iter()
+                .map(|Image { media_type, base64 }| match self.dialect {
+                    Dialect::OpenAiChat => {
+                        let url = format!("data:{media_type};base64,{base64}");
+                        json!({ "type": "image_url", "image_url": { "url": url } })
+                    }
+                    Dialect::Anthropic => json!({ "type": "image", "source":
+                { "type": "base64", "media_type": media_type, "data": base64 } }),
+                }),
+        );
+        match images {
+            [] => json!({ "role": "user", "content": text }),
+            _ => json!({ "role": "user", "content": content }),
+        }
+    }
+
+    /// The results of all calls of a turn, in the order of the calls: id, text, and whether it is an error.
+    pub fn results(self, results: impl Iterator<Item = (String, String, bool)>) -> Vec<Value> {
+        match self.dialect {
+            Dialect::OpenAiChat => results
+                .map(|(id, text, _)| json!({ "role": "tool", "tool_call_id": id, "content": text }))
+                .collect(),
+            Dialect::Anthropic => {
+                let content: Vec<Value> = results
+                    .map(|(id, text, error)| {
+                        json!({ "type": "tool_result", "tool_use_id": id, "content": text, "is_error": error })
+                    })
+                    .collect();
+                vec![json!({ "role": "user", "content": content })]
+            }
+        }
+    }
+
+    /// A tool as the request declares it.
+    pub fn tool(self, name: &str, description: &str, schema: &Value) -> Value {
+        match self.dialect {
+            Dialect::OpenAiChat => json!({ "type": "function", "function":
+                { "name": name, "description": description, "parameters": schema } }),
+            Dialect::Anthropic => {
+                json!({ "name": name, "description": description, "input_schema": schema })
+            }
+        }
+    }
+}
+// ANCHOR_END: turn
+
+fn push(field: &mut Value, text: &str) {
+    match field {
+        Value::String(known) => known.push_str(text),
+        _ => *field = text.into(),
+    }
+}
+
+fn extend(field: &mut Value, items: impl IntoIterator<Item = Value>) {
+    if !field.is_array() {
+        *field = json!([]);
+    }
+    if let Value::Array(list) = field {
+        list.extend(items);
+    }
+}
+
+/// A piece of the last item of the list, or its next item.
+fn merge(list: &mut Value, item: Value) {
+    let last = list.as_array_mut().and_then(|list| list.last_mut());
+    let same = |last: &Value, name: &str| last.get(name) == item.get(name);
+    match (last, item.as_object()) {
+        (Some(last), Some(fields))
+            if last.is_object()
+                && same(last, "type")
+                && same(last, "index")
+                && !last["signature"].is_string() =>
+        {
+            for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+                match (name.as_str(), value.as_str()) {
+                    ("text" | "summary" | "thinking" | "data", Some(text)) => {
+                        push(&mut last[name], text);
+                    }
+                    _ => last[name] = value.clone(),
+                }
+            }
+        }
+        _ => extend(list, [item]),
+    }
+}

@@ -1,0 +1,224 @@
+//! The conversations of `use_chat`: what the page shows, and what the model gets.
+//!
+//! Use it with `use_chat`, and put your database here. Guarantees: the model gets what this server stored, never the client's copy; a chat
+//! of another user does not exist; chats are bounded in number, and a running one is never evicted.
+//!
+//! Siblings: `agent`, `agent_turn`, `generation`, `public_error`, `ui_message_stream`, `use_chat_request`.
+
+// ANCHOR: history
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use serde_json::Value;
+
+use super::{
+    agent::{Agent, Decision, Session},
+    agent_turn::Format,
+    generation::Generation,
+    public_error::PublicError,
+    ui_message_stream::Message,
+    use_chat_request::Wish,
+};
+
+/// One conversation.
+#[derive(Default)]
+pub struct Chat {
+    /// Questions and answers.
+    pub turns: Vec<Turn>,
+    /// The same for the model.
+    pub session: Session,
+    /// The newest answer, while it is kept.
+    pub generation: Weak<Generation>,
+    /// Answers that were begun.
+    pub count: u64,
+}
+
+/// A question and its answer.
+pub struct Turn {
+    /// As the page has it.
+    pub question: Message,
+    /// As the page has it; `None` until it ends.
+    pub answer: Option<Message>,
+    /// For the model.
+    asked: Value,
+    /// Messages of the session before it.
+    start: usize,
+}
+
+impl Chat {
+    /// The answer that is being written.
+    pub fn running(&self) -> Option<Arc<Generation>> {
+        self.generation.upgrade().filter(|kept| !kept.has_ended())
+    }
+
+    /// Whether the newest answer is that to `wish`: the request was sent again.
+    pub fn has_begun(&self, wish: &Wish) -> bool {
+        let Some(turn) = self.turns.last() else {
+            return false;
+        };
+        match wish {
+            Wish::Answer {
+                message, edited, ..
+            } => !edited && turn.question == *message,
+            Wish::Decide(_, decisions) => self.calls(decisions).next().is_none(),
+            Wish::Again(_) => false,
+        }
+    }
+
+    fn calls<'a>(&'a self, decisions: &'a [Decision]) -> impl Iterator<Item = &'a Decision> {
+        let waits = |one: &&Decision| {
+            let mut calls = self.session.calls.iter();
+            calls.any(|call| call.output.is_none() && call.approval.as_ref() == Some(&one.id))
+        };
+        decisions.iter().filter(waits)
+    }
+
+    /// Makes the history that `wish` continues: the session to run, the message that its answer begins or continues, and the decisions.
+    ///
+    /// # Errors
+    /// [`PublicError::MESSAGE`] if there is nothing to regenerate or to decide.
+    pub fn prepare(
+        &mut self,
+        agent: &Agent,
+        wish: Wish,
+    ) -> Result<(Session, Message, Vec<Decision>), PublicError> {
+        let new = || Message::assistant(&format!("{:016x}", rand::random::<u64>()));
+        let place =
+            |chat: &Self, id: &str| chat.turns.iter().position(|turn| turn.question.id == id);
+        match wish {
+            Wish::Answer {
+                message,
+                text,
+                images,
+                ..
+            } => {
+                if let Some(at) = place(self, &message.id) {
+                    self.cut(at);
+                }
+                self.settle(agent);
+                let asked = agent.format.question(&text, &images);
+                self.push(message, asked);
+                Ok((self.session.clone(), new(), Vec::new()))
+            }
+            Wish::Again(id) => {
+                let at = place(self, &id).ok_or(PublicError::MESSAGE)?;
+                let mut cut = self.cut(at).into_iter();
+                let Turn {
+                    question, asked, ..
+                } = cut.next().ok_or(PublicError::MESSAGE)?;
+                self.push(question, asked);
+                Ok((self.session.clone(), new(), Vec::new()))
+            }
+            Wish::Decide(id, decisions) => {
+                let waiting: Vec<Decision> = self.calls(&decisions).cloned().collect();
+                let answer = self.turns.last().and_then(|turn| turn.answer.as_ref());
+                let mut message = answer
+                    .filter(|answer| answer.id == id)
+                    .cloned()
+                    .ok_or(PublicError::MESSAGE)?;
+                if waiting.is_empty() {
+                    return Err(PublicError::MESSAGE);
+                }
+                waiting
+                    .iter()
+                    .for_each(|one| message.decide(&one.id, one.approved));
+                Ok((self.session.clone(), message, waiting))
+            }
+        }
+    }
+
+    /// Calls that wait for an approval are declined by a new question.
+    fn settle(&mut self, agent: &Agent) {
+        let format: Format = agent.format;
+        self.session.settle(format, agent.most_result_bytes);
+    }
+
+    fn push(&mut self, question: Message, asked: Value) {
+        let start = self.session.messages.len();
+        self.session.messages.push(asked.clone());
+        self.turns.push(Turn {
+            question,
+            answer: None,
+            asked,
+            start,
+        });
+    }
+
+    fn cut(&mut self, at: usize) -> Vec<Turn> {
+        let cut: Vec<Turn> = self.turns.drain(at..).collect();
+        if let Some(first) = cut.first() {
+            self.session.messages.truncate(first.start);
+            self.session.calls.clear();
+        }
+        cut
+    }
+}
+// ANCHOR_END: history
+
+// ANCHOR: chats
+/// Owner and id of a chat.
+type Id = (String, String);
+
+/// The conversations of this process.
+pub struct Chats {
+    known: Mutex<HashMap<Id, (u64, Arc<Mutex<Chat>>)>>,
+    most: usize,
+    per_user: usize,
+}
+
+impl Chats {
+    /// At most `most` chats, and `per_user` of one user: the one that was not used for the longest time makes room.
+    pub fn new(most: usize, per_user: usize) -> Self {
+        Self {
+            known: Mutex::default(),
+            most,
+            per_user,
+        }
+    }
+
+    /// The chat, if it exists.
+    pub fn get(&self, id: &Id) -> Option<Arc<Mutex<Chat>>> {
+        lock(&self.known).get(id).map(|(_, chat)| chat.clone())
+    }
+
+    /// The chat, or a new one.
+    ///
+    /// # Errors
+    /// If there is no room, since all of them are being answered.
+    pub fn open(&self, user: &str, id: &str) -> Result<Arc<Mutex<Chat>>, PublicError> {
+        let mut known = lock(&self.known);
+        let id = (user.to_owned(), id.to_owned());
+        let now = known.values().map(|(used, _)| used + 1).max().unwrap_or(0);
+        if let Some((used, chat)) = known.get_mut(&id) {
+            *used = now;
+            return Ok(chat.clone());
+        }
+        if known.keys().filter(|(owner, _)| owner == user).count() >= self.per_user {
+            evict(&mut known, |owner| owner == user).ok_or(PublicError::BUSY)?;
+        }
+        if known.len() >= self.most {
+            evict(&mut known, |_| true).ok_or(PublicError::FULL)?;
+        }
+        Ok(known.entry(id).or_insert((now, Arc::default())).1.clone())
+    }
+}
+
+fn evict(
+    known: &mut HashMap<Id, (u64, Arc<Mutex<Chat>>)>,
+    of: impl Fn(&str) -> bool,
+) -> Option<()> {
+    // One that a request has in its hands is in use, even before its answer runs.
+    let idle = |chat: &Arc<Mutex<Chat>>| Arc::strong_count(chat) == 1;
+    let old = known
+        .iter()
+        .filter(|((owner, _), (_, chat))| of(owner) && idle(chat));
+    let id = old.min_by_key(|(_, (used, _))| *used)?.0.clone();
+    known.remove(&id).map(drop)
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+// ANCHOR_END: chats
