@@ -113,6 +113,20 @@ fn a_changed_fence_is_found_and_rewritten() {
     assert_eq!(fs::read_to_string(root.join(&path)).unwrap(), text);
 }
 
+/// On the wire `data: ` and `data:` are different bytes, and so they are in a fence.
+#[test]
+fn a_blank_at_the_end_of_a_line_is_copied_and_its_loss_is_found() {
+    let copy = copy();
+    let root = copy.path();
+    let path = PathBuf::from("book/src/sse/wire.md");
+    let with_blank = fs::read_to_string(root.join(&path)).unwrap();
+    assert!(with_blank.contains("\ndata: \n"));
+    edit(root, &path, |t| t.replacen("\ndata: \n", "\ndata:\n", 1));
+    assert_red(&fences(root), "differs from");
+    assert_eq!(pack::fences::update(root, &path), Vec::<String>::new());
+    assert_eq!(fs::read_to_string(root.join(&path)).unwrap(), with_blank);
+}
+
 #[test]
 fn a_changed_source_is_found() {
     let copy = copy();

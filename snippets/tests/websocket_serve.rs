@@ -376,14 +376,15 @@ async fn a_half_open_peer_is_dropped() {
 #[tokio::test]
 async fn any_frame_keeps_a_connection() {
     let limits = Limits {
-        ping_every: Duration::from_millis(50),
+        // 3 s of silence end a connection.
+        ping_every: Duration::from_millis(150),
         silent_pings: 20,
         ..Limits::default()
     };
     let server = echo_server(limits).await;
     let mut client = FrameClient::connect(server.addr, "/echo").await;
     let begun = std::time::Instant::now();
-    while begun.elapsed() < Duration::from_millis(1500) {
+    while begun.elapsed() < Duration::from_millis(4_500) {
         let frame = client.next().await.frame();
         assert_eq!(frame.opcode, PING);
         client.send(Frame::new(PONG, frame.payload)).await;
