@@ -84,10 +84,7 @@ async fn the_client_bounds_each_wait_also_the_one_for_the_head() {
         );
     let server = Server::start(app).await;
     // What a busy machine may need until "x" is here; both requests then wait for as long.
-    let client = client(Duration::from_secs(60), Duration::from_secs(2), |more| {
-        more
-    })
-    .unwrap();
+    let client = client(Duration::from_secs(60), Duration::from_secs(2), |more| more).unwrap();
     let error = within("no head", client.get(server.url("/no-head")).send())
         .await
         .unwrap_err();
