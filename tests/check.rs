@@ -105,8 +105,8 @@ fn it_sums_the_results_of_all_runners() {
         "cargo",
         &cargo("echo 'test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured'; echo 'test result: ok. 4 passed; 0 failed; 2 ignored; 0 measured'"),
     );
-    // rustfmt, clippy and the snapshots count as one each.
-    folder.ends_with(&[], "10 passed, 0 failed, 2 skipped");
+    // rustfmt, clippy, the build and the snapshots count as one each.
+    folder.ends_with(&[], "11 passed, 0 failed, 2 skipped");
 
     for name in ["one", "two"] {
         folder.write(&format!("{name}/package-lock.json"), "{}");
@@ -124,8 +124,53 @@ fn it_sums_the_results_of_all_runners() {
         "case \"$*\" in *'one run --silent test'*) echo '      Tests  5 passed | 1 skipped (6)';; \
          *'two run --silent test'*) printf '# tests 4\\n# pass 4\\n# fail 0\\n# skipped 0\\n';; esac",
     );
-    let said = folder.ends_with(&[], "21 passed, 0 failed, 3 skipped");
+    let said = folder.ends_with(&[], "22 passed, 0 failed, 3 skipped");
     assert!(!said.contains("node_modules/dependency"), "{said}");
+}
+
+/// Vitest runs beside the Rust tests, and counts as if it came after them.
+#[test]
+fn what_runs_beside_the_rust_tests_is_waited_for_and_shown_in_its_turn() {
+    let folder = Folder::new();
+    folder.write("snippets/typescript/package-lock.json", "{}");
+    folder.write(
+        "snippets/typescript/package.json",
+        "{\n  \"scripts\": {\n    \"test\": \"vitest\"\n  }\n}\n",
+    );
+    folder.write("snippets/typescript/node_modules/x", "");
+    // Each waits for the other: they pass only side by side.
+    let meet = |own: &str, other: &str, say: &str| {
+        format!(
+            "touch \"$FOLDER/{own}\"; until [ -f \"$FOLDER/{other}\" ]; do sleep 0.01; done; {say}"
+        )
+    };
+    let at = folder.0.path().display().to_string();
+    let rust = meet(
+        "rust",
+        "vitest",
+        "echo 'test result: ok. 3 passed; 0 failed'",
+    )
+    .replace("$FOLDER", &at);
+    folder.stub("cargo", &cargo(&rust));
+    for (say, last) in [
+        ("echo '      Tests  5 passed (5)'", "12 passed, 0 failed"),
+        (
+            "echo '      Tests  1 failed | 4 passed (5)'; exit 1",
+            "11 passed, 1 failed",
+        ),
+    ] {
+        let vitest = meet("vitest", "rust", say).replace("$FOLDER", &at);
+        folder.stub(
+            "npm",
+            &format!("case \"$*\" in *'run --silent test'*) {vitest};; esac"),
+        );
+        let said = folder.ends_with(&[], last);
+        let (rust, vitest) = (
+            said.find("== tests"),
+            said.find("== snippets/typescript: test"),
+        );
+        assert!(rust < vitest && said.contains("      Tests  "), "{said}");
+    }
 }
 
 #[test]
@@ -135,7 +180,7 @@ fn a_failed_test_is_counted_and_named() {
         "cargo",
         &cargo("echo 'test resume::gap ... FAILED'; echo 'test result: FAILED. 6 passed; 1 failed; 0 ignored'; exit 101"),
     );
-    let said = folder.ends_with(&[], "9 passed, 1 failed");
+    let said = folder.ends_with(&[], "10 passed, 1 failed");
     assert!(
         said.contains("tests: 1 failed, see target/check/tests.log\n  resume::gap\n"),
         "{said}"
@@ -146,15 +191,15 @@ fn a_failed_test_is_counted_and_named() {
 fn a_runner_that_breaks_off_is_a_failure() {
     let folder = Folder::new();
     folder.stub("cargo", &cargo("echo 'error: could not compile'; exit 101"));
-    folder.ends_with(&[], "3 passed, 1 failed");
+    folder.ends_with(&[], "4 passed, 1 failed");
     // Also when all that it said before was good.
     folder.stub(
         "cargo",
         &cargo("echo 'test result: ok. 6 passed; 0 failed; 0 ignored'; exit 101"),
     );
-    folder.ends_with(&[], "9 passed, 1 failed");
+    folder.ends_with(&[], "10 passed, 1 failed");
     folder.stub("cargo", "[ \"$1 $2\" != 'clippy --workspace' ] || exit 101");
-    let said = folder.ends_with(&[], "3 passed, 1 failed");
+    let said = folder.ends_with(&[], "4 passed, 1 failed");
     assert!(said.contains("clippy: 1 failed"), "{said}");
 }
 
@@ -166,10 +211,10 @@ fn a_snapshot_that_no_test_uses_is_named() {
         "cargo",
         &cargo("echo \"$PWD/snippets/tests/../tests/snapshots/used.snap\" >>\"$INSTA_SNAPSHOT_REFERENCES_FILE\""),
     );
-    folder.ends_with(&[], "4 passed, 0 failed");
+    folder.ends_with(&[], "5 passed, 0 failed");
     folder.write("snippets/tests/snapshots/unused.snap", "");
     folder.write("target/package/copy.snap", "");
-    let said = folder.ends_with(&[], "3 passed, 1 failed");
+    let said = folder.ends_with(&[], "4 passed, 1 failed");
     assert!(
         said.contains("/snippets/tests/snapshots/unused.snap\n"),
         "{said}"
@@ -181,23 +226,23 @@ fn a_snapshot_that_no_test_uses_is_named() {
 fn what_is_missing_is_installed_or_fails_by_name() {
     let folder = Folder::new();
     folder.stub("caddy", "exit 127");
-    let said = folder.ends_with(&[], "6 passed, 1 failed");
+    let said = folder.ends_with(&[], "7 passed, 1 failed");
     assert!(
         said.contains(
             "FAILED install caddy: missing; install the program that Debian packages as `caddy`"
         ),
         "{said}"
     );
-    let said = folder.ends_with(&["--no-install"], "6 passed, 1 failed");
+    let said = folder.ends_with(&["--no-install"], "7 passed, 1 failed");
     assert!(said.contains("install caddy: missing"), "{said}");
 
     folder.stub(
         "apt-get",
         "case \"$*\" in *install*caddy*) printf '#!/bin/sh\\n' >\"$(dirname \"$0\")/caddy\";; esac",
     );
-    let said = folder.ends_with(&[], "6 passed, 0 failed");
+    let said = folder.ends_with(&[], "7 passed, 0 failed");
     assert!(said.contains("== install: caddy"), "{said}");
-    let said = folder.ends_with(&[], "6 passed, 0 failed");
+    let said = folder.ends_with(&[], "7 passed, 0 failed");
     assert!(
         !said.contains("== install: caddy"),
         "nothing is installed twice: {said}"
@@ -212,7 +257,7 @@ fn a_component_of_the_toolchain_is_installed_or_fails_by_name() {
         "[ \"$1\" != fmt ] || [ -f \"$(dirname \"$0\")/installed\" ]",
     );
     folder.stub("rustup", "echo 'no network'; exit 1");
-    let said = folder.ends_with(&[], "3 passed, 2 failed");
+    let said = folder.ends_with(&[], "4 passed, 2 failed");
     assert!(
         said.contains("FAILED install rustfmt: missing; run `rustup component add rustfmt`"),
         "{said}"
@@ -221,7 +266,7 @@ fn a_component_of_the_toolchain_is_installed_or_fails_by_name() {
         "rustup",
         "[ \"$*\" = 'component add rustfmt' ] && touch \"$(dirname \"$0\")/installed\"",
     );
-    folder.ends_with(&[], "4 passed, 0 failed");
+    folder.ends_with(&[], "5 passed, 0 failed");
 }
 
 #[test]
@@ -232,19 +277,19 @@ fn packages_are_installed_once_for_each_lock_file() {
     folder.write("tools/requirements.txt", "a==1");
     folder.stub("npm", "mkdir -p node_modules && exit 0");
     folder.stub("python3", "for last; do :; done; [ \"$1 $2\" != '-m venv' ] || { mkdir -p \"$last/bin\"; printf '#!/bin/sh\\n' >\"$last/bin/pip\"; chmod +x \"$last/bin/pip\"; }");
-    let said = folder.ends_with(&[], "6 passed, 0 failed");
+    let said = folder.ends_with(&[], "7 passed, 0 failed");
     assert!(
         said.contains("== npm ci tools") && said.contains("== venv tools"),
         "{said}"
     );
-    let said = folder.ends_with(&["--no-install"], "6 passed, 0 failed");
+    let said = folder.ends_with(&["--no-install"], "7 passed, 0 failed");
     assert!(
         !said.contains("== npm ci") && !said.contains("== venv"),
         "{said}"
     );
     folder.write("tools/package-lock.json", "2");
     folder.write("tools/requirements.txt", "a==2");
-    let said = folder.ends_with(&["--no-install"], "6 passed, 2 failed");
+    let said = folder.ends_with(&["--no-install"], "7 passed, 2 failed");
     assert!(
         said.contains("npm ci tools: not installed") && said.contains("venv tools: not installed"),
         "{said}"
@@ -255,7 +300,7 @@ fn packages_are_installed_once_for_each_lock_file() {
         "npm",
         "[ \"$1\" = --version ] || { echo 'no network'; exit 1; }",
     );
-    let said = folder.ends_with(&[], "6 passed, 1 failed");
+    let said = folder.ends_with(&[], "7 passed, 1 failed");
     assert!(
         said.contains("no network")
             && said.contains("FAILED npm ci tools: see target/check/npm-ci-tools.log"),
@@ -263,7 +308,7 @@ fn packages_are_installed_once_for_each_lock_file() {
     );
 
     folder.write("other/tools/requirements.txt", "a==1");
-    let said = folder.ends_with(&[], "6 passed, 2 failed");
+    let said = folder.ends_with(&[], "7 passed, 2 failed");
     assert!(said.contains("two folders are called tools"), "{said}");
 }
 

@@ -113,6 +113,47 @@ fn a_changed_fence_is_found_and_rewritten() {
     assert_eq!(fs::read_to_string(root.join(&path)).unwrap(), text);
 }
 
+/// Crates whose manifests say `test = false` have no unit tests that would never run.
+#[test]
+fn no_unit_test_is_where_none_is_run() {
+    let root = pack::root();
+    let mut lost = Vec::new();
+    for folder in [".", "snippets"].map(PathBuf::from).into_iter().chain(
+        fs::read_dir(root.join("services"))
+            .unwrap()
+            .flatten()
+            .map(|service| Path::new("services").join(service.file_name())),
+    ) {
+        let manifest = fs::read_to_string(root.join(&folder).join("Cargo.toml"));
+        if !manifest.is_ok_and(|text| text.contains("[lib]\ntest = false\n")) {
+            continue;
+        }
+        pack::walk(&root.join(&folder), Path::new("src"), &mut |path| {
+            let text = fs::read_to_string(root.join(&folder).join(path)).unwrap_or_default();
+            let test =
+                |line: &str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            if path.extension().is_some_and(|e| e == "rs") && text.lines().any(|l| test(l.trim())) {
+                lost.push(folder.join(path));
+            }
+        });
+    }
+    assert!(lost.is_empty(), "tests that never run: {lost:?}");
+}
+
+/// On the wire `data: ` and `data:` are different bytes, and so they are in a fence.
+#[test]
+fn a_blank_at_the_end_of_a_line_is_copied_and_its_loss_is_found() {
+    let copy = copy();
+    let root = copy.path();
+    let path = PathBuf::from("book/src/sse/wire.md");
+    let with_blank = fs::read_to_string(root.join(&path)).unwrap();
+    assert!(with_blank.contains("\ndata: \n"));
+    edit(root, &path, |t| t.replacen("\ndata: \n", "\ndata:\n", 1));
+    assert_red(&fences(root), "differs from");
+    assert_eq!(pack::fences::update(root, &path), Vec::<String>::new());
+    assert_eq!(fs::read_to_string(root.join(&path)).unwrap(), with_blank);
+}
+
 #[test]
 fn a_changed_source_is_found() {
     let copy = copy();

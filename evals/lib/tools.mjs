@@ -11,18 +11,21 @@ import { fileURLToPath } from "node:url";
 export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Rejects after `ms`. */
+/** What a busy machine needs for what takes `ms` on an idle one: in proportion to its load, five times as long at most. */
+const busy = (ms) => ms * Math.min(5, Math.max(1, os.loadavg()[0] / os.cpus().length));
+
+/** Rejects after `ms`, later on a busy machine. */
 export function within(ms, promise, what) {
   let timer;
   const late = new Promise(
-    (_, reject) => (timer = setTimeout(() => reject(new Error(`${what}: nothing within ${ms} ms`)), ms)),
+    (_, reject) => (timer = setTimeout(() => reject(new Error(`${what}: nothing within ${ms} ms`)), busy(ms))),
   );
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-/** Polls until `look` gives something true; throws after `ms`, or twice that on a machine that is busy. */
+/** Polls until `look` gives something true; throws after `ms`, later on a busy machine. */
 export async function eventually(ms, what, look) {
-  const end = Date.now() + ms * (os.loadavg()[0] > os.cpus().length ? 2 : 1);
+  const end = Date.now() + busy(ms);
   for (;;) {
     const found = await look();
     if (found) return found;

@@ -9,6 +9,14 @@
     unreachable_pub
 )]
 
+/// Whoever runs the ignored tests wants those of the brokers as well: without their clients they do not exist.
+#[cfg(not(all(feature = "nats", feature = "postgres", feature = "redis")))]
+#[test]
+#[ignore = "needs the clients of the brokers: cargo test --workspace"]
+fn the_brokers_are_tested_too() {
+    panic!("built without the clients of the brokers: cargo test --workspace has them");
+}
+
 mod anti_patterns;
 mod connections_client_ip;
 mod connections_listen;

@@ -21,19 +21,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::support::proxy::free_port;
 use crate::support::{eventually, within};
 
-/// The example with the features that this binary was built with, so that nothing else is built anew.
+/// The example of the whole workspace, whose features `cargo test --workspace` has built already.
 async fn example() -> std::path::PathBuf {
-    let features = [
-        ("redis", true),
-        ("nats", cfg!(feature = "nats")),
-        ("postgres", cfg!(feature = "postgres")),
-    ];
-    let features: Vec<&str> = features
-        .iter()
-        .filter(|(_, on)| *on)
-        .map(|(name, _)| *name)
-        .collect();
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let mut command = Command::new(env!("CARGO"));
     // What cargo sets for a test is not set when it builds: build scripts would run again, and all that needs them.
     for (name, _) in std::env::vars_os() {
@@ -47,12 +37,12 @@ async fn example() -> std::path::PathBuf {
         .args([
             "build",
             "--quiet",
+            "--workspace",
             "--example",
             "rolling",
             "--manifest-path",
         ])
         .arg(manifest)
-        .args(["--features", &features.join(",")])
         .output()
         .await
         .unwrap();

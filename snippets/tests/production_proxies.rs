@@ -196,12 +196,12 @@ async fn echoes(socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>) {
 async fn an_idle_stream_is_cut_and_heartbeats_keep_it() {
     let without = Idle::start(Kind::Caddy, &of_the_book(Kind::Caddy)).await;
     let shortened = [
-        (Kind::Nginx, "_timeout 60s", "_timeout 2s"),
-        (Kind::Haproxy, " 60s", " 2s"),
+        (Kind::Nginx, "_timeout 60s", "_timeout 5s"),
+        (Kind::Haproxy, " 60s", " 5s"),
         (
             Kind::Envoy,
             "stream_idle_timeout: 60s",
-            "stream_idle_timeout: 2s",
+            "stream_idle_timeout: 5s",
         ),
     ];
     let cuts = shortened.map(async |(kind, from, to)| {
@@ -216,18 +216,18 @@ async fn an_idle_stream_is_cut_and_heartbeats_keep_it() {
 #[ignore = "needs HAProxy: run ./check"]
 async fn haproxy_ignores_a_tunnel_timeout_in_a_frontend() {
     let (server, _up) = upstream().await;
-    let shortened = of_the_book(Kind::Haproxy).replace(" 60s", " 1s");
+    let shortened = of_the_book(Kind::Haproxy).replace(" 60s", " 3s");
     let alive_after = |config: String| async move {
         let proxy = Proxy::start(Kind::Haproxy, &config, server.addr).await;
         let url = format!("ws://{}/echo", proxy.addr);
         let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
-        let quiet = tokio::time::timeout(Duration::from_millis(3_000), socket.next()).await;
+        let quiet = tokio::time::timeout(Duration::from_secs(9), socket.next()).await;
         quiet.is_err()
     };
-    let in_defaults = shortened.replace("timeout tunnel 1s", "timeout tunnel 30s");
-    let in_frontend = shortened.replace("    timeout tunnel 1s\n", "").replace(
+    let in_defaults = shortened.replace("timeout tunnel 3s", "timeout tunnel 90s");
+    let in_frontend = shortened.replace("    timeout tunnel 3s\n", "").replace(
         "    default_backend",
-        "    timeout tunnel 30s\n    default_backend",
+        "    timeout tunnel 90s\n    default_backend",
     );
     assert!(
         alive_after(in_defaults).await,
@@ -391,7 +391,7 @@ async fn a_host_that_has_vanished_is_given_up_in_seconds() {
             assert!(head.starts_with("HTTP/1.1 200"), "{kind:?}: {head}");
             let took = begin.elapsed();
             println!("{kind:?}: {took:?}");
-            assert!(took < Duration::from_secs(15), "{kind:?}: {took:?}");
+            assert!(took < Duration::from_secs(40), "{kind:?}: {took:?}");
         }
     }
 }

@@ -424,7 +424,8 @@ fn patient() -> log::Config {
 async fn a_stalled_reader_is_ended_by_the_send_deadline_and_delays_nobody() {
     let service = service(patient(), Bounds::default());
     let limits = SocketLimits {
-        send: Duration::from_millis(300),
+        // So long that the reader is not cut when the machine is busy.
+        send: Duration::from_secs(3),
         unacknowledged: HOUR,
         ..SocketLimits::default()
     };
@@ -443,7 +444,7 @@ async fn tcp_user_timeout_ends_a_reader_whose_window_stays_closed() {
     let service = service(patient(), Bounds::default());
     let limits = SocketLimits {
         send: HOUR,
-        unacknowledged: Duration::from_millis(500),
+        unacknowledged: Duration::from_secs(3),
         ..SocketLimits::default()
     };
     let server = service.listen(limits).await;

@@ -2,8 +2,8 @@ import { defineConfig } from "vitest/config";
 
 const shared = {
   // Turns a hang into a failure; nothing waits this long when all is well.
-  testTimeout: 60_000,
-  hookTimeout: 60_000,
+  testTimeout: 240_000,
+  hookTimeout: 240_000,
 };
 const nextjs = ["test/nextjs-*.test.ts", "test/anti-patterns/nextjs-*.test.ts"];
 

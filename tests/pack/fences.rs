@@ -126,7 +126,8 @@ fn dedent(lines: &[&str]) -> String {
         .unwrap_or(0);
     let text: Vec<&str> = lines
         .iter()
-        .map(|l| l.get(indent..).unwrap_or("").trim_end())
+        // Only a blank line may be shorter. Blanks at the end of a line stay: `data: ` is not `data:`.
+        .map(|l| l.get(indent..).unwrap_or(""))
         .collect();
     text.join("\n").trim_matches('\n').to_owned()
 }

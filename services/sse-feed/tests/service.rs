@@ -77,7 +77,7 @@ async fn until(response: &mut Response, end: &str) -> String {
             }
         }
     };
-    let read = tokio::time::timeout(Duration::from_secs(30), reading).await;
+    let read = tokio::time::timeout(Duration::from_secs(60), reading).await;
     assert!(read.is_ok(), "{end:?} did not come: {text}");
     text
 }

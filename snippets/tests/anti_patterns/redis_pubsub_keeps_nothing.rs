@@ -2,8 +2,6 @@
 //! Harm: Pub/Sub keeps nothing: an event published while an instance reconnects is lost, without an error and without a gap that shows.
 //! Instead: production/topics
 
-use std::time::Duration;
-
 use futures::StreamExt;
 use redis::AsyncTypedCommands;
 use snippets::production::redis_log::{Durability, Redis};
@@ -13,7 +11,7 @@ use snippets::sse::event::{Event, LastEventId};
 
 use crate::support::broker::{Broker, Kind, redis_connection};
 use crate::support::source::Events;
-use crate::support::within;
+use crate::support::{PATIENCE, within};
 
 /// The connection of one instance breaks and is made again; an event is published between the two.
 #[tokio::test]
@@ -59,7 +57,7 @@ async fn a_topic_reads_what_its_wake_up_missed() {
     let broker = Broker::start(Kind::Redis).await;
     let instance = async || {
         let url = broker.url();
-        let redis = Redis::connect(&url, Durability::Kept, Duration::from_secs(1))
+        let redis = Redis::connect(&url, Durability::Kept, PATIENCE)
             .await
             .unwrap();
         Topics::start(

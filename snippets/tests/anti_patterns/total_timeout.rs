@@ -46,7 +46,7 @@ async fn a_healthy_stream_is_cut() {
 #[tokio::test]
 async fn a_limit_on_silence_lets_it_pass() {
     let server = healthy().await;
-    let client = client(Duration::from_secs(10), Duration::from_secs(10), |more| {
+    let client = client(Duration::from_secs(60), Duration::from_secs(60), |more| {
         more
     })
     .unwrap();

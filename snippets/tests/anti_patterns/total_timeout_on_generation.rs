@@ -15,9 +15,9 @@ use snippets::llm::scripted_model::{ExchangeEnd, Reply, Script, ScriptedModel};
 use crate::support::chat::{Chat, patient};
 use crate::support::{Server, within};
 
-/// Ten tokens in at least 200 ms.
+/// Ten tokens in at least 3 s.
 fn steady() -> Script {
-    let pace = Duration::from_millis(20);
+    let pace = Duration::from_millis(300);
     Script {
         pace,
         ..Script::reply(Reply::text("a b c d e f g h i j"))
@@ -30,7 +30,8 @@ async fn a_long_answer_is_cut() {
     let provider = Server::start(model.router()).await;
     let request = reqwest::Client::new()
         .post(provider.url("/v1/chat/completions"))
-        .timeout(Duration::from_millis(100))
+        // Half of the answer, and more than a busy machine needs to ask.
+        .timeout(Duration::from_millis(1_500))
         .json(&json!({ "stream": true }));
     let answer = async {
         let response = request
@@ -60,7 +61,7 @@ async fn a_limit_on_silence_lets_it_finish() {
     let chat = Chat::start(
         steady(),
         Config {
-            silence: Duration::from_secs(10),
+            silence: Duration::from_secs(60),
             ..patient()
         },
     )

@@ -16,9 +16,8 @@ impl AsMut<Broker> for Nats {
 }
 
 impl Nats {
-    async fn client(&self) -> async_nats::Client {
-        let options =
-            async_nats::ConnectOptions::new().request_timeout(Some(Duration::from_secs(1)));
+    async fn client(&self, patience: Duration) -> async_nats::Client {
+        let options = async_nats::ConnectOptions::new().request_timeout(Some(patience));
         options.connect(self.0.url()).await.unwrap()
     }
 }
@@ -28,11 +27,11 @@ impl Backend for Nats {
     async fn fresh() -> Self {
         Self(Broker::start(Kind::Nats).await)
     }
-    async fn connect(&self) -> NatsLog {
-        NatsLog::new(self.client().await, "feed", KEPT as i64)
+    async fn connect(&self, patience: Duration) -> NatsLog {
+        NatsLog::new(self.client(patience).await, "feed", KEPT as i64)
     }
     async fn wipe(&self) {
-        let context = async_nats::jetstream::new(self.client().await);
+        let context = async_nats::jetstream::new(self.client(PATIENCE).await);
         context.delete_stream("feed").await.unwrap();
     }
 }
@@ -50,7 +49,7 @@ contract!(
 
 /// Requests to the JetStream API since the server has started.
 async fn requests(broker: &Nats) -> u64 {
-    let context = async_nats::jetstream::new(broker.client().await);
+    let context = async_nats::jetstream::new(broker.client(PATIENCE).await);
     context.query_account().await.unwrap().requests.total
 }
 
@@ -60,11 +59,11 @@ async fn requests(broker: &Nats) -> u64 {
 async fn a_quiet_log_is_quiet_after_a_burst() {
     const BURST: u64 = 3_000;
     let broker = Nats(Broker::start(Kind::Nats).await);
-    let log = NatsLog::new(broker.client().await, "feed", 10_000);
+    let log = NatsLog::new(broker.client(PATIENCE).await, "feed", 10_000);
     let log = SharedLog::start(log, config()).await.unwrap();
     let mut events = open(&log, &LastEventId::None).await.unwrap();
     let (client, payload) = (
-        broker.client().await,
+        broker.client(PATIENCE).await,
         r#"{"name":"tick","data":"1","last":false}"#,
     );
     for _ in 0..BURST {

@@ -30,17 +30,17 @@ impl Postgres {
         client
     }
 
-    pub(crate) fn connections(&self) -> Arc<postgres_log::Postgres> {
+    pub(crate) fn connections(&self, patience: Duration) -> Arc<postgres_log::Postgres> {
         let config = self.0.url().parse().unwrap();
         let timing = Timing {
-            patience: Duration::from_secs(3),
+            patience,
             ..Timing::default()
         };
         postgres_log::Postgres::start(config, timing)
     }
 
     pub(crate) fn log(&self) -> PostgresLog {
-        self.connections().log("feed", KEPT as u32)
+        self.connections(PATIENCE).log("feed", KEPT as u32)
     }
 }
 
@@ -51,11 +51,11 @@ impl Backend for Postgres {
         broker.client().await.batch_execute(SCHEMA).await.unwrap();
         broker
     }
-    async fn connect(&self) -> PostgresLog {
-        self.log()
+    async fn connect(&self, patience: Duration) -> PostgresLog {
+        self.connections(patience).log("feed", KEPT as u32)
     }
     async fn tidy(&self) {
-        self.connections().trim().await.unwrap();
+        self.connections(PATIENCE).trim().await.unwrap();
     }
     async fn wipe(&self) {
         let client = self.client().await;
@@ -141,7 +141,7 @@ async fn a_process_that_lost_its_connections_reads_what_it_missed() {
 #[ignore = "needs Postgres: run ./check"]
 async fn an_open_transaction_of_a_publisher_does_not_stop_the_readers() {
     let broker = Postgres::fresh().await;
-    let connections = broker.connections();
+    let connections = broker.connections(SHORT);
     let (log, other) = (connections.log("feed", 100), connections.log("other", 100));
     log.append(&event(1)).await.unwrap();
     let mut client = broker.client().await;
@@ -187,7 +187,7 @@ async fn an_open_transaction_of_a_publisher_does_not_stop_the_readers() {
 #[ignore = "needs Postgres: run ./check"]
 async fn the_logs_of_a_process_share_five_connections() {
     let broker = Postgres::fresh().await;
-    let connections = broker.connections();
+    let connections = broker.connections(PATIENCE);
     let logs = futures::future::join_all((0..40).map(async |n| {
         let log = connections.log(&format!("log {n}"), 100);
         let log = SharedLog::start(log, config()).await.unwrap();
@@ -246,7 +246,7 @@ async fn commits(broker: &Postgres, notify: bool, logs: usize) -> u64 {
     let publishers = (0..16).map(|n| async move {
         let mut client = broker.client().await;
         let log = broker
-            .connections()
+            .connections(PATIENCE)
             .log(&format!("{notify} {}", n % logs), 100);
         let (until, mut done) = (std::time::Instant::now() + Duration::from_secs(SECONDS), 0);
         while std::time::Instant::now() < until {

@@ -25,9 +25,9 @@ impl AsMut<Broker> for Lossy {
     }
 }
 
-async fn connect(broker: &Broker, durability: Durability) -> Arc<Redis> {
+async fn connect(broker: &Broker, durability: Durability, patience: Duration) -> Arc<Redis> {
     let url = broker.url();
-    let redis = Redis::connect(&url, durability, Duration::from_secs(1));
+    let redis = Redis::connect(&url, durability, patience);
     redis.await.unwrap()
 }
 
@@ -36,8 +36,10 @@ impl Backend for Kept {
     async fn fresh() -> Self {
         Self(Broker::start(Kind::Redis).await)
     }
-    async fn connect(&self) -> RedisLog {
-        connect(&self.0, Durability::Kept).await.log("feed", KEPT)
+    async fn connect(&self, patience: Duration) -> RedisLog {
+        connect(&self.0, Durability::Kept, patience)
+            .await
+            .log("feed", KEPT)
     }
     async fn wipe(&self) {
         redis_connection(&self.0).await.del("feed").await.unwrap();
@@ -49,8 +51,10 @@ impl Backend for Lossy {
     async fn fresh() -> Self {
         Self(Broker::start(Kind::RedisByDefault).await)
     }
-    async fn connect(&self) -> RedisLog {
-        connect(&self.0, Durability::Lossy).await.log("feed", KEPT)
+    async fn connect(&self, patience: Duration) -> RedisLog {
+        connect(&self.0, Durability::Lossy, patience)
+            .await
+            .log("feed", KEPT)
     }
     async fn wipe(&self) {
         redis_connection(&self.0).await.del("feed").await.unwrap();
@@ -184,7 +188,7 @@ async fn fifty_subscribers_cost_one_read() {
 #[ignore = "needs Redis: run ./check"]
 async fn the_logs_of_a_process_share_two_connections() {
     let broker = Kept::fresh().await;
-    let redis = connect(&broker.0, Durability::Kept).await;
+    let redis = connect(&broker.0, Durability::Kept, PATIENCE).await;
     let mut logs = Vec::new();
     for n in 0..40 {
         let log = redis.log(&format!("log {n}"), KEPT);

@@ -299,12 +299,16 @@ impl FrameClient {
     /// The next frame, or how the connection ended.
     pub async fn next(&mut self) -> Seen {
         let seen = within("a frame", self.next_unbounded()).await;
-        self.lines.push(match &seen {
+        self.write_down(&seen);
+        seen
+    }
+
+    fn write_down(&mut self, seen: &Seen) {
+        self.lines.push(match seen {
             Seen::Frame(frame) => format!("< {}", frame.describe()),
             Seen::Cut(Cut::Fin) => "< [FIN]".to_owned(),
             Seen::Cut(Cut::Reset) => "< [RST]".to_owned(),
         });
-        seen
     }
 
     async fn next_unbounded(&mut self) -> Seen {
@@ -321,8 +325,19 @@ impl FrameClient {
         }
     }
 
+    /// The next message, which is text. Pings on the way are passed over: they come whenever the machine was slow.
     pub async fn next_text(&mut self) -> String {
-        let frame = self.next().await.frame();
+        let seen = within("a message", async {
+            loop {
+                match self.next_unbounded().await {
+                    Seen::Frame(frame) if frame.opcode == PING => {}
+                    seen => return seen,
+                }
+            }
+        })
+        .await;
+        self.write_down(&seen);
+        let frame = seen.frame();
         assert_eq!(frame.opcode, TEXT, "{}", frame.describe());
         frame.text_payload().to_owned()
     }

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 /// How long a test waits for something that must happen before it fails. Nothing waits this long
 /// when all is well; it only turns a hang into a failure.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Awaits `future`, and fails with `what` after [`PATIENCE`].
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {

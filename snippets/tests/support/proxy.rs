@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use tempfile::TempDir;
@@ -35,11 +36,31 @@ pub fn free_port() -> SocketAddr {
     for _ in 0..9_000 {
         let port = 15_000 + (base + NEXT.fetch_add(1, Ordering::Relaxed)) % 9_000;
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        if TcpListener::bind(addr).is_ok() {
+        if reserve(port) && TcpListener::bind(addr).is_ok() {
             return addr;
         }
     }
     panic!("no free port between 15000 and 24000");
+}
+
+/// Whether no other process of the tests is about to use `port`: until this process ends, no other gets it.
+#[cfg(target_os = "linux")]
+fn reserve(port: u16) -> bool {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    // An abstract name belongs to one socket at a time, and goes with its process.
+    let name = SocketAddr::from_abstract_name(format!("streaming-api-patterns test port {port}"));
+    match UnixListener::bind_addr(&name.unwrap()) {
+        Ok(socket) => RESERVED.lock().unwrap().push(socket),
+        Err(_) => return false,
+    }
+    true
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reserve(_: u16) -> bool {
+    true
 }
 
 /// The configuration file that the chapter shows.

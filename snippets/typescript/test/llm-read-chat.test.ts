@@ -111,12 +111,12 @@ describe("readChat", () => {
           if (++pings < 10) return;
           clearInterval(timer);
           response.write(DONE);
-        }, 100);
+        }, 300);
       },
       "/fast": (_, response) => void sse(response, token("a") + DONE),
     });
     expect((await read(`${server.origin}/silent`, { idleTimeout: 300 }))[1]).toMatchObject({ code: "silent" });
-    expect((await read(`${server.origin}/thinking`, { idleTimeout: 700 }))[1]).toMatchObject({ reason: "stop" });
+    expect((await read(`${server.origin}/thinking`, { idleTimeout: 2_500 }))[1]).toMatchObject({ reason: "stop" });
     const slow = readChat(
       postChat(`${server.origin}/fast`, {}, never, 300),
       () => new Promise((resolve) => setTimeout(resolve, 500)),

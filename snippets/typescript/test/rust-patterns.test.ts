@@ -92,7 +92,7 @@ describe("websocket/rooms", () => {
     onTestFinished(() => sent.mockRestore());
     const rooms = new Rooms({
       url: () => `${newScene().ws}/rooms`,
-      heartbeatEvery: 400,
+      heartbeatEvery: 1_000,
       minDelay: 1,
       onState: (state) => states.push(state),
     });

@@ -139,10 +139,10 @@ describe("connect", () => {
       "/events": (_, response, nth) => void sse(response, nth === 1 ? "id: 1\ndata: slow\n\n" : DONE),
     });
     const seen: string[] = [];
-    for await (const event of connect(`${server.origin}/events`, { signal: never, ...quick, idleTimeout: 500 })) {
+    for await (const event of connect(`${server.origin}/events`, { signal: never, ...quick, idleTimeout: 3_000 })) {
       seen.push(event.type);
       // Longer than the timeout: were it counted, the connection would be cut here and `done` never be read once.
-      if (event.data === "slow") await new Promise((resolve) => setTimeout(resolve, 700));
+      if (event.data === "slow") await new Promise((resolve) => setTimeout(resolve, 4_000));
       if (event.data === "slow") expect(server.hits.get("/events")).toBe(1);
       if (event.type === "done") break;
     }
@@ -167,7 +167,7 @@ describe("connect", () => {
 
   test("a response that never begins is silence too", async () => {
     const server = await serve({ "/events": (_, response, nth) => void (nth > 1 && sse(response, DONE)) });
-    await untilDone(`${server.origin}/events`, { idleTimeout: 500 });
+    await untilDone(`${server.origin}/events`, { idleTimeout: 3_000 });
     expect(server.hits.get("/events")).toBe(2);
   });
 

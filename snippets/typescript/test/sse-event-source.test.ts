@@ -119,14 +119,14 @@ describe("subscribe", () => {
       },
     });
     const page = await openPage(server.origin);
-    await subscribeIn(page, "/events", { idleTimeout: 500 });
+    await subscribeIn(page, "/events", { idleTimeout: 3_000 });
     await eventually(async () => (await logOf(page)).ended.length === 1);
     expect(cursors(server)).toEqual(["- -", "- 3"]);
 
-    // sse/resume sends a ping event each 100 ms: two seconds without an event of ours, no new connection.
+    // sse/resume sends a ping event each 100 ms: five seconds without an event of ours, no new connection.
     const scene = `${inject("rust")}/scene/${crypto.randomUUID()}`;
     const other = await openPage(inject("rust"));
-    await subscribeIn(other, `${scene}/events`, { idleTimeout: 1_500 });
+    await subscribeIn(other, `${scene}/events`, { idleTimeout: 4_000 });
     await other.evaluate(() => {
       const native = EventSource;
       Object.assign(window, { made: 0 });
@@ -143,7 +143,7 @@ describe("subscribe", () => {
         new Promise<void>((resolve) => {
           const clock = new EventSource(url);
           let pings = 0;
-          clock.addEventListener("ping", () => ++pings === 20 && resolve(clock.close()));
+          clock.addEventListener("ping", () => ++pings === 50 && resolve(clock.close()));
         }),
       `${scene}/events`,
     );

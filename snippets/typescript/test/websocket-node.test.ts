@@ -72,7 +72,7 @@ describe("serveWebSockets", () => {
   });
 
   test("authenticates by ticket or by the first message, and says 4401 otherwise", async () => {
-    const { ws, clients, got } = await start({ authTimeout: 100 });
+    const { ws, clients, got } = await start({ authTimeout: 2_000 });
     const [byTicket, byMessage] = [dial(`${ws}?ticket=ada`), dial(ws)];
     await once(byTicket, "open");
     await once(byMessage, "open");

@@ -10,7 +10,8 @@ export async function startRust(): Promise<{ url: string; stop: () => void }> {
   if (binary === undefined) {
     const build = spawnSync(
       process.env["CARGO"] ?? "cargo",
-      ["build", "--quiet", "-p", "snippets", "--example", "test_server", "--message-format=json"],
+      // The whole workspace: the features of a package by itself are others, and would be built anew.
+      ["build", "--quiet", "--workspace", "--example", "test_server", "--message-format=json"],
       { cwd: workspace, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] },
     );
     if (build.status !== 0) throw new Error("cargo build --example test_server failed");

@@ -1,0 +1,1 @@
+//! Nothing: this member turns features on.
