@@ -147,6 +147,20 @@ impl Head {
         (!values.is_empty()).then(|| values.join(", "))
     }
 
+    /// The endpoint in one line, for the beginning of the report.
+    pub(crate) fn describe(&self) -> String {
+        let version = if self.http11 { "HTTP/1.1" } else { "HTTP/1.0" };
+        let server = self.get("server").map(|name| format!(", server {name}"));
+        format!(
+            "{}, {}, {version}{}, after {} ms",
+            self.status,
+            self.get("content-type")
+                .unwrap_or_else(|| "no Content-Type".to_owned()),
+            server.unwrap_or_default(),
+            self.after.as_millis()
+        )
+    }
+
     /// Whether a comma-separated header has this token.
     pub(crate) fn has(&self, name: &str, token: &str) -> bool {
         self.get(name).is_some_and(|value| {
@@ -429,6 +443,42 @@ pub(crate) fn is_event_stream(head: &Head) -> bool {
     })
 }
 
+/// Decodes a compressed body as it arrives.
+pub(crate) enum Decoder {
+    Gzip(Gunzip),
+    Deflate(Decompress),
+    Brotli(Box<brotli_decompressor::DecompressorWriter<Vec<u8>>>),
+}
+
+impl Decoder {
+    /// For the codings that the probe offers.
+    pub(crate) fn new(coding: &str) -> Option<Self> {
+        match coding {
+            "gzip" | "x-gzip" => Some(Self::Gzip(Gunzip::new())),
+            "deflate" => Some(Self::Deflate(Decompress::new(true))),
+            "br" => Some(Self::Brotli(Box::new(
+                brotli_decompressor::DecompressorWriter::new(Vec::new(), READ),
+            ))),
+            _ => None,
+        }
+    }
+
+    /// What `bytes` add to the text; `Err` for damaged data.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
+        match self {
+            Decoder::Gzip(gunzip) => gunzip.push(bytes),
+            Decoder::Deflate(inflate) => inflated(inflate, bytes),
+            Decoder::Brotli(writer) => {
+                use std::io::Write as _;
+                writer
+                    .write_all(bytes)
+                    .map_err(|_| "the brotli data is damaged")?;
+                Ok(std::mem::take(writer.get_mut()))
+            }
+        }
+    }
+}
+
 /// Inflates a gzip body as it arrives.
 pub(crate) struct Gunzip {
     header: Vec<u8>,
@@ -436,42 +486,40 @@ pub(crate) struct Gunzip {
 }
 
 impl Gunzip {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self {
             header: Vec::new(),
             inflate: None,
         }
     }
 
-    /// What `bytes` add to the text; `Err` for what is no gzip.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
-        let mut rest = bytes.to_vec();
-        if self.inflate.is_none() {
-            self.header.extend_from_slice(bytes);
-            let Some(length) = gzip_header(&self.header)? else {
-                return Ok(Vec::new());
-            };
-            rest = self.header.split_off(length);
-            self.inflate = Some(Decompress::new(false));
+    fn push(&mut self, bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
+        if let Some(inflate) = &mut self.inflate {
+            return inflated(inflate, bytes);
         }
-        let Some(inflate) = &mut self.inflate else {
+        self.header.extend_from_slice(bytes);
+        let Some(length) = gzip_header(&self.header)? else {
             return Ok(Vec::new());
         };
-        let mut out = Vec::new();
-        let mut input = rest.as_slice();
-        loop {
-            let (in_before, out_before) = (inflate.total_in(), inflate.total_out());
-            let mut buffer = [0_u8; 16 * 1024];
-            let status = inflate
-                .decompress(input, &mut buffer, FlushDecompress::Sync)
-                .map_err(|_| "the gzip data is damaged")?;
-            let read = usize::try_from(inflate.total_in() - in_before).unwrap_or(0);
-            let written = usize::try_from(inflate.total_out() - out_before).unwrap_or(0);
-            input = &input[read..];
-            out.extend_from_slice(&buffer[..written]);
-            if status == Status::StreamEnd || (read == 0 && written == 0) {
-                return Ok(out);
-            }
+        let rest = self.header.split_off(length);
+        inflated(self.inflate.insert(Decompress::new(false)), &rest)
+    }
+}
+
+fn inflated(inflate: &mut Decompress, mut input: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let mut out = Vec::new();
+    loop {
+        let (in_before, out_before) = (inflate.total_in(), inflate.total_out());
+        let mut buffer = [0_u8; 16 * 1024];
+        let status = inflate
+            .decompress(input, &mut buffer, FlushDecompress::Sync)
+            .map_err(|_| "the compressed data is damaged")?;
+        let read = usize::try_from(inflate.total_in() - in_before).unwrap_or(0);
+        let written = usize::try_from(inflate.total_out() - out_before).unwrap_or(0);
+        input = &input[read..];
+        out.extend_from_slice(&buffer[..written]);
+        if status == Status::StreamEnd || (read == 0 && written == 0) {
+            return Ok(out);
         }
     }
 }

@@ -7,13 +7,14 @@ pub mod checks;
 mod http1;
 mod leak;
 mod llm;
+mod payload;
 mod process;
 mod publish;
 mod reader;
 mod report;
 mod sse;
 mod target;
-#[path = "../../snippets/src/sse/wire.rs"]
+mod terminal;
 pub mod wire;
 mod wire_log;
 mod ws;
@@ -22,9 +23,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use checks::Kind;
+pub use payload::Payload;
 pub use publish::Publish;
-pub use report::{Finding, Report, Run, Verdict};
+pub use report::{Ended, Finding, News, Progress, Report, Run, Verdict, matches};
 pub use target::{Target, Trust, Unreachable};
+pub use terminal::Terminal;
 
 /// What reads the stream in production; some advice depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,15 +81,15 @@ pub struct Options {
     /// `ws`: the subprotocols to offer.
     pub subprotocols: Vec<String>,
     /// `ws`: a message that the service accepts.
-    pub message: Option<String>,
+    pub message: Option<Payload>,
     /// `ws`: the message that the service expects first on every connection.
-    pub hello: Option<String>,
+    pub hello: Option<Payload>,
     /// `ws`: after this time the service promises to drop a silent peer.
     pub idle: Option<Duration>,
     /// `llm`: the address on which the probe plays the provider.
     pub upstream: Option<SocketAddr>,
-    /// `llm`: the name or the data of the terminal event.
-    pub terminal: Option<String>,
+    /// `llm`: how the service's own terminal event is recognized.
+    pub terminal: Option<Terminal>,
 }
 
 impl Options {
@@ -139,12 +142,24 @@ impl Options {
             request = request.header(name, value.as_str());
         }
         request.body.clone_from(&self.body);
+        if let Some(body) = &self.body {
+            let given = self
+                .headers
+                .iter()
+                .any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+            let json = serde_json::from_slice::<serde_json::Value>(body).is_ok();
+            if !given {
+                let kind = if json {
+                    "application/json"
+                } else {
+                    "application/x-www-form-urlencoded"
+                };
+                request = request.header("Content-Type", kind);
+            }
+        }
         request
     }
 }
-
-/// Called with each verdict as it falls.
-pub type Progress = Box<dyn Fn(&Finding) + Send + Sync>;
 
 /// Runs all checks of `kind` that the options ask for.
 ///
@@ -155,13 +170,36 @@ pub async fn run(
     options: &Options,
     progress: Option<Progress>,
 ) -> Result<Report, Unreachable> {
+    run_until(kind, options, progress, std::future::pending()).await
+}
+
+/// As [`run`], until `stop` completes: the report then has the verdicts that were found.
+///
+/// # Errors
+/// When the service cannot be connected to.
+pub async fn run_until(
+    kind: Kind,
+    options: &Options,
+    progress: Option<Progress>,
+    stop: impl Future<Output = ()>,
+) -> Result<Report, Unreachable> {
     let run = Run::new(kind, options, progress);
     // Boxed: unoptimised, their futures are too large for the stack of whoever polls several.
-    match kind {
-        Kind::Sse => Box::pin(sse::probe(options, &run)).await?,
-        Kind::Ws => Box::pin(ws::probe(options, &run)).await?,
-        Kind::Llm => Box::pin(llm::probe(options, &run)).await?,
-    }
-    let why = "not reached within the budget (--budget)";
-    Ok(run.finish(&options.target.to_string(), why))
+    let work = async {
+        match kind {
+            Kind::Sse => Box::pin(sse::probe(options, &run)).await,
+            Kind::Ws => Box::pin(ws::probe(options, &run)).await,
+            Kind::Llm => Box::pin(llm::probe(options, &run)).await,
+        }
+    };
+    let interrupted = tokio::select! {
+        biased;
+        () = run.aborted() => false,
+        done = work => {
+            done?;
+            false
+        }
+        () = stop => true,
+    };
+    Ok(run.finish(&options.target.to_string(), interrupted))
 }

@@ -2,9 +2,22 @@
 
 use std::process::Stdio;
 
-/// The number of open file descriptors.
+/// The number of open file descriptors; `None` for a process that cannot be seen, or that has ended.
 pub(crate) fn open_files(pid: u32) -> Option<usize> {
-    Some(std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
+    let count = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count();
+    (count > 0).then_some(count)
+}
+
+/// Whether the process has ended, as far as the system shows it.
+pub(crate) fn has_ended(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // The state is the first field after the name in parentheses.
+        Ok(stat) => stat
+            .rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])),
+        Err(_) => std::path::Path::new("/proc/self").exists(),
+    }
 }
 
 /// Resident memory in KiB.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::http1::{End, Gunzip, Head, Part, Response};
+use crate::http1::{Decoder, End, Head, Part, Response};
 use crate::wire_log::{Form, Log};
 
 /// One stream that is being read. Dropped, it disconnects.
@@ -22,7 +22,9 @@ impl Reader {
     pub(crate) fn start(mut response: Response) -> Self {
         let head = response.head.clone();
         let head_at = response.sent_at + head.after;
-        let mut gunzip = head.has("content-encoding", "gzip").then(Gunzip::new);
+        let mut decoder = head
+            .get("content-encoding")
+            .and_then(|coding| Decoder::new(coding.trim()));
         let log = Arc::new(Mutex::new(Log::new(form(&head))));
         let (notify, changed) = watch::channel(());
         let written = Arc::clone(&log);
@@ -34,8 +36,8 @@ impl Reader {
                 let ended = match part {
                     Part::End(end) => Some(end),
                     Part::Data(data) => {
-                        let text = match &mut gunzip {
-                            Some(gunzip) => gunzip.push(&data),
+                        let text = match &mut decoder {
+                            Some(decoder) => decoder.push(&data),
                             None => Ok(data),
                         };
                         match text {
@@ -115,6 +117,6 @@ fn form(head: &Head) -> Form {
         kind if kind.contains("ndjson") || kind.contains("jsonl") || kind.contains("json-seq") => {
             Form::Lines
         }
-        _ => Form::Chunks,
+        _ => Form::Unknown,
     }
 }

@@ -37,9 +37,9 @@ pub enum Trust {
 /// Why a service cannot be probed at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {
-    /// Not a URL of the command's scheme.
-    #[error("{0:?} is no http(s) or ws(s) URL")]
-    Url(String),
+    /// Not a URL of the command's scheme; what to write instead.
+    #[error("{0:?} is not an http(s) or ws(s) URL: {1}")]
+    Url(String, String),
     /// The connection failed.
     #[error("cannot connect to {0}: {1}")]
     Connect(String, io::Error),
@@ -51,11 +51,21 @@ pub enum Unreachable {
     Listen(std::net::SocketAddr, io::Error),
 }
 
+impl Unreachable {
+    /// Whether nobody listens.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self, Unreachable::Connect(_, error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+}
+
 impl Target {
     /// Takes `http`, `https`, `ws` and `wss` URLs apart.
     pub fn parse(url: &str) -> Result<Self, Unreachable> {
-        let wrong = || Unreachable::Url(url.to_owned());
-        let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
+        let hinted = |hint: String| Unreachable::Url(url.to_owned(), hint);
+        let wrong = || hinted("write one such as http://127.0.0.1:3000/events".to_owned());
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or_else(|| hinted(format!("write http://{url}")))?;
         let secure = match scheme {
             "http" | "ws" => false,
             "https" | "wss" => true,
@@ -64,6 +74,11 @@ impl Target {
         let rest = rest.split('#').next().unwrap_or_default();
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
+        if authority.contains('@') {
+            return Err(hinted(
+                "give the credentials with -H 'Authorization: Basic …'".to_owned(),
+            ));
+        }
         let (host, port) = if let Some(inner) = authority.strip_prefix('[') {
             let (host, after) = inner.split_once(']').ok_or_else(wrong)?;
             (host, after.strip_prefix(':'))
@@ -73,7 +88,7 @@ impl Target {
                 None => (authority, None),
             }
         };
-        if host.is_empty() || host.contains('@') || path.contains(char::is_whitespace) {
+        if host.is_empty() || path.contains(char::is_whitespace) {
             return Err(wrong());
         }
         let port = match port {

@@ -57,6 +57,30 @@ pub(crate) enum Form {
     Lines,
     /// As it arrives.
     Chunks,
+    /// Text whose form its first line shows.
+    Unknown,
+}
+
+/// The form of a text by its first line; `None` while that is not complete and may still be one of JSON or events.
+fn sniff(bytes: &[u8]) -> Option<Form> {
+    let text = bytes.trim_ascii_start();
+    let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let complete = text.contains(&b'\n');
+    let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).is_ok();
+    let event = [&b"data: {"[..], b"data: [", b"event: "];
+    let part = matches!(first, [b'0'..=b'9' | b'a'..=b'g', b':', ..]);
+    match first {
+        b"" => None,
+        _ if event.iter().any(|begin| first.starts_with(begin)) => Some(Form::Events),
+        _ if !complete && first.len() < 7 && event.iter().any(|begin| begin.starts_with(first)) => {
+            None
+        }
+        _ if !complete && first.len() < 1 << 20 && (first.starts_with(b"{") || part) => None,
+        _ if first.starts_with(b"{") && json(first) => Some(Form::Lines),
+        // AI SDK 3 and 4: `0:"text"`.
+        _ if part && json(&first[2..]) => Some(Form::Lines),
+        _ => Some(Form::Chunks),
+    }
 }
 
 /// What was seen on one stream. Bounded: after [`MOST_BYTES`] only counters go on.
@@ -151,6 +175,19 @@ impl Log {
                     }
                     let line = std::mem::take(&mut self.line);
                     self.push_message(line.trim_ascii(), now);
+                }
+            }
+            // Read to its first line feed: JSON lines and events are often sent as plain text.
+            Form::Unknown => {
+                self.block.extend_from_slice(bytes);
+                match sniff(&self.block) {
+                    None => {}
+                    Some(form) => {
+                        self.form = form;
+                        let begun = std::mem::take(&mut self.block);
+                        self.bytes -= begun.len();
+                        self.push(&begun, now);
+                    }
                 }
             }
             Form::Chunks => {
@@ -323,10 +360,15 @@ impl Log {
     }
 
     pub(crate) fn ended(&mut self, end: End, now: Instant) {
+        if self.form == Form::Unknown {
+            self.form = Form::Chunks;
+            let begun = std::mem::take(&mut self.block);
+            self.push_message(&begun, now);
+        }
         self.end = Some((now, end));
     }
 
-    /// What stands after the last complete event, if it would have been one.
+    /// The bytes after the last complete event, if they begin another.
     pub(crate) fn unfinished(&self) -> Option<String> {
         if self.form != Form::Events {
             return (!self.line.trim_ascii().is_empty()).then(|| quote(&self.line));
@@ -335,5 +377,29 @@ impl Log {
             || self.block_names.event.is_some()
             || (!self.line.is_empty() && !self.line.starts_with(b":"));
         begun.then(|| quote(&self.block))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_of_a_text_shows_its_form() {
+        let form = |text: &str| sniff(text.as_bytes());
+        assert_eq!(form("{\"id\":1}\n{"), Some(Form::Lines));
+        assert_eq!(form("{\"id\":1}"), None);
+        assert_eq!(form("{not json\n"), Some(Form::Chunks));
+        assert_eq!(form("0:\"a\"\n"), Some(Form::Lines));
+        assert_eq!(form("data: {\"id\":1}\n"), Some(Form::Events));
+        assert_eq!(form("da"), None);
+        assert_eq!(form("Once upon"), Some(Form::Chunks));
+        assert_eq!(form("data are"), Some(Form::Chunks));
+        let mut log = Log::new(Form::Unknown);
+        for piece in ["{\"a\":", "1}\n{\"a\":2}\n", "{\"a\":3}\n"] {
+            log.push(piece.as_bytes(), Instant::now());
+        }
+        assert_eq!(log.events.len(), 3);
+        assert_eq!(log.bytes, 24);
     }
 }

@@ -475,7 +475,7 @@ fn options(twin: &Twin, addr: SocketAddr) -> Options {
     let mut options = Options::new(Target::parse(&format!("http://{addr}/{path}")).unwrap());
     options.skip = skip.iter().map(|id| (*id).to_owned()).collect();
     // The budget only turns a hang into a failure.
-    options.budget = Duration::from_secs(60);
+    options.budget = Duration::from_secs(300);
     if twin.kind == Kind::Llm {
         options.method = "POST".to_owned();
         options.body = Some(b"{}".to_vec());

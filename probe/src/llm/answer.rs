@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::wire_log::Event;
+use crate::Terminal;
+use crate::wire_log::{Event, Form, Log};
 
 /// What one event is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,29 +27,31 @@ const DONE: &[&str] = &[
     "finish",
     "finished",
     "message_stop",
+    "messagestop",
+    "message_end",
+    "message-end",
     "stream_end",
     "stop",
     "response.completed",
+    "run_finished",
 ];
 
 /// Reads an event; `terminal` is what the service names its own end.
-pub(crate) fn read(event: &Event, terminal: Option<&str>) -> Part {
+pub(crate) fn read(event: &Event, terminal: Option<&Terminal>) -> Part {
     let data = event.data.trim();
-    if terminal.is_some_and(|own| own == event.event_type || own == data) {
+    let json: Option<Value> = serde_json::from_str(data).ok();
+    if terminal.is_some_and(|own| own.matches(event, json.as_ref())) {
         return Part::Done;
     }
     if data == "[DONE]" {
         return Part::Sentinel;
     }
-    let json: Option<Value> = serde_json::from_str(data).ok();
+    // Dify has its name in `event`.
     let inner = json
         .as_ref()
-        .and_then(|json| json.get("type"))
+        .and_then(|json| json.get("type").or_else(|| json.get("event")))
         .and_then(Value::as_str);
     let names = [Some(event.event_type.as_str()), inner];
-    if terminal.is_some_and(|own| inner == Some(own)) {
-        return Part::Done;
-    }
     for name in names.into_iter().flatten() {
         let name = name.to_ascii_lowercase();
         if [
@@ -69,7 +72,9 @@ pub(crate) fn read(event: &Event, terminal: Option<&str>) -> Part {
         if object.get("error").is_some_and(|error| !error.is_null()) {
             return Part::Failure;
         }
-        if object.get("done") == Some(&Value::Bool(true)) {
+        // llama.cpp's own API has `stop`, Bedrock's Converse `messageStop`.
+        let ends = |key: &str| object.get(key) == Some(&Value::Bool(true));
+        if ends("done") || ends("stop") || object.contains_key("messageStop") {
             return Part::Done;
         }
     }
@@ -79,7 +84,10 @@ pub(crate) fn read(event: &Event, terminal: Option<&str>) -> Part {
     }
     // `…done` events of parts repeat their text.
     if inner.is_some_and(|name| {
-        name.ends_with(".done") || name.ends_with("-end") || name.ends_with("_stop")
+        let name = name.to_ascii_lowercase();
+        [".done", "-end", "_end", "_stop"]
+            .iter()
+            .any(|end| name.ends_with(end))
     }) {
         return Part::Other;
     }
@@ -118,6 +126,10 @@ fn text(value: &Value) -> Option<String> {
         "/choices/0/delta/content",
         "/delta/text",
         "/delta/content",
+        "/delta/message/content/text",
+        "/contentBlockDelta/delta/text",
+        "/token/text",
+        "/answer",
         "/message/content",
         "/candidates/0/content/parts/0/text",
         "/delta",
@@ -138,7 +150,7 @@ fn text(value: &Value) -> Option<String> {
 }
 
 /// The text of a whole answer.
-pub(crate) fn whole_text(events: &[Event], terminal: Option<&str>) -> String {
+pub(crate) fn whole_text(events: &[Event], terminal: Option<&Terminal>) -> String {
     events
         .iter()
         .filter_map(|event| match read(event, terminal) {
@@ -148,43 +160,107 @@ pub(crate) fn whole_text(events: &[Event], terminal: Option<&str>) -> String {
         .collect()
 }
 
-/// What is wrong with how an answer ends, if anything.
-pub(crate) fn end_of(events: &[Event], terminal: Option<&str>) -> Result<String, String> {
+/// How an answer ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ends {
+    Right(String),
+    Wrong(String),
+    /// In a shape that the probe does not know.
+    Unclear(String),
+}
+
+/// Judges the end of an answer that is complete.
+pub(crate) fn end_of(log: &Log, terminal: Option<&Terminal>) -> Ends {
+    let events = &log.events;
     let parts: Vec<Part> = events.iter().map(|event| read(event, terminal)).collect();
     let at =
         |wanted: Part| -> Vec<usize> { (0..parts.len()).filter(|i| parts[*i] == wanted).collect() };
     let (done, sentinel, failure) = (at(Part::Done), at(Part::Sentinel), at(Part::Failure));
     if done.len() > 1 || sentinel.len() > 1 {
-        return Err(format!(
+        return Ends::Wrong(format!(
             "{} typed terminal events and {} [DONE]",
             done.len(),
             sentinel.len()
         ));
     }
     let Some(first) = done.iter().chain(&sentinel).chain(&failure).min() else {
-        let last = events.last();
-        if last.is_some_and(|event| crate::sse::is_terminal(event) || finish_reason(&event.data)) {
-            return Ok("the last event carries the finish reason".to_owned());
-        }
-        return Err("none: the answer just ends".to_owned());
+        return without_end(log, &parts, terminal);
     };
     if parts[*first..]
         .iter()
         .any(|part| matches!(part, Part::Text(_)))
     {
-        return Err(format!("text comes after {}", describe(&events[*first])));
+        return Ends::Wrong(format!("text comes after {}", describe(&events[*first])));
     }
-    Ok(describe(&events[*first]))
+    Ends::Right(describe(&events[*first]))
 }
 
-/// Gemini and others mark the last chunk itself.
-fn finish_reason(data: &str) -> bool {
+fn without_end(log: &Log, parts: &[Part], terminal: Option<&Terminal>) -> Ends {
+    let dataless = log
+        .dataless
+        .iter()
+        .find(|name| DONE.contains(&name.to_ascii_lowercase().as_str()));
+    if let Some(name) = dataless {
+        return Ends::Wrong(format!(
+            "event: {name} came without data, which never fires"
+        ));
+    }
+    let Some(last) = log.events.last() else {
+        return Ends::Unclear("the answer has no event".to_owned());
+    };
+    if terminal.is_some() {
+        return Ends::Wrong("no event is the one of --terminal".to_owned());
+    }
+    let mut ending = log.events.iter().rev().take(3);
+    if crate::sse::is_terminal(last) || ending.any(|event| finish_reason(&event.data)) {
+        return Ends::Right("one of the last events carries the finish reason".to_owned());
+    }
+    if log.form == Form::Chunks {
+        return Ends::Unclear(
+            "plain text has no events: llm-truncation-visible shows whether a cut looks different from its end"
+                .to_owned(),
+        );
+    }
+    let like_text = |event: &Event| {
+        let same = |(other, part): (&Event, &Part)| {
+            matches!(part, Part::Text(_)) && shape(other) == shape(event)
+        };
+        log.events.iter().zip(parts).any(same)
+    };
+    if like_text(last) {
+        return Ends::Wrong("none: the last event is a piece of text like the others".to_owned());
+    }
+    Ends::Unclear(format!(
+        "the last event, {}, is not a known end (name yours with --terminal, such as --terminal FIELD=VALUE)",
+        describe(last)
+    ))
+}
+
+/// The kind of an event, whatever its text: its name and the keys of its JSON.
+fn shape(event: &Event) -> (String, Vec<String>) {
+    let keys = match serde_json::from_str(event.data.trim()) {
+        Ok(Value::Object(object)) => object.keys().cloned().collect(),
+        _ => Vec::new(),
+    };
+    (event.event_type.clone(), keys)
+}
+
+/// The shapes of the events after the last piece of text.
+pub(crate) fn tail(events: &[Event], terminal: Option<&Terminal>) -> Vec<(String, Vec<String>)> {
+    let text = |event: &Event| matches!(read(event, terminal), Part::Text(_));
+    let after = events.iter().rposition(text).map_or(0, |last| last + 1);
+    events[after..].iter().map(shape).collect()
+}
+
+/// Gemini, TGI and others mark the last chunk itself.
+pub(crate) fn finish_reason(data: &str) -> bool {
     serde_json::from_str::<Value>(data).is_ok_and(|json| {
         [
             "/candidates/0/finishReason",
             "/choices/0/finish_reason",
             "/finish_reason",
             "/finishReason",
+            "/generated_text",
         ]
         .iter()
         .any(|path| json.pointer(path).is_some_and(Value::is_string))
@@ -204,10 +280,15 @@ mod tests {
     use super::*;
     use crate::wire_log::{Form, Log};
 
-    fn events(form: Form, body: &str) -> Vec<Event> {
+    fn log(form: Form, body: &str) -> Log {
         let mut log = Log::new(form);
         log.push(body.as_bytes(), std::time::Instant::now());
-        log.events
+        log
+    }
+
+    fn right(log: &Log, terminal: Option<&str>) -> bool {
+        let terminal = terminal.map(Terminal::parse);
+        matches!(end_of(log, terminal.as_ref()), Ends::Right(_))
     }
 
     /// The shapes in use, as their documentation has them.
@@ -220,33 +301,42 @@ mod tests {
             "data: {\"type\":\"start\"}\n\ndata: {\"type\":\"text-start\",\"id\":\"0\"}\n\ndata: {\"type\":\"text-delta\",\"id\":\"0\",\"delta\":\"a b\"}\n\ndata: {\"type\":\"text-end\",\"id\":\"0\"}\n\ndata: {\"type\":\"finish-step\"}\n\ndata: {\"type\":\"finish\"}\n\ndata: [DONE]\n\n",
             "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a \"}]}}]}\n\ndata: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"b\"}]},\"finishReason\":\"STOP\"}]}\n\n",
             "data: \"a b\"\n\nevent: done\ndata: {}\n\n",
+            // llama.cpp, TGI, Dify, Cohere, AG-UI.
+            "data: {\"content\":\"a b\",\"stop\":false}\n\ndata: {\"content\":\"\",\"stop\":true}\n\n",
+            "data: {\"token\":{\"text\":\"a \"},\"generated_text\":null}\n\ndata: {\"token\":{\"text\":\"b\"},\"generated_text\":\"a b\"}\n\n",
+            "data: {\"event\":\"message\",\"answer\":\"a b\"}\n\ndata: {\"event\":\"message_end\",\"metadata\":{}}\n\n",
+            "data: {\"type\":\"content-delta\",\"delta\":{\"message\":{\"content\":{\"text\":\"a b\"}}}}\n\ndata: {\"type\":\"content-end\"}\n\ndata: {\"type\":\"message-end\"}\n\n",
+            "data: {\"type\":\"TEXT_MESSAGE_CONTENT\",\"delta\":\"a b\"}\n\ndata: {\"type\":\"TEXT_MESSAGE_END\"}\n\ndata: {\"type\":\"RUN_FINISHED\"}\n\n",
             "data: a b\n\ndata: [DONE]\n\n",
         ];
         for body in sse {
-            let events = events(Form::Events, body);
-            assert_eq!(whole_text(&events, None), "a b", "{body}");
-            assert!(end_of(&events, None).is_ok(), "{body}");
+            let log = log(Form::Events, body);
+            assert_eq!(whole_text(&log.events, None), "a b", "{body}");
+            assert!(right(&log, None), "{body}");
         }
         let ollama = "{\"message\":{\"content\":\"a b\"},\"done\":false}\n{\"message\":{\"content\":\"\"},\"done\":true}\n";
+        let bedrock = "{\"contentBlockDelta\":{\"delta\":{\"text\":\"a b\"}}}\n{\"messageStop\":{\"stopReason\":\"end_turn\"}}\n";
         let old = "0:\"a \"\n0:\"b\"\nd:{\"finishReason\":\"stop\"}\n";
-        for body in [ollama, old] {
-            let events = events(Form::Lines, body);
-            assert_eq!(whole_text(&events, None), "a b", "{body}");
-            assert!(end_of(&events, None).is_ok(), "{body}");
+        for body in [ollama, bedrock, old] {
+            let log = log(Form::Lines, body);
+            assert_eq!(whole_text(&log.events, None), "a b", "{body}");
+            assert!(right(&log, None), "{body}");
         }
     }
 
     #[test]
-    fn an_end_of_ones_own_is_named() {
-        let own = events(Form::Events, "data: \"a\"\n\nevent: over\ndata: {}\n\n");
-        assert!(end_of(&own, None).is_err());
-        assert!(end_of(&own, Some("over")).is_ok());
-        let twice = events(
-            Form::Events,
+    fn an_own_end_is_named_and_an_unknown_one_is_no_failure() {
+        let own = log(Form::Events, "data: \"a\"\n\nevent: over\ndata: {}\n\n");
+        assert!(matches!(end_of(&own, None), Ends::Unclear(_)));
+        assert!(right(&own, Some("over")));
+        for wrong in [
             "event: done\ndata: {}\n\nevent: done\ndata: {}\n\n",
-        );
-        assert!(end_of(&twice, None).is_err());
-        let late = events(Form::Events, "event: done\ndata: {}\n\ndata: \"a\"\n\n");
-        assert!(end_of(&late, None).is_err());
+            "event: done\ndata: {}\n\ndata: \"a\"\n\n",
+            "data: \"a\"\n\ndata: \"b\"\n\n",
+            "data: \"a\"\n\nevent: end\n\n",
+        ] {
+            let log = log(Form::Events, wrong);
+            assert!(matches!(end_of(&log, None), Ends::Wrong(_)), "{wrong}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::answer::{self, Part};
 use super::provider::{Call, INTERNAL, Provider, SECRET};
 use super::{PATIENCE, Probe};
+use crate::checks::{self, Check};
 use crate::http1::{Opened, Request, Response};
 use crate::reader::Reader;
 use crate::report::quote;
@@ -142,17 +143,16 @@ impl Probe<'_> {
 
     /// Head before the first token, then each token before the next; false when nothing can be probed.
     async fn paced(&self, provider: &Provider) -> bool {
-        const HEAD: &str = "llm-headers-before-token";
-        const ID: &str = "llm-incremental";
+        const HEAD: &Check = checks::LLM_HEADERS_BEFORE_TOKEN;
+        const ID: &Check = checks::LLM_INCREMENTAL;
         let mut chat = match self.begin(provider, &self.request).await {
             Begun::Chat(chat) => chat,
-            Begun::Answered(mut answer) => {
+            Begun::Answered(answer) => {
                 let status = answer.head.status;
-                self.judge_head(&answer.head);
-                let body = answer.text(self.run.at_most(Duration::from_secs(2))).await;
+                self.run.endpoint(&answer.head.describe());
+                self.streams(*answer).await;
                 self.give_up(&format!(
-                    "answered with {status} without asking the provider at --upstream: {}",
-                    quote(body.as_bytes())
+                    "answered with {status} without a request to the provider at --upstream"
                 ));
                 return false;
             }
@@ -196,15 +196,17 @@ impl Probe<'_> {
             }
         };
         let Ok(Some(answer)) = answered else {
-            self.run
-                .fail("llm-status-200", "the connection ended without a response");
+            self.run.fail(
+                checks::LLM_STATUS_200,
+                "the connection ended without a response",
+            );
             self.give_up("no response came");
             return false;
         };
-        if !self.judge_head(&answer.head) {
-            self.give_up("no stream");
+        self.run.endpoint(&answer.head.describe());
+        let Some(answer) = self.streams(answer).await else {
             return false;
-        }
+        };
         let reader = Reader::start(answer);
         let mut slowest = Duration::ZERO;
         for n in 1..=5 {
@@ -241,10 +243,10 @@ impl Probe<'_> {
             .until(self.run.at_most(PATIENCE), |log| log.end.is_some())
             .await
         {
-            reader.with(|log| self.judge_terminal(&log.events));
+            reader.with(|log| self.judge_terminal(log));
         } else if !self.run.left().is_zero() {
             self.run.fail(
-                "llm-one-terminal",
+                checks::LLM_ONE_TERMINAL,
                 format!(
                     "the answer is open {} s after the provider has finished",
                     PATIENCE.as_secs()
@@ -256,25 +258,55 @@ impl Probe<'_> {
 
     /// The answer as a browser asks for it.
     async fn gzip(&self, provider: &Provider) {
-        const ID: &str = "llm-gzip-incremental";
+        const ID: &Check = checks::LLM_GZIP_INCREMENTAL;
         if !self.run.needs(&[ID]) {
             return;
         }
-        if self.run.failed("llm-incremental") {
+        if self.run.failed(checks::LLM_INCREMENTAL) {
             return self
                 .run
                 .unknown(ID, "tokens are held back without gzip too");
         }
-        let request = self.request.clone().header("Accept-Encoding", "gzip");
+        let mut passed = Vec::new();
+        // As browsers offer it, over http and over https.
+        for accepted in ["gzip, deflate", "gzip, deflate, br"] {
+            match self.compressed(provider, accepted).await {
+                Some(coding) => passed.push(coding),
+                None => return,
+            }
+        }
+        passed.dedup();
+        self.run.pass(
+            ID,
+            format!(
+                "content-encoding {}: 3 tokens arrived one by one, and the end",
+                passed.join(" and ")
+            ),
+        );
+    }
+
+    /// One answer for a client that accepts compression; `None`, with the check decided, if it is not right.
+    async fn compressed(&self, provider: &Provider, accepted: &str) -> Option<String> {
+        const ID: &Check = checks::LLM_GZIP_INCREMENTAL;
+        let request = self.request.clone().header("Accept-Encoding", accepted);
         let (mut call, reader) = match self.chat_with(provider, &request).await {
             Ok(chat) => chat,
-            Err(why) => return self.run.unknown(ID, why),
+            Err(why) => {
+                self.run.unknown(ID, why);
+                return None;
+            }
         };
         let coding = reader.head.get("content-encoding");
         let coding = coding.as_deref().unwrap_or("none");
-        if !matches!(coding, "none" | "gzip" | "identity") {
-            let text = format!("content-encoding: {coding} for a client that accepts only gzip");
-            return self.run.fail(ID, text);
+        if !accepted
+            .split(", ")
+            .chain(["none", "identity"])
+            .any(|c| c == coding)
+        {
+            let text =
+                format!("content-encoding: {coding} for a client that accepts only {accepted}");
+            self.run.fail(ID, text);
+            return None;
         }
         for n in 1..=3 {
             let token = format!("stream-probe-{n} ");
@@ -284,36 +316,37 @@ impl Probe<'_> {
                 if !self.run.left().is_zero() {
                     self.run.fail(ID, format!("content-encoding {coding}: token {n} did not arrive within {} s while the provider waited", PATIENCE.as_secs()));
                 }
-                return;
+                return None;
             }
         }
         call.finish().await;
         let patience = self.run.at_most(PATIENCE);
         reader.until(patience, |log| log.end.is_some()).await;
         match reader.ended() {
-            Some(end) if end.is_cut() => self.run.fail(
-                ID,
-                format!(
+            Some(end) if end.is_cut() => {
+                let text = format!(
                     "content-encoding {coding}: the answer was cut: {}",
                     end.text()
-                ),
-            ),
-            Some(_) => self.run.pass(
-                ID,
-                format!("content-encoding {coding}: 3 tokens arrived one by one, and the end"),
-            ),
-            // Without gzip it did not end either, or the budget is used up.
-            None => self.run.unknown(ID, "the answer did not end"),
+                );
+                self.run.fail(ID, text);
+                None
+            }
+            Some(_) => Some(coding.to_owned()),
+            // Without compression it did not end either, or the budget is used up.
+            None => {
+                self.run.unknown(ID, "the answer did not end");
+                None
+            }
         }
     }
 
     fn text(&self, events: &[Event]) -> String {
-        answer::whole_text(events, self.options.terminal.as_deref())
+        answer::whole_text(events, self.options.terminal.as_ref())
     }
 
     /// Sends tokens, and compares the text that arrives.
     async fn unsafe_characters(&self, provider: &Provider) {
-        const ID: &str = "llm-unsafe-characters";
+        const ID: &Check = checks::LLM_UNSAFE_CHARACTERS;
         if !self.run.needs(&[ID]) {
             return;
         }
@@ -329,7 +362,7 @@ impl Probe<'_> {
     }
 
     async fn split(&self, provider: &Provider) {
-        const ID: &str = "llm-split-utf8";
+        const ID: &Check = checks::LLM_SPLIT_UTF8;
         const TEXT: &str = "😀ä漢👩‍💻";
         if !self.run.needs(&[ID]) {
             return;
@@ -347,7 +380,7 @@ impl Probe<'_> {
         self.compare(ID, &reader, &sent, "end").await;
     }
 
-    async fn compare(&self, id: &str, reader: &Reader, sent: &str, last: &str) {
+    async fn compare(&self, id: &'static Check, reader: &Reader, sent: &str, last: &str) {
         reader
             .until(self.run.at_most(PATIENCE), |log| log.end.is_some())
             .await;
@@ -384,7 +417,7 @@ impl Probe<'_> {
     }
 
     async fn truncated(&self, provider: &Provider) {
-        const ID: &str = "llm-truncation-visible";
+        const ID: &Check = checks::LLM_TRUNCATION_VISIBLE;
         if !self.run.needs(&[ID]) {
             return;
         }
@@ -417,25 +450,43 @@ impl Probe<'_> {
         reader.with(|log| {
             let parts: Vec<Part> = self.parts(log);
             let failed = parts.contains(&Part::Failure);
-            let done = parts.iter().any(|part| matches!(part, Part::Done | Part::Sentinel));
-            match (failed, done, log.end) {
-                (true, _, _) => self.run.pass(ID, "an error event"),
-                (false, false, _) => self.run.pass(ID, "no terminal event, so a client can tell"),
-                (false, true, _) => self.run.fail(ID, format!("the provider was cut in the middle, and the answer ends as a whole one: {}", log.events.last().map(|e| quote(e.data.as_bytes())).unwrap_or_default())),
+            let done = self.looks_done(log, &parts);
+            let cut = log.end.map(|(_, end)| end).filter(|end| end.is_cut());
+            let last = || log.events.last().map(|e| quote(e.data.as_bytes())).unwrap_or_default();
+            let tail = || answer::tail(&log.events, self.options.terminal.as_ref());
+            match (failed, done, cut, self.complete.get()) {
+                (true, ..) => self.run.pass(ID, "an error event"),
+                (false, true, ..) => self.run.fail(ID, format!("the provider was cut in the middle, and the answer ends as a complete one: {}", last())),
+                (false, false, Some(end), _) => self.run.pass(ID, format!("the answer is cut: {}", end.text())),
+                (.., Some(complete)) if complete.known => self.run.pass(ID, "no terminal event, which complete answers have"),
+                (.., Some(complete)) if complete.tail != tail() => self.run.pass(ID, "it does not end with the events with which complete answers end"),
+                (.., Some(_)) => self.run.fail(ID, format!("the provider was cut in the middle, and the answer ends exactly as a complete one does: {}", last())),
+                (.., None) => self.run.unknown(ID, "the end of a complete answer was not seen"),
             }
         });
+    }
+
+    /// Whether an answer has the end of a success.
+    fn looks_done(&self, log: &Log, parts: &[Part]) -> bool {
+        parts
+            .iter()
+            .any(|part| matches!(part, Part::Done | Part::Sentinel))
+            || log
+                .events
+                .iter()
+                .any(|event| answer::finish_reason(&event.data))
     }
 
     fn parts(&self, log: &Log) -> Vec<Part> {
         log.events
             .iter()
-            .map(|event| answer::read(event, self.options.terminal.as_deref()))
+            .map(|event| answer::read(event, self.options.terminal.as_ref()))
             .collect()
     }
 
     async fn provider_errors(&self, provider: &Provider) {
-        const VISIBLE: &str = "llm-provider-error-visible";
-        const CLEAN: &str = "llm-error-text-clean";
+        const VISIBLE: &Check = checks::LLM_PROVIDER_ERROR_VISIBLE;
+        const CLEAN: &Check = checks::LLM_ERROR_TEXT_CLEAN;
         if !self.run.needs(&[VISIBLE, CLEAN]) {
             return;
         }
@@ -500,23 +551,26 @@ impl Probe<'_> {
                     let text: String = log.events.iter().map(|event| event.data.as_str()).collect();
                     self.judge_leak(CLEAN, "an error before the stream", &text);
                     let cut = log.end.is_some_and(|(_, end)| end.is_cut());
-                    if cut || self.parts(log).contains(&Part::Failure) {
-                        self.run.pass(
-                            VISIBLE,
-                            if cut {
-                                "200, then a cut"
-                            } else {
-                                "200, then an error event"
-                            },
-                        );
+                    let parts = self.parts(log);
+                    let known = self.complete.get().is_some_and(|complete| complete.known);
+                    let how = if cut {
+                        Some("200, then a cut")
+                    } else if parts.contains(&Part::Failure) {
+                        Some("200, then an error event")
+                    } else if known && !self.looks_done(log, &parts) {
+                        Some("200, and no terminal event, which complete answers have")
                     } else {
-                        self.run.fail(
+                        None
+                    };
+                    match how {
+                        Some(how) => self.run.pass(VISIBLE, how),
+                        None => self.run.fail(
                             VISIBLE,
                             format!(
                                 "the provider answered 500, the service 200 and a normal end: {}",
                                 quote(text.as_bytes())
                             ),
-                        );
+                        ),
                     }
                 });
             }
@@ -527,13 +581,13 @@ impl Probe<'_> {
         }
     }
 
-    fn judge_leak(&self, id: &str, when: &str, text: &str) {
+    fn judge_leak(&self, id: &'static Check, when: &str, text: &str) {
         for secret in [SECRET, INTERNAL, "worker.py"] {
             if text.contains(secret) {
                 return self.run.fail(
                     id,
                     format!(
-                        "{when} shows the client what the provider said: {}",
+                        "{when} shows the client the provider's text: {}",
                         quote(text.as_bytes())
                     ),
                 );
@@ -544,7 +598,7 @@ impl Probe<'_> {
 
     /// The client goes while the model is silent.
     async fn abort(&self, provider: &Provider) {
-        const ID: &str = "llm-abort-stops-work";
+        const ID: &Check = checks::LLM_ABORT_STOPS_WORK;
         if !self.run.needs(&[ID]) {
             return;
         }
@@ -583,7 +637,7 @@ impl Probe<'_> {
 
     /// The client reads nothing; how much does the service take?
     async fn slow_reader(&self, provider: &Provider) {
-        const ID: &str = "llm-slow-reader-bounded";
+        const ID: &Check = checks::LLM_SLOW_READER_BOUNDED;
         if !self.run.needs(&[ID]) {
             return;
         }
@@ -638,7 +692,7 @@ impl Probe<'_> {
 
     /// The provider's connection is cut, after a token and before the first.
     async fn survived(&self, provider: &Provider) {
-        const ID: &str = "llm-failures-survived";
+        const ID: &Check = checks::LLM_FAILURES_SURVIVED;
         if !self.run.needs(&[ID]) {
             return;
         }
@@ -663,22 +717,23 @@ impl Probe<'_> {
     }
 
     /// An answer did not begin: is the service still there?
-    async fn gone(&self, id: &str, why: &str) {
+    async fn gone(&self, id: &'static Check, why: &str) {
         if self.run.left().is_zero() {
             return;
         }
         match self.target.connect(Link::Http1).await {
             Ok(_) => self.run.unknown(id, why),
-            Err(error) => self.run.fail(
-                id,
-                format!("after the provider's connection was cut: {error}"),
-            ),
+            Err(error) => {
+                let when = "the provider's connection was cut";
+                self.run.fail(id, format!("after {when}: {error}"));
+                self.died(when).await;
+            }
         }
     }
 
     /// The model thinks for longer than proxies wait.
     async fn thinking(&self, provider: &Provider) {
-        const ID: &str = "llm-heartbeat-before-token";
+        const ID: &Check = checks::LLM_HEARTBEAT_BEFORE_TOKEN;
         if !self.run.needs(&[ID]) {
             return;
         }
@@ -721,8 +776,8 @@ impl Probe<'_> {
     }
 }
 
-fn judge_text(probe: &Probe<'_>, id: &str, when: &str, text: &str) {
-    if let Some(sign) = crate::leak::find(text) {
+fn judge_text(probe: &Probe<'_>, id: &'static Check, when: &str, text: &str) {
+    if let Some(sign) = crate::leak::find(text, &[]) {
         probe
             .run
             .fail(id, format!("{when}: {}", quote(sign.as_bytes())));

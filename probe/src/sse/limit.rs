@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::{PATIENCE, Probe};
+use crate::checks::{self, Check};
 use crate::http1::Opened;
 use crate::reader::Reader;
 
-const ID: &str = "sse-limit-counts-streams";
+const ID: &Check = checks::SSE_LIMIT_COUNTS_STREAMS;
 
 /// How one more stream was answered.
 enum Answer {
@@ -21,9 +22,7 @@ impl Probe<'_> {
             return;
         }
         let Some(limit) = self.options.limit else {
-            return self
-                .run
-                .unknown(ID, "needs --limit, the number of streams that may be open");
+            return self.run.unknown(ID, "needs --limit");
         };
         if self.request.method != "GET" {
             return self.run.unknown(
@@ -64,10 +63,10 @@ impl Probe<'_> {
                     Answer::None => self.run.unknown(ID, "one more stream was not answered"),
                 }
             }
-            Answer::Refused(status) => self.run.unknown(
+            Answer::Refused(status) => self.run.fail(
                 ID,
                 format!(
-                    "stream {} was answered with {status}: neither 429 nor 503",
+                    "stream {} was answered with {status}, neither 429 nor 503, while {limit} were answered with 200",
                     limit + 1
                 ),
             ),
@@ -112,7 +111,7 @@ impl Probe<'_> {
 
     async fn once_more(&self) -> Answer {
         let patience = self.run.at_most(PATIENCE);
-        match self.request.open(&self.target, patience).await {
+        match self.ask(&self.request, patience).await {
             Ok(Opened::Response(response)) if response.head.status != 200 => {
                 Answer::Refused(response.head.status)
             }

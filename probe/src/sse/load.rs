@@ -1,9 +1,11 @@
 //! A reader that does not read, and readers that come and go.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::resume::announces;
 use super::{PATIENCE, Probe};
+use crate::checks::{self, Check};
 use crate::http1::{Exchange, Opened, Part, is_event_stream};
 use crate::process;
 use crate::reader::Reader;
@@ -12,12 +14,12 @@ use crate::target::Link;
 
 /// More than the kernel and the libraries between hold back for one connection.
 const ENOUGH: usize = 16 << 20;
-const LAG: &str = "sse-lag-is-told";
+const LAG: &Check = checks::SSE_LAG_IS_TOLD;
 
 impl Probe<'_> {
     pub(super) async fn stalled_reader(&self) {
-        const ISOLATED: &str = "sse-stalled-reader-isolated";
-        const MEMORY: &str = "sse-stalled-reader-memory";
+        const ISOLATED: &Check = checks::SSE_STALLED_READER_ISOLATED;
+        const MEMORY: &Check = checks::SSE_STALLED_READER_MEMORY;
         if !self.run.needs(&[ISOLATED, MEMORY, LAG]) {
             return;
         }
@@ -41,46 +43,55 @@ impl Probe<'_> {
         let (start, events) = self.first.with(|log| (log.bytes, log.events.len()));
         let began = Instant::now();
         let passed = || self.first.with(|log| log.bytes) - start;
-        // Four seconds, and more where that is about to be enough.
+        // Four seconds, and as long as it takes where each event is large: speed is no matter here.
         let mut silent_since = None;
-        let time = || match self.options.publish.is_some() && passed() > ENOUGH / 4 {
-            true => Duration::from_secs(20),
+        let sent = || self.first.with(|log| log.events.len()) - events;
+        let large = || self.publisher.is_some() && passed() / sent().max(1) > 64 * 1024;
+        let time = || match large() {
+            true => Duration::from_secs(60),
             false => Duration::from_secs(4),
         };
         while passed() < ENOUGH && began.elapsed() < self.run.at_most(time()) {
-            // Events, not bytes: heartbeats go on while nothing else does.
+            // Events, not bytes: heartbeats continue while nothing else does.
             let before = self.first.with(|log| log.events.len());
-            if self.options.publish.is_some() {
-                drop(self.options.publish.once().await);
+            if self.publisher.is_some() {
+                drop(self.publisher.within(self.run.at_most(PATIENCE)).await);
             }
             let patience = self.run.at_most(Duration::from_secs(3));
             let arrived = |log: &crate::wire_log::Log| log.events.len() > before;
-            if !self.first.until(patience, arrived).await {
+            if self.publisher.hung() || !self.first.until(patience, arrived).await {
                 silent_since = Some(before);
                 break;
             }
         }
         if silent_since.is_some() && self.run.left() > Duration::from_secs(1) {
             // Did the stalled reader hold it up? Without it the others must go on.
+            let hung = self.publisher.hung();
             let before = self.first.with(|log| log.events.len());
             drop(stalled);
-            if self.options.publish.is_some() {
-                drop(self.options.publish.once().await);
+            if self.publisher.is_some() {
+                drop(self.publisher.within(self.run.at_most(PATIENCE)).await);
             }
             let went_on = self
                 .first
                 .until(self.run.at_most(PATIENCE), |log| log.events.len() > before)
                 .await;
-            if went_on && passed() > 64 * 1024 {
+            if went_on && hung && !self.publisher.hung() {
+                self.run.fail(ISOLATED, format!("after {} KiB --publish hung for {} s, and returned at once when the stalled reader had left", passed() / 1024, PATIENCE.as_secs()));
+            } else if went_on && passed() > 64 * 1024 {
                 self.run.fail(ISOLATED, format!("after {} KiB the other reader received nothing for 3 s, and went on when the stalled one left", passed() / 1024));
             }
-            return unknown("the stream fell silent");
+            return unknown(if hung {
+                "--publish hung"
+            } else {
+                "the stream fell silent"
+            });
         }
         let after = self.options.pid.and_then(process::resident_kib);
         let kib = passed() / 1024;
         if passed() < ENOUGH {
             return unknown(&format!(
-                "only {kib} KiB were sent beside the stalled reader, which its buffers may hold (let --publish send more)"
+                "only {kib} KiB were sent next to the stalled reader, which its buffers may hold (let each --publish send 256 KiB)"
             ));
         }
         self.run.pass(
@@ -90,65 +101,106 @@ impl Probe<'_> {
                 began.elapsed().as_millis()
             ),
         );
-        match (memory_before, after) {
-            (Some(before), Some(after)) => {
-                let grown = after.saturating_sub(before);
-                // Half of what was sent is far more than any fixed buffer in this volume.
-                if grown as usize > kib / 2 && grown > 3 * 1024 {
-                    self.run.fail(
-                        MEMORY,
-                        format!("resident memory grew by {grown} KiB while {kib} KiB were sent"),
-                    );
-                } else {
-                    self.run.pass(
-                        MEMORY,
-                        format!("resident memory grew by {grown} KiB while {kib} KiB were sent"),
-                    );
-                }
-            }
-            _ => self.run.unknown(MEMORY, "needs --pid"),
+        let grown = memory_before
+            .zip(after)
+            .map(|(before, after)| after.saturating_sub(before));
+        let due = self.lag(stalled, events).await;
+        self.memory(grown, kib as u64, due).await;
+    }
+
+    /// Memory that grew is a queue only if the stalled reader is then sent what it is owed, and if the same volume
+    /// without such a reader takes less: garbage, and a log that keeps all events, are resident too. All in KiB.
+    async fn memory(&self, grown: Option<u64>, kib: u64, due: u64) {
+        const MEMORY: &Check = checks::SSE_STALLED_READER_MEMORY;
+        if !self.run.needs(&[MEMORY]) {
+            return;
         }
-        self.lag(stalled, events).await;
+        let Some(grown) = grown else {
+            return self.run.unknown(MEMORY, "needs --pid");
+        };
+        let text = format!("resident memory grew by {grown} KiB while {kib} KiB were sent");
+        // Half of what was sent is far more than any fixed buffer in this volume.
+        if grown <= kib / 2 {
+            return self.run.pass(MEMORY, text);
+        }
+        if due <= kib / 2 {
+            return self.run.pass(
+                MEMORY,
+                format!("{text}, but no more than {due} KiB lay ready for the stalled reader"),
+            );
+        }
+        let before = self.options.pid.and_then(process::resident_kib);
+        let start = self.first.with(|log| log.bytes);
+        let sent = || (self.first.with(|log| log.bytes) - start) as u64 / 1024;
+        while sent() < kib && self.publisher.is_some() && !self.run.left().is_zero() {
+            let seen = self.first.with(|log| log.events.len());
+            let arrived = |log: &crate::wire_log::Log| log.events.len() > seen;
+            let published = self.publisher.once().await;
+            let patience = self.run.at_most(Duration::from_secs(3));
+            if published.is_err() || !self.first.until(patience, arrived).await {
+                break;
+            }
+        }
+        let again = before
+            .zip(self.options.pid.and_then(process::resident_kib))
+            .map_or(0, |(before, after)| after.saturating_sub(before));
+        if sent() >= kib && again > kib / 2 {
+            self.run.unknown(MEMORY, format!("{text}, and by {again} KiB for as much without a stalled reader: the service keeps its events"));
+        } else {
+            self.run.fail(
+                MEMORY,
+                format!("{text}, and {due} KiB lay ready for the stalled reader"),
+            );
+        }
     }
 
     /// The stalled reader reads again: what is missing must have been announced. The first reader's events
     /// from index `since` on were sent beside it.
-    async fn lag(&self, mut stalled: Exchange, since: usize) {
-        if !self.run.needs(&[LAG]) {
-            return;
-        }
+    ///
+    /// Returns how many KiB lay ready for it.
+    async fn lag(&self, mut stalled: Exchange, since: usize) -> u64 {
         let patience = self.run.at_most(PATIENCE);
         let head = match tokio::time::timeout(patience, stalled.head()).await {
             Ok(Ok(Some(head))) if head.status == 200 && is_event_stream(&head) => head,
             Ok(Ok(Some(head))) => {
                 let why = format!("the reader was answered with {}", head.status);
-                return self.run.unknown(LAG, why);
+                self.run.unknown(LAG, why);
+                return 0;
             }
             _ => {
-                return self
-                    .run
-                    .pass(LAG, "the reader was cut off: it comes back with its cursor");
+                self.run
+                    .pass(LAG, "the reader was cut off: it returns with its cursor");
+                return 0;
             }
         };
         let reader = Reader::start(stalled.into_response(head));
+        let last = self
+            .first
+            .with(|log| log.events.last().map(super::flow::key));
+        let reached = |log: &crate::wire_log::Log| {
+            log.events.last().map(super::flow::key) == last || log.end.is_some()
+        };
+        let caught_up = reader.until(self.run.at_most(PATIENCE * 2), reached).await;
+        self.judge_lag(&reader, since, caught_up);
+        reader.with(|log| log.bytes as u64 / 1024)
+    }
+
+    fn judge_lag(&self, reader: &Reader, since: usize, caught_up: bool) {
         let sent: Vec<String> = self.first.with(|log| {
             let ids = log.events[since..].iter().filter_map(|e| e.id.clone());
             ids.filter(|id| !id.is_empty()).collect()
         });
-        let Some(last) = sent.last() else {
+        if sent.is_empty() {
             return self
                 .run
-                .unknown(LAG, "events have no ids, so what is missing cannot be told");
-        };
-        let reached =
-            |log: &crate::wire_log::Log| log.events.iter().any(|e| e.id.as_deref() == Some(last));
-        let caught_up = reader.until(self.run.at_most(PATIENCE * 2), reached).await;
+                .unknown(LAG, "events have no ids, so missing ones cannot be seen");
+        }
         let types = self
             .first
             .with(|log| log.events.iter().map(|e| e.event_type.clone()).collect());
         let seen = reader.with(|log| log.events.clone());
         if let Some(event) = seen.iter().find(|event| announces(event, &types)) {
-            let text = format!("the reader was told with an event {}", event.event_type);
+            let text = format!("the reader was notified with an event {}", event.event_type);
             return self.run.pass(LAG, text);
         }
         let seen: Vec<&str> = seen.iter().filter_map(|e| e.id.as_deref()).collect();
@@ -166,7 +218,7 @@ impl Probe<'_> {
             Some(first) => self.run.fail(
                 LAG,
                 format!(
-                    "a reader that had fallen behind misses {} of {} events, the first {}, and nothing says so",
+                    "a reader that had fallen behind misses {} of {} events, the first {}, and nothing announces it",
                     missing.len(),
                     sent.len(),
                     quote(first.as_bytes())
@@ -181,9 +233,9 @@ impl Probe<'_> {
 
     /// Connects and disconnects, ten at a time.
     pub(super) async fn churn(&self) {
-        const SURVIVED: &str = "sse-reconnects-survived";
-        const NOTICED: &str = "sse-disconnect-noticed";
-        const JITTER: &str = "sse-retry-jitter";
+        const SURVIVED: &Check = checks::SSE_RECONNECTS_SURVIVED;
+        const NOTICED: &Check = checks::SSE_DISCONNECT_NOTICED;
+        const JITTER: &Check = checks::SSE_RETRY_JITTER;
         if !self.run.needs(&[SURVIVED, NOTICED, JITTER]) {
             return;
         }
@@ -232,10 +284,12 @@ impl Probe<'_> {
             return;
         }
         self.jitter(sends_retry, &retries);
-        let again = self
-            .request
-            .open(&self.target, self.run.at_most(PATIENCE))
-            .await;
+        let again = if self.holds_head.load(Ordering::Relaxed) {
+            self.ask(&self.request, self.run.at_most(PATIENCE)).await
+        } else {
+            let patience = self.run.at_most(PATIENCE);
+            self.request.open(&self.target, patience).await
+        };
         let refused = statuses.iter().filter(|status| **status != 200).count();
         let text = format!(
             "{} connects and disconnects ({refused} refused, {silent} without an answer)",
@@ -252,6 +306,10 @@ impl Probe<'_> {
                 .run
                 .fail(SURVIVED, format!("{text}, then {}", response.head.status)),
             Ok(Opened::Silent) if self.run.left().is_zero() => {}
+            Err(error) => {
+                self.run.fail(SURVIVED, format!("{text}, then {error}"));
+                self.died(&error).await;
+            }
             _ => self.run.fail(SURVIVED, format!("{text}, then no answer")),
         }
         let (Some(pid), Some(before)) = (self.options.pid, before) else {
@@ -262,7 +320,7 @@ impl Probe<'_> {
     }
 
     fn jitter(&self, sends_retry: bool, retries: &[String]) {
-        const ID: &str = "sse-retry-jitter";
+        const ID: &Check = checks::SSE_RETRY_JITTER;
         let mut different = retries.to_vec();
         different.sort();
         different.dedup();
@@ -309,7 +367,7 @@ async fn first_retry(response: &mut crate::http1::Response) -> Option<String> {
 /// Waits until the process has closed the descriptors of connections that are gone.
 pub(crate) async fn noticed(
     run: &crate::Run,
-    id: &str,
+    id: &'static Check,
     pid: u32,
     before: usize,
     patience: Duration,

@@ -3,18 +3,25 @@
 use std::time::Duration;
 
 use super::{PATIENCE, Probe};
+use crate::checks::{self, Check};
 use crate::http1::{Part, Request};
 use crate::{Run, leak};
 
 const FOREIGN: &str = "https://stream-probe.invalid";
 
-/// Judges the body of one error response; passes are left to the end of the check.
-pub(crate) fn judge_error(run: &Run, id: &str, status: u16, body: &str) {
-    if let Some(sign) = leak::find(body) {
+/// Judges the body of one error response, in which `sent` may be repeated; passes are left to the end of the check.
+pub(crate) fn judge_error(
+    run: &Run,
+    check: &'static Check,
+    status: u16,
+    body: &str,
+    sent: &[&str],
+) {
+    if let Some(sign) = leak::find(body, sent) {
         run.fail(
-            id,
+            check,
             format!(
-                "the body of a {status} says: {}",
+                "the body of a {status} shows: {}",
                 crate::report::quote(sign.as_bytes())
             ),
         );
@@ -30,12 +37,12 @@ impl Probe<'_> {
 
     /// HEAD twice on one connection: the second is only answered when the first has ended.
     async fn head(&self) {
-        const ID: &str = "sse-head-finishes";
+        const ID: &Check = checks::SSE_HEAD_FINISHES;
         if !self.run.needs(&[ID]) {
             return;
         }
         if self.request.method != "GET" {
-            return self.run.unknown(ID, "the stream is not asked with GET");
+            return self.run.unknown(ID, "the stream is not requested with GET");
         }
         let mut request = self.request.clone();
         request.method = "HEAD".to_owned();
@@ -84,7 +91,7 @@ impl Probe<'_> {
     }
 
     async fn cors(&self) {
-        const ID: &str = "sse-cors-credentials";
+        const ID: &Check = checks::SSE_CORS_CREDENTIALS;
         if !self.run.needs(&[ID]) {
             return;
         }
@@ -109,7 +116,7 @@ impl Probe<'_> {
     }
 
     async fn errors(&self) {
-        const ID: &str = "sse-errors-clean";
+        const ID: &Check = checks::SSE_ERRORS_CLEAN;
         if !self.run.needs(&[ID]) {
             return;
         }
@@ -150,7 +157,7 @@ impl Probe<'_> {
                 let body = response
                     .text(self.run.at_most(Duration::from_secs(2)))
                     .await;
-                judge_error(self.run, ID, status, &body);
+                judge_error(self.run, ID, status, &body, &[&target.path, path, "PROBE"]);
             } else if status == 200 {
                 // A stream all the same: let its beginning pass and hang up.
                 if let Ok(Part::Data(_)) =

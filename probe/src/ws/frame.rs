@@ -1,10 +1,9 @@
 //! A WebSocket client that can do what a client must not (RFC 6455).
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use sha1::{Digest, Sha1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::coop::consume_budget;
 
@@ -19,6 +18,8 @@ pub(crate) const PONG: u8 = 10;
 
 /// The key of every handshake: it guards against caches, not against people.
 const KEY: &str = "c3RyZWFtLXByb2JlLWtleQ==";
+/// The server's answer to it (RFC 6455, 4.2.2); a test derives it.
+pub(crate) const ACCEPT: &str = "Waoznp38y9grX2x/sZSkwa0cq2k=";
 
 /// One frame as it came.
 #[derive(Debug, Clone)]
@@ -88,8 +89,10 @@ pub(crate) struct Socket {
     conn: Conn,
     received: BytesMut,
     pub(crate) head: Head,
-    /// The text of messages and close reasons, to look for leaks in.
+    /// The text of messages.
     pub(crate) heard: String,
+    /// The text of close reasons, and of messages that name a failure: what may leak.
+    pub(crate) errors: String,
     /// How many text and binary messages came.
     pub(crate) messages: usize,
     /// Whether Pings of the server are answered.
@@ -105,31 +108,6 @@ pub(crate) fn upgrade(request: Request) -> Request {
         .header("Sec-WebSocket-Key", KEY)
 }
 
-/// What the server must answer to the key (RFC 6455, 4.2.2).
-pub(crate) fn accept() -> String {
-    let digest = Sha1::digest(format!("{KEY}258EAFA5-E914-47DA-95CA-C5AB0DC85B11"));
-    base64(&digest)
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut group = [0_u8; 4];
-        group[1..=chunk.len()].copy_from_slice(chunk);
-        let bits = u32::from_be_bytes(group);
-        for index in 0..4 {
-            if index <= chunk.len() {
-                let six = (bits >> (18 - 6 * index)) & 63;
-                out.push(char::from(ALPHABET[six as usize]));
-            } else {
-                out.push('=');
-            }
-        }
-    }
-    out
-}
-
 pub(crate) async fn connect(
     request: &Request,
     target: &Target,
@@ -143,6 +121,7 @@ pub(crate) async fn connect(
                 received: exchange.received,
                 head,
                 heard: String::new(),
+                errors: String::new(),
                 messages: 0,
                 answers: true,
             })),
@@ -151,6 +130,15 @@ pub(crate) async fn connect(
         })
     });
     opened.await.unwrap_or(Ok(Upgrade::Silent))
+}
+
+/// `byte` once the peer has unmasked it, repeated to 64 KiB: what follows the header of a masked frame.
+pub(crate) fn filler(byte: u8) -> Vec<u8> {
+    MASK.iter()
+        .cycle()
+        .map(|mask| byte ^ mask)
+        .take(64 * 1024)
+        .collect()
 }
 
 /// One frame as bytes.
@@ -245,7 +233,7 @@ fn decode(received: &mut BytesMut) -> Result<Option<Frame>, ()> {
 /// How sending much at once ended.
 pub(crate) struct Pumped {
     pub(crate) sent: usize,
-    /// Closed or dropped; Silent when all was sent; None when the peer stopped reading.
+    /// Closed or dropped; Silent when all was sent, or the time was up; None when the peer stopped reading.
     pub(crate) outcome: Option<Waited>,
 }
 
@@ -272,13 +260,7 @@ impl Socket {
             consume_budget().await;
             match decode(&mut self.received) {
                 Ok(Some(frame)) => {
-                    if matches!(frame.opcode, TEXT | BINARY) {
-                        self.messages += 1;
-                    }
-                    if matches!(frame.opcode, TEXT | CLOSE) && self.heard.len() < 64 * 1024 {
-                        self.heard
-                            .push_str(&String::from_utf8_lossy(&frame.payload));
-                    }
+                    self.note(&frame);
                     return Next::Frame(frame);
                 }
                 Ok(None) => {}
@@ -331,13 +313,38 @@ impl Socket {
         .await
     }
 
-    /// Sends `total` bytes made of `unit` repeated, as fast as the peer takes them; reads meanwhile
-    /// when `reads`.
-    pub(crate) async fn pump(&mut self, unit: &[u8], total: usize, reads: bool) -> Pumped {
+    /// Keeps the text of a frame.
+    fn note(&mut self, frame: &Frame) {
+        const MOST: usize = 64 * 1024;
+        self.messages += usize::from(matches!(frame.opcode, TEXT | BINARY));
+        if frame.opcode == TEXT && self.heard.len() < MOST {
+            let text = String::from_utf8_lossy(&frame.payload);
+            self.heard.push_str(&text);
+            if self.errors.len() < MOST && crate::leak::names_failure(&text) {
+                self.errors.push_str(&text);
+                self.errors.push('\n');
+            }
+        }
+        if let (CLOSE, Some(reason)) = (frame.opcode, frame.payload.get(2..)) {
+            self.errors.push_str(&String::from_utf8_lossy(reason));
+            self.errors.push('\n');
+        }
+    }
+
+    /// Sends `total` bytes made of `unit` repeated, as fast as the peer takes them, but not beyond `until`; reads
+    /// meanwhile when `reads`.
+    pub(crate) async fn pump(
+        &mut self,
+        unit: &[u8],
+        total: usize,
+        reads: bool,
+        until: Instant,
+    ) -> Pumped {
         let mut sent = 0;
+        let mut noted = Vec::new();
         let (mut reader, mut writer) = tokio::io::split(&mut self.conn);
         let mut outcome = Some(Waited::Silent);
-        'pumping: while sent < total {
+        'pumping: while sent < total && Instant::now() < until {
             let rest = &unit[sent % unit.len()..];
             self.received.reserve(READ);
             tokio::select! {
@@ -349,14 +356,11 @@ impl Socket {
                     }
                     while let Ok(Some(frame)) = decode(&mut self.received) {
                         consume_budget().await;
+                        noted.push(frame.clone());
                         if frame.opcode == CLOSE {
                             outcome = Some(Waited::Closed(frame.close_code()));
                             break 'pumping;
                         }
-                        if frame.opcode == TEXT && self.heard.len() < 64 * 1024 {
-                            self.heard.push_str(&String::from_utf8_lossy(&frame.payload));
-                        }
-                        self.messages += usize::from(matches!(frame.opcode, TEXT | BINARY));
                     }
                 }
                 written = tokio::time::timeout(Duration::from_secs(3), writer.write(rest)) => match written {
@@ -373,6 +377,7 @@ impl Socket {
             }
         }
         drop((reader, writer));
+        noted.iter().for_each(|frame| self.note(frame));
         if matches!(outcome, Some(Waited::Dropped)) && reads {
             // The Close frame may have been on its way when writing failed.
             if let Waited::Closed(code) = self.until(Duration::from_millis(500), |_| false).await {
@@ -412,12 +417,19 @@ mod tests {
     }
 
     #[test]
-    fn base64_pads() {
-        assert_eq!(base64(b"a"), "YQ==");
-        assert_eq!(base64(b"ab"), "YWI=");
-        assert_eq!(base64(b"abc"), "YWJj");
-        // The example of RFC 6455, section 1.3, is made of the same two steps.
-        let digest = Sha1::digest("dGhlIHNhbXBsZSBub25jZQ==258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-        assert_eq!(base64(&digest), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    fn the_accept_header_is_derived_from_the_key() {
+        use base64::Engine as _;
+        use sha1::Digest as _;
+        let digest = sha1::Sha1::digest(format!("{KEY}258EAFA5-E914-47DA-95CA-C5AB0DC85B11"));
+        let accept = base64::engine::general_purpose::STANDARD.encode(digest);
+        assert_eq!(accept, ACCEPT);
+    }
+
+    #[test]
+    fn filler_is_text_for_the_peer() {
+        let mut bytes = BytesMut::from(&header(true, TEXT, 64 * 1024, true)[..]);
+        bytes.extend_from_slice(&filler(b'x'));
+        let frame = decode(&mut bytes).unwrap().unwrap();
+        assert!(frame.payload.iter().all(|byte| *byte == b'x'));
     }
 }

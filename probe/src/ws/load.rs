@@ -5,9 +5,15 @@ use std::time::{Duration, Instant};
 use super::frame::{self, BINARY, Frame, PING, Pumped, Socket, TEXT, Upgrade, Waited};
 use super::http2::{self, Answer};
 use super::{PATIENCE, Probe, alive};
+use crate::checks::{self, Check};
 use crate::process;
 
-type Pumping = Result<Pumped, tokio::time::error::Elapsed>;
+/// Sent to a connection that reads nothing: more than the buffers of kernel and library take.
+const ENOUGH: usize = 16 << 20;
+/// With --pid: so much that half of it is more than a bounded queue and those buffers hold together.
+const FOR_MEMORY: usize = 48 << 20;
+/// Owed to one connection, more than a bounded queue and the kernel's buffers, in KiB.
+const QUEUE_MOST: u64 = 20 << 10;
 
 fn is_message(frame: &Frame) -> bool {
     matches!(frame.opcode, TEXT | BINARY)
@@ -23,7 +29,7 @@ impl Probe<'_> {
     }
 
     async fn http2(&self) {
-        const ID: &str = "ws-http2-connect";
+        const ID: &Check = checks::WS_HTTP2_CONNECT;
         if !self.run.needs(&[ID]) {
             return;
         }
@@ -47,13 +53,12 @@ impl Probe<'_> {
 
     /// A message that the service has to say, to a connection that says nothing.
     async fn push(&self) {
-        const ID: &str = "ws-one-writer";
+        const ID: &Check = checks::WS_ONE_WRITER;
         if !self.run.needs(&[ID]) {
             return;
         }
-        if !self.options.publish.is_some() {
-            let why = "needs --publish, which makes the service send to a silent connection";
-            return self.run.unknown(ID, why);
+        if !self.publisher.is_some() {
+            return self.run.unknown(ID, "needs --publish");
         }
         let mut socket = match self.open().await {
             Ok(socket) => socket,
@@ -63,7 +68,7 @@ impl Probe<'_> {
         socket.answers = false;
         let greeting = self.run.at_most(Duration::from_millis(300));
         socket.until(greeting, |_| false).await;
-        if let Err(why) = self.options.publish.once().await {
+        if let Err(why) = self.publisher.once().await {
             return self.run.unknown(ID, why);
         }
         let sent = Instant::now();
@@ -91,8 +96,8 @@ impl Probe<'_> {
 
     /// One connection makes the service answer, and never reads; another must not notice.
     async fn stalled_reader(&self) {
-        const ID: &str = "ws-stalled-reader-isolated";
-        const QUEUE: &str = "ws-queue-bounded";
+        const ID: &Check = checks::WS_STALLED_READER_ISOLATED;
+        const QUEUE: &Check = checks::WS_QUEUE_BOUNDED;
         if !self.run.needs(&[ID, QUEUE]) {
             return;
         }
@@ -107,7 +112,7 @@ impl Probe<'_> {
         if !alive(&mut other, self.run.at_most(PATIENCE)).await {
             return unknown("the second connection does not answer Ping");
         }
-        let pushes = self.run.passed("ws-one-writer") && self.reaches(&mut other).await;
+        let pushes = self.run.passed(checks::WS_ONE_WRITER) && self.reaches(&mut other).await;
         let request = frame::stalled(self.request.clone());
         let Ok(Upgrade::Open(mut stalled)) =
             frame::connect(&request, &self.target, self.run.at_most(PATIENCE)).await
@@ -121,29 +126,70 @@ impl Probe<'_> {
             .options
             .message
             .clone()
-            .unwrap_or_else(|| "stream-probe ".repeat(80));
+            .unwrap_or_else(|| crate::Payload::Text("stream-probe ".repeat(80)));
         for _ in 0..32 {
-            unit.extend(frame::encode(true, TEXT, message.as_bytes(), true));
+            unit.extend(frame::encode(true, message.opcode(), message.bytes(), true));
             unit.extend(frame::encode(true, PING, &[b'p'; 100], true));
         }
-        let limit = self.run.at_most(Duration::from_secs(8));
-        let pumping = tokio::time::timeout(limit, stalled.pump(&unit, 16 << 20, false)).await;
-        let how = match &pumping {
-            Ok(pumped) => match &pumped.outcome {
-                None => format!(
-                    "the service stopped reading after {} KiB",
-                    pumped.sent / 1024
-                ),
-                Some(Waited::Silent) => format!("{} KiB were sent", pumped.sent / 1024),
-                Some(_) => format!("the service ended it after {} KiB", pumped.sent / 1024),
-            },
-            Err(_) => "it was still being sent to".to_owned(),
-        };
-        // Broadcasts reach the stalled one too.
-        for _ in 0..8 {
-            if self.options.publish.is_some() {
-                drop(self.options.publish.once().await);
+        let total = if before.is_some() { FOR_MEMORY } else { ENOUGH };
+        let limit = self
+            .run
+            .left()
+            .saturating_sub(PATIENCE)
+            .min(Duration::from_secs(12));
+        let until = Instant::now() + limit;
+        let pumping = tokio::time::timeout(
+            limit + Duration::from_secs(1),
+            stalled.pump(&unit, total, false, until),
+        );
+        // The other one reads and answers Pings all the time, as a client does.
+        let pumped = tokio::select! {
+            pumped = pumping => pumped.ok(),
+            ended = other.until(Duration::MAX, |_| false) => {
+                return unknown(&format!("the other connection: {}", ended.text()));
             }
+        };
+        let Some(pumped) = pumped else {
+            return unknown("sending to the service took too long");
+        };
+        let how = match &pumped.outcome {
+            None => format!(
+                "the service stopped reading after {} KiB",
+                pumped.sent / 1024
+            ),
+            Some(Waited::Silent) => format!("{} KiB were sent", pumped.sent / 1024),
+            Some(_) => format!("the service ended it after {} KiB", pumped.sent / 1024),
+        };
+        // Broadcasts reach the stalled one too, until its buffers are full.
+        let broadcasting = Instant::now();
+        let mut received = 0;
+        for _ in 0..200 {
+            let time = self.run.at_most(Duration::from_secs(8));
+            if !self.publisher.is_some()
+                || self.publisher.hung()
+                || received > ENOUGH
+                || broadcasting.elapsed() >= time
+            {
+                break;
+            }
+            let counting = |frame: &Frame| {
+                received += frame.payload.len();
+                false
+            };
+            tokio::select! {
+                _ = self.publisher.within(PATIENCE) => {}
+                ended = other.until(Duration::MAX, counting) => {
+                    return unknown(&format!("the other connection: {}", ended.text()));
+                }
+            }
+        }
+        if self.publisher.hung() {
+            drop(stalled);
+            let again = self.publisher.within(self.run.at_most(PATIENCE)).await;
+            if again.is_ok() {
+                self.run.fail(ID, format!("next to a connection that reads nothing ({how}), --publish hung for {} s, and returned at once when that connection had gone", PATIENCE.as_secs()));
+            }
+            return unknown("--publish hung");
         }
         let patience = self.run.at_most(PATIENCE);
         let beside = other.ping(b"beside", patience).await;
@@ -154,7 +200,7 @@ impl Probe<'_> {
             Waited::Found(_) if pushes && self.held_up(&mut other).await => {
                 drop(stalled.take());
                 if self.reaches(&mut other).await {
-                    self.run.fail(ID, format!("beside a connection that reads nothing ({how}), what is published reached no other until the first was gone"));
+                    self.run.fail(ID, format!("next to a connection that reads nothing ({how}), what is published reached no other until the first was gone"));
                 }
                 self.run
                     .unknown(ID, "what is published does not arrive any more");
@@ -162,7 +208,7 @@ impl Probe<'_> {
             Waited::Found(_) => self.run.pass(
                 ID,
                 format!(
-                    "beside a connection that reads nothing ({how}), another {}",
+                    "next to a connection that reads nothing ({how}), another {}",
                     if pushes {
                         "is sent what is published"
                     } else {
@@ -176,8 +222,8 @@ impl Probe<'_> {
                 let again = other.ping(b"again", self.run.at_most(PATIENCE)).await;
                 match again {
                     // A Close counts too: it had been waiting behind the first connection.
-                    Waited::Found(_) | Waited::Closed(_) => self.run.fail(ID, format!("beside a connection that reads nothing ({how}), another had no Pong for {} s, until the first was gone", PATIENCE.as_secs())),
-                    _ => self.run.unknown(ID, format!("another connection stopped answering ({how}), and did not begin again")),
+                    Waited::Found(_) | Waited::Closed(_) => self.run.fail(ID, format!("next to a connection that reads nothing ({how}), another had no Pong for {} s, until the first was gone", PATIENCE.as_secs())),
+                    _ => self.run.unknown(ID, format!("another connection stopped answering ({how}), and did not resume")),
                 }
             }
             ended => self
@@ -185,37 +231,36 @@ impl Probe<'_> {
                 .unknown(ID, format!("the other connection: {}", ended.text())),
         }
         match stalled {
-            Some(stalled) => self.queue(grown, &pumping, *stalled).await,
+            Some(stalled) => self.queue(grown, &pumped, *stalled).await,
             None => self.run.unknown(QUEUE, "the others were held up"),
         }
     }
 
     /// What a connection that read nothing has cost the service's process: memory, for messages that it is still owed.
     /// `grown` is in KiB.
-    async fn queue(&self, grown: Option<u64>, pumping: &Pumping, mut stalled: Socket) {
-        const ID: &str = "ws-queue-bounded";
+    async fn queue(&self, grown: Option<u64>, pumped: &Pumped, mut stalled: Socket) {
+        const ID: &Check = checks::WS_QUEUE_BOUNDED;
         let Some(grown) = grown else {
             return self.run.unknown(ID, "needs --pid");
         };
-        let kib = match pumping {
+        let kib = pumped.sent as u64 / 1024;
+        if !matches!(pumped.outcome, Some(Waited::Silent)) {
             // It stopped reading, or ended the connection: both are bounds.
-            Ok(Pumped { sent, outcome }) if !matches!(outcome, Some(Waited::Silent)) => {
-                let text = format!("after {} KiB the service took no more", sent / 1024);
-                return self.run.pass(ID, text);
-            }
-            Ok(pumped) => pumped.sent as u64 / 1024,
-            Err(_) => {
-                return self
-                    .run
-                    .unknown(ID, "the service was still taking what was sent");
-            }
-        };
+            return self
+                .run
+                .pass(ID, format!("after {kib} KiB the service took no more"));
+        }
         let text = format!(
             "resident memory grew by {grown} KiB while {kib} KiB were sent by a connection that reads nothing"
         );
         // Half of what was sent is far more than any fixed buffer in this volume.
         if grown <= kib / 2 {
             return self.run.pass(ID, text);
+        }
+        if kib / 2 < QUEUE_MOST {
+            return self
+                .run
+                .unknown(ID, format!("{text}: too few for a verdict (--budget)"));
         }
         // Garbage counts as resident too: a queue is what arrives when the connection reads again.
         let mut owed = 0;
@@ -239,7 +284,7 @@ impl Probe<'_> {
 
     /// Whether what is published arrives on a connection.
     async fn reaches(&self, socket: &mut Socket) -> bool {
-        let published = self.options.publish.once().await.is_ok();
+        let published = self.publisher.once().await.is_ok();
         let arrived = socket.until(self.run.at_most(PATIENCE), is_message).await;
         published && matches!(arrived, Waited::Found(_))
     }
@@ -260,7 +305,7 @@ impl Probe<'_> {
 
     /// Five thousand messages at once.
     async fn flood(&self) {
-        const ID: &str = "ws-flood-limited";
+        const ID: &Check = checks::WS_FLOOD_LIMITED;
         const COUNT: usize = 5000;
         if !self.run.needs(&[ID]) {
             return;
@@ -270,21 +315,21 @@ impl Probe<'_> {
             Err(why) => return self.run.unknown(ID, why),
         };
         let message = self.message();
-        if let Some(why) = self.refuses(&mut socket, &message).await {
+        if let Some(why) = self.refuses().await {
             return self.run.unknown(ID, why);
         }
         let before = socket.messages;
         let heard = socket.heard.len();
-        let unit = frame::encode(true, TEXT, message.as_bytes(), true);
+        let unit = frame::encode(true, message.opcode(), message.bytes(), true);
         let began = Instant::now();
-        let limit = self.run.at_most(Duration::from_secs(8));
-        let pumped =
-            tokio::time::timeout(limit, socket.pump(&unit, unit.len() * COUNT, true)).await;
-        let Ok(pumped) = pumped else {
+        let until = began + self.run.at_most(Duration::from_secs(8));
+        let total = unit.len() * COUNT;
+        let pumped = socket.pump(&unit, total, true, until).await;
+        if pumped.sent < total && matches!(pumped.outcome, Some(Waited::Silent)) {
             return self
                 .run
                 .pass(ID, "the service reads slower than the flood comes");
-        };
+        }
         let sent = pumped.sent / unit.len();
         let ended = match pumped.outcome {
             None => {
@@ -300,7 +345,7 @@ impl Probe<'_> {
             }
             Some(ended) => ended,
         };
-        self.hear(&socket.heard);
+        self.hear(&socket.errors);
         let said = socket
             .heard
             .get(heard..)
@@ -318,6 +363,7 @@ impl Probe<'_> {
         .iter()
         .any(|word| said.contains(word));
         match ended {
+            _ if ended.ended() && sent < 10 => self.run.unknown(ID, format!("one of the first messages ended the connection: {} (--message, --message-hex)", ended.text())),
             Waited::Closed(code) => self.run.pass(ID, format!("Close {code} after at most {sent} messages")),
             Waited::Dropped => self.run.pass(ID, format!("dropped after at most {sent} messages")),
             Waited::Found(_) if limited => self.run.pass(ID, "the service answers that there were too many"),
@@ -327,22 +373,10 @@ impl Probe<'_> {
         }
     }
 
-    /// Whether one message of the flood alone ends the connection.
-    async fn refuses(&self, socket: &mut Socket, message: &str) -> Option<String> {
-        socket.send(TEXT, message.as_bytes()).await;
-        match socket.ping(b"one", self.run.at_most(PATIENCE)).await {
-            Waited::Found(_) => None,
-            other => Some(format!(
-                "one message alone is answered so: {} (--message)",
-                other.text()
-            )),
-        }
-    }
-
     /// Connections that are cut without Close.
     async fn churn(&self) {
-        const SURVIVED: &str = "ws-reconnects-survived";
-        const NOTICED: &str = "ws-disconnect-noticed";
+        const SURVIVED: &Check = checks::WS_RECONNECTS_SURVIVED;
+        const NOTICED: &Check = checks::WS_DISCONNECT_NOTICED;
         if !self.run.needs(&[SURVIVED, NOTICED]) {
             return;
         }
@@ -382,6 +416,10 @@ impl Probe<'_> {
                     .pass(SURVIVED, format!("{text}, then {}", response.head.status));
             }
             _ if self.run.left().is_zero() => {}
+            Err(error) => {
+                self.run.fail(SURVIVED, format!("{text}, then {error}"));
+                self.died(&error, "connections that were cut").await;
+            }
             _ => self
                 .run
                 .fail(SURVIVED, format!("{text}, then no handshake")),
