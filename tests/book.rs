@@ -20,6 +20,25 @@ fn every_copy_equals_its_source() {
     pack::report(&problems);
 }
 
+/// The probe is published alone: it has its own copy of the parser and of the license.
+#[test]
+fn every_file_of_the_probe_that_is_a_copy_equals_its_source() {
+    let root = pack::root();
+    for (source, copy) in [
+        ("snippets/src/sse/wire.rs", "probe/src/wire.rs"),
+        ("LICENSE", "probe/LICENSE"),
+    ] {
+        let bytes = std::fs::read(root.join(source)).unwrap();
+        if pack::updating() {
+            std::fs::write(root.join(copy), &bytes).unwrap();
+        }
+        assert!(
+            std::fs::read(root.join(copy)).unwrap() == bytes,
+            "{copy} is not {source}: `UPDATE=1 cargo test --test book` copies it"
+        );
+    }
+}
+
 #[test]
 fn every_chapter_has_its_shape_and_size() {
     let root = pack::root();

@@ -4,6 +4,7 @@
 mod command;
 mod liars;
 mod llm;
+mod packages;
 mod patterns;
 mod process;
 mod sse;

@@ -41,9 +41,9 @@ const NEED_EVENTS: &[&Check] = &[
 ];
 
 /// What makes two events the same for two readers.
-pub(super) type Key = (String, String, Option<String>);
+type Key = (String, String, Option<String>);
 
-pub(super) fn key(event: &Event) -> Key {
+fn key(event: &Event) -> Key {
     (
         event.event_type.clone(),
         event.data.clone(),

@@ -176,11 +176,24 @@ impl Probe<'_> {
         let reader = Reader::start(stalled.into_response(head));
         let last = self
             .first
-            .with(|log| log.events.last().map(super::flow::key));
+            .with(|log| log.events.iter().rev().find_map(|event| event.id.clone()));
         let reached = |log: &crate::wire_log::Log| {
-            log.events.last().map(super::flow::key) == last || log.end.is_some()
+            last.is_some() && log.events.iter().any(|event| event.id == last)
         };
-        let caught_up = reader.until(self.run.at_most(PATIENCE * 2), reached).await;
+        let most = Instant::now() + self.run.at_most(PATIENCE * 2);
+        // Without ids, until nothing more comes.
+        let mut caught_up = false;
+        let mut seen = 0;
+        while !caught_up && Instant::now() < most {
+            let quiet = self.run.at_most(Duration::from_secs(2));
+            let more = |log: &crate::wire_log::Log| log.bytes > seen || reached(log);
+            let moved = reader.until(quiet, more).await;
+            caught_up = reader.with(reached);
+            seen = reader.with(|log| log.bytes);
+            if !moved {
+                break;
+            }
+        }
         self.judge_lag(&reader, since, caught_up);
         reader.with(|log| log.bytes as u64 / 1024)
     }
