@@ -231,6 +231,16 @@ pub(crate) enum Conn {
 }
 
 impl Conn {
+    /// A stalled reader reads again, at full speed: its receive buffer grows. A system that refuses only makes it slow.
+    pub(crate) fn wake(&self) {
+        let tcp = match self {
+            Conn::Plain(tcp) => tcp,
+            #[cfg(feature = "tls")]
+            Conn::Tls(stream) => stream.get_ref().0,
+        };
+        drop(socket2::SockRef::from(tcp).set_recv_buffer_size(1 << 20));
+    }
+
     /// Whether HTTP/2 was agreed on by ALPN.
     pub(crate) fn speaks_http2(&self) -> bool {
         match self {

@@ -159,6 +159,7 @@ impl Probe<'_> {
     ///
     /// Returns how many KiB lay ready for it.
     async fn lag(&self, mut stalled: Exchange, since: usize) -> u64 {
+        stalled.conn.wake();
         let patience = self.run.at_most(PATIENCE);
         let head = match tokio::time::timeout(patience, stalled.head()).await {
             Ok(Ok(Some(head))) if head.status == 200 && is_event_stream(&head) => head,
@@ -180,12 +181,12 @@ impl Probe<'_> {
         let reached = |log: &crate::wire_log::Log| {
             last.is_some() && log.events.iter().any(|event| event.id == last)
         };
-        let most = Instant::now() + self.run.at_most(PATIENCE * 2);
-        // Without ids, until nothing more comes.
+        let most = Instant::now() + self.run.at_most(PATIENCE * 12);
+        // Without ids, until nothing more comes: how fast, is no matter.
         let mut caught_up = false;
         let mut seen = 0;
         while !caught_up && Instant::now() < most {
-            let quiet = self.run.at_most(Duration::from_secs(2));
+            let quiet = self.run.at_most(Duration::from_secs(3));
             let more = |log: &crate::wire_log::Log| log.bytes > seen || reached(log);
             let moved = reader.until(quiet, more).await;
             caught_up = reader.with(reached);

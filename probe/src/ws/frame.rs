@@ -238,6 +238,11 @@ pub(crate) struct Pumped {
 }
 
 impl Socket {
+    /// Reads at full speed after a stall.
+    pub(crate) fn wake(&self) {
+        self.conn.wake();
+    }
+
     pub(crate) async fn send(&mut self, opcode: u8, payload: &[u8]) -> bool {
         self.send_raw(&encode(true, opcode, payload, true)).await
     }
