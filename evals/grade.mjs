@@ -7,7 +7,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { summarise } from "./lib/summary.mjs";
 import { tasks } from "./lib/tasks.mjs";
-import { ROOT, Service, tail } from "./lib/tools.mjs";
+import { ROOT, Service } from "./lib/tools.mjs";
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const EVALS = JSON.parse(fs.readFileSync(path.join(HERE, "evals.json"), "utf8")).evals;
@@ -27,7 +27,8 @@ class Context {
   }
 
   record(id, passed, evidence) {
-    if (!this.results.has(id)) throw new Error(`${this.evaluation.name}: the grader has a check ${id} that evals.json does not state`);
+    if (!this.results.has(id))
+      throw new Error(`${this.evaluation.name}: the grader has a check ${id} that evals.json does not state`);
     this.results.set(id, { passed, evidence: String(evidence).slice(0, 600) });
   }
 
@@ -63,15 +64,30 @@ class Context {
   build() {
     if (this.evaluation.language !== "rust" || this.program) return;
     if (!fs.existsSync(path.join(this.folder, "Cargo.toml"))) throw new Error(`no Cargo.toml in ${this.folder}`);
-    const target = process.env.CARGO_TARGET_DIR ?? (fs.existsSync(path.join(this.folder, ".cargo")) ? undefined : path.join(ROOT, "target/evals"));
+    const target =
+      process.env.CARGO_TARGET_DIR ??
+      (fs.existsSync(path.join(this.folder, ".cargo")) ? undefined : path.join(ROOT, "target/evals"));
     const env = { ...process.env, ...(target ? { CARGO_TARGET_DIR: target } : {}), CARGO_TERM_COLOR: "never" };
-    const args = ["build", "--message-format=json-render-diagnostics", ...(process.env.CARGO_NET_OFFLINE ? ["--offline"] : [])];
-    const built = spawnSync("cargo", args, { cwd: this.folder, env, encoding: "utf8", maxBuffer: 1 << 28, timeout: 1_200_000 });
+    const args = [
+      "build",
+      "--message-format=json-render-diagnostics",
+      ...(process.env.CARGO_NET_OFFLINE ? ["--offline"] : []),
+    ];
+    const built = spawnSync("cargo", args, {
+      cwd: this.folder,
+      env,
+      encoding: "utf8",
+      maxBuffer: 1 << 28,
+      timeout: 1_200_000,
+    });
     if (built.status !== 0) {
       const at = built.stderr.search(/^error/m);
       throw new Error(`does not compile: ${built.stderr.slice(Math.max(at, 0)).split("\n").slice(0, 8).join("\n")}`);
     }
-    const artifacts = built.stdout.split("\n").filter((line) => line.includes('"executable":"')).map((line) => JSON.parse(line));
+    const artifacts = built.stdout
+      .split("\n")
+      .filter((line) => line.includes('"executable":"'))
+      .map((line) => JSON.parse(line));
     const program = artifacts.find((artifact) => artifact.target?.kind?.includes("bin"))?.executable;
     if (!program) throw new Error("the package has no program");
     // A folder of its own: a shared target folder is written over by the next build.
@@ -85,7 +101,10 @@ class Context {
   async start(port, env = {}, entry = "server.ts") {
     const all = { PATH: process.env.PATH, HOME: process.env.HOME, PORT: String(port), NODE_NO_WARNINGS: "1", ...env };
     const rust = this.evaluation.language === "rust";
-    const service = new Service(rust ? this.program : process.execPath, rust ? [] : [entry], { cwd: this.folder, env: all });
+    const service = new Service(rust ? this.program : process.execPath, rust ? [] : [entry], {
+      cwd: this.folder,
+      env: all,
+    });
     this.services.push(service);
     return service.listening(port);
   }
@@ -98,14 +117,18 @@ class Context {
 
 async function grade(name, folder, options) {
   const evaluation = EVALS.find((evaluation) => evaluation.name === name);
-  if (!evaluation) throw new Error(`no task ${name}; there are ${EVALS.map((evaluation) => evaluation.name).join(", ")}`);
+  if (!evaluation)
+    throw new Error(`no task ${name}; there are ${EVALS.map((evaluation) => evaluation.name).join(", ")}`);
   const context = new Context(evaluation, path.resolve(folder), options);
   const started = Date.now();
   let problem = "not reached";
-  const deadline = setTimeout(() => {
-    console.error("error: the grader itself took more than 5 minutes");
-    process.exit(3);
-  }, 300_000 + (options.program ? 0 : 1_200_000));
+  const deadline = setTimeout(
+    () => {
+      console.error("error: the grader itself took more than 5 minutes");
+      process.exit(3);
+    },
+    300_000 + (options.program ? 0 : 1_200_000),
+  );
   try {
     context.build();
     await tasks[name](context);
@@ -121,7 +144,14 @@ async function grade(name, folder, options) {
   const passed = assertion_results.filter((result) => result.passed).length;
   const total = assertion_results.length;
   const summary = { passed, failed: total - passed, total, pass_rate: Math.round((passed / total) * 1000) / 1000 };
-  return { eval_id: evaluation.id, eval_name: name, assertion_results, summary, cost: context.cost, grading_seconds: Math.round((Date.now() - started) / 100) / 10 };
+  return {
+    eval_id: evaluation.id,
+    eval_name: name,
+    assertion_results,
+    summary,
+    cost: context.cost,
+    grading_seconds: Math.round((Date.now() - started) / 100) / 10,
+  };
 }
 
 const args = process.argv.slice(2);
@@ -140,7 +170,10 @@ const results = option("--summarise");
 const out = option("--out") ?? path.join(HERE, "benchmark.json");
 try {
   if (flag("--list")) {
-    for (const { name, topic, kind, language, assertions } of EVALS) console.log(`${name.padEnd(16)} ${topic.padEnd(11)} ${kind.padEnd(6)} ${language.padEnd(11)} ${assertions.length} checks`);
+    for (const { name, topic, kind, language, assertions } of EVALS)
+      console.log(
+        `${name.padEnd(16)} ${topic.padEnd(11)} ${kind.padEnd(6)} ${language.padEnd(11)} ${assertions.length} checks`,
+      );
   } else if (results !== undefined) {
     fs.writeFileSync(out, `${JSON.stringify(summarise(results, EVALS))}\n`);
     console.log(out);
@@ -149,8 +182,12 @@ try {
     const grading = await grade(task, folder, { program: program && path.resolve(program), costs });
     if (json) console.log(JSON.stringify(grading, null, 2));
     else {
-      for (const { text, passed, evidence } of grading.assertion_results) console.log(`${passed ? "pass" : "FAIL"}  ${text}\n      ${evidence.replaceAll("\n", "\n      ")}`);
-      console.log(`${grading.summary.passed} of ${grading.summary.total} passed in ${grading.grading_seconds} s`, grading.cost);
+      for (const { text, passed, evidence } of grading.assertion_results)
+        console.log(`${passed ? "pass" : "FAIL"}  ${text}\n      ${evidence.replaceAll("\n", "\n      ")}`);
+      console.log(
+        `${grading.summary.passed} of ${grading.summary.total} passed in ${grading.grading_seconds} s`,
+        grading.cost,
+      );
     }
     process.exitCode = grading.summary.failed === 0 ? 0 : 1;
   } else {

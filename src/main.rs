@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -27,8 +28,18 @@ struct Cli {
 enum Command {
     /// Serve the book, its live examples and the store from which the skill installs (the default)
     Serve(Serve),
-    /// Write the zip that stores install, and its manifest
+    /// Write the zip that stores install, its manifest, and the same files as a folder
     Package(Package),
+    /// Copy a pattern or a service into a project; `copy --help` says more
+    #[command(disable_help_flag = true)]
+    Copy(Copy),
+}
+
+#[derive(Args)]
+struct Copy {
+    /// Arguments of the script `copy`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
 }
 
 #[derive(Args)]
@@ -86,6 +97,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Package(package)) => pack(&package),
+        Some(Command::Copy(copy)) => match run_copy(&copy) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Some(Command::Serve(serve)) => run(serve),
         None => run(cli.serve),
     };
@@ -147,6 +162,18 @@ fn asked_to_end() -> Result<impl Future<Output = ()>> {
     }
 }
 
+/// Runs the script, so that there is one implementation.
+fn run_copy(options: &Copy) -> Result<ExitCode> {
+    let script = root::find(None)?.join("copy");
+    let status = std::process::Command::new("sh")
+        .arg(&script)
+        .args(&options.arguments)
+        .status()
+        .with_context(|| format!("sh cannot run {}", script.display()))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
 fn pack(options: &Package) -> Result<()> {
     let root = root::find(options.root.root.as_deref())?;
     let out = match &options.out {
@@ -156,19 +183,27 @@ fn pack(options: &Package) -> Result<()> {
     package::check_out(&root, &out)?;
     let package = package::build(&root, |step| say(&format!("{step} …")))?;
     let (zip, manifest) = package.write(&out)?;
+    let folder = package.unpack(&out)?;
     say("");
     for line in package.summary() {
         say(&format!("  {line}"));
     }
+    if !package.left_out.is_empty() {
+        say("\nLeft out, as manifest.json says:");
+    }
+    for line in package.left_out() {
+        say(&format!("  {line}"));
+    }
     let total: usize = package.files.iter().map(|file| file.content.len()).sum();
     say(&format!(
-        "\n{} files, {} ({} packed)\nsha256 {}\n{}\n{}",
+        "\n{} files, {} ({} packed)\nsha256 {}\n{}\n{}\n{}",
         package.files.len(),
         package::size(total),
         package::size(package.zip.len()),
         package.sha256,
         zip.display(),
-        manifest.display()
+        manifest.display(),
+        folder.display()
     ));
     Ok(())
 }

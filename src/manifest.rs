@@ -21,6 +21,18 @@ pub struct Manifest {
     pub license: String,
     /// The description of the frontmatter of SKILL.md.
     pub description: String,
+    /// What stays in the repository when the pack is installed.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Paths that are not installed, and the reason.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct LeftOut {
+    /// From the pack's folder, in the notation of `.gitignore`: `tests/`, `services/*/tests/`.
+    pub paths: Vec<String>,
+    /// Why a reader does not need them.
+    pub why: String,
 }
 
 impl Manifest {

@@ -1,4 +1,7 @@
-//! Packs the whole folder as a store installs it: one zip whose bytes depend on the tree alone.
+//! Packs what a reader uses, as a store installs it: one zip whose bytes depend on the tree alone.
+//!
+//! `left_out` in `manifest.json` names what stays in the repository, with the reason. Manifests of cargo lose what is not there: the
+//! members, tests and examples that would make cargo refuse the rest.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,18 +11,21 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, Result, ensure};
 use ignore::WalkBuilder;
+use ignore::gitignore::GitignoreBuilder;
 use regex::bytes::{Regex, RegexSet};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
-use crate::manifest::Manifest;
+use crate::manifest::{LeftOut, Manifest};
 
 /// Largest file, in bytes: stores refuse more.
 pub const MAX_FILE: u64 = 512 * 1024;
-/// Largest tree, in bytes: an install copies all of it.
-pub const MAX_TREE: u64 = 4 * 1024 * 1024;
+/// Largest package, in bytes: an install copies all of it.
+pub const MAX_TREE: u64 = 2 * 1024 * 1024;
+/// Most files in a package.
+pub const MAX_FILES: usize = 300;
 
 /// Left out whether or not git ignores them.
 const LEFT_OUT: [&str; 10] = [
@@ -57,6 +63,9 @@ impl std::fmt::Debug for File {
     }
 }
 
+/// An entry of `left_out`, with the number of its files and their bytes.
+pub type Excluded = (LeftOut, usize, usize);
+
 /// A packed tree.
 #[derive(Debug, Clone)]
 pub struct Package {
@@ -68,6 +77,8 @@ pub struct Package {
     pub zip: Vec<u8>,
     /// SHA-256 of `zip`, lower-case hex.
     pub sha256: String,
+    /// What stayed out, by the entries of the manifest: number of files and bytes of each.
+    pub left_out: Vec<Excluded>,
 }
 
 /// Everything that keeps a tree from being packed: one line each.
@@ -124,8 +135,16 @@ static SECRET_NAMES: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// Walks `root` and returns its files, sorted by path; `Err` holds a [`Refused`] when something in
-/// the tree keeps it from being packed.
-pub fn collect(root: &Path) -> Result<Vec<File>> {
+/// the tree keeps it from being packed. What `left_out` names is refused for the same reasons, and counted there.
+pub fn collect(root: &Path, left_out: &[LeftOut]) -> Result<(Vec<File>, Vec<Excluded>)> {
+    let mut rules = Vec::new();
+    for entry in left_out {
+        let mut builder = GitignoreBuilder::new(root);
+        for path in &entry.paths {
+            builder.add_line(None, &format!("/{path}"))?;
+        }
+        rules.push((builder.build()?, 0, 0));
+    }
     let walk = WalkBuilder::new(root)
         .standard_filters(false)
         .git_ignore(true)
@@ -191,7 +210,18 @@ pub fn collect(root: &Path) -> Result<Vec<File>> {
                 SECRETS.1[rule]
             ));
         }
+        let rule = rules
+            .iter_mut()
+            .find(|(rule, _, _)| rule.matched_path_or_any_parents(&path, false).is_ignore());
+        if let Some((_, count, bytes)) = rule {
+            *count += 1;
+            *bytes += content.len();
+            continue;
+        }
         files.push(File { path, content });
+    }
+    if !left_out.is_empty() {
+        trim_manifests(&mut files);
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let mut folded: BTreeMap<String, &str> = BTreeMap::new();
@@ -206,17 +236,80 @@ pub fn collect(root: &Path) -> Result<Vec<File>> {
     let total: u64 = files.iter().map(|file| file.content.len() as u64).sum();
     if total > MAX_TREE {
         problems.push(format!(
-            "the tree holds {total} bytes, more than the {MAX_TREE} an install should copy; remove what a reader does not need"
+            "the package holds {total} bytes, more than the {MAX_TREE} an install should copy; let left_out in manifest.json name what a reader does not need"
+        ));
+    }
+    if files.len() > MAX_FILES {
+        problems.push(format!(
+            "the package holds {} files, more than the {MAX_FILES} an install should copy; let left_out in manifest.json name what a reader does not need",
+            files.len()
         ));
     }
     if !files.iter().any(|file| file.path == "SKILL.md") {
         problems.push("SKILL.md: missing at the root of the pack".to_owned());
     }
     if problems.is_empty() {
-        Ok(files)
+        let counts = rules.into_iter().map(|(_, count, bytes)| (count, bytes));
+        let counted = left_out.iter().cloned().zip(counts);
+        Ok((
+            files,
+            counted
+                .map(|(entry, (count, bytes))| (entry, count, bytes))
+                .collect(),
+        ))
     } else {
         problems.sort();
         Err(Refused(problems).into())
+    }
+}
+
+/// Takes what is not in the package out of its manifests, so that cargo builds what is.
+fn trim_manifests(files: &mut [File]) {
+    let crates: Vec<String> = files
+        .iter()
+        .filter_map(|file| file.path.strip_suffix("/Cargo.toml"))
+        .map(|folder| format!("\"{folder}\""))
+        .collect();
+    for file in files.iter_mut() {
+        let is_root = file.path == "Cargo.toml";
+        if !is_root && !file.path.ends_with("/Cargo.toml") {
+            continue;
+        }
+        let Ok(text) = std::str::from_utf8(&file.content) else {
+            continue;
+        };
+        let mut kept = String::new();
+        let mut keep = true;
+        // Sections of tests and examples; at the root, where `src/` is missing, everything but the workspace.
+        for line in text.lines() {
+            if let Some(section) = line.strip_prefix('[') {
+                let section = section.trim_start_matches('[');
+                let of = |names: &[&str]| names.iter().any(|name| section.starts_with(name));
+                keep = if is_root {
+                    of(&["workspace", "profile"])
+                } else {
+                    !of(&[
+                        "dev-dependencies",
+                        "build-dependencies",
+                        "test]",
+                        "bench]",
+                        "example]",
+                    ])
+                };
+            }
+            if keep && is_root && line.starts_with("members = ") {
+                kept.push_str(&format!("members = [{}]\n", crates.join(", ")));
+            } else if keep
+                && !(is_root
+                    && ["exclude = ", "default-members = "]
+                        .iter()
+                        .any(|key| line.starts_with(key)))
+            {
+                kept.push_str(line);
+                kept.push('\n');
+            }
+        }
+        file.content = kept.into_bytes();
     }
 }
 
@@ -276,7 +369,7 @@ pub fn zip(files: &[File]) -> Result<Vec<u8>> {
 pub fn build(root: &Path, mut progress: impl FnMut(&str)) -> Result<Package> {
     let manifest = Manifest::read(root)?;
     progress(&format!("Collecting the files of {}", root.display()));
-    let files = collect(root)?;
+    let (files, left_out) = collect(root, &manifest.left_out)?;
     progress(&format!("Packing {} files", files.len()));
     let zip = zip(&files)?;
     let sha256 = hex::encode(Sha256::digest(&zip));
@@ -285,6 +378,7 @@ pub fn build(root: &Path, mut progress: impl FnMut(&str)) -> Result<Package> {
         files,
         zip,
         sha256,
+        left_out,
     })
 }
 
@@ -322,6 +416,39 @@ impl Package {
                 format!("{name:<24} {files:>4} file{plural:<1} {:>8}", size(*bytes))
             })
             .collect()
+    }
+
+    /// What stayed out, one line for each entry of the manifest: files, bytes, paths, the reason.
+    pub fn left_out(&self) -> Vec<String> {
+        self.left_out
+            .iter()
+            .map(|(entry, files, bytes)| {
+                format!(
+                    "{files:>4} files {:>10}  {}: {}",
+                    size(*bytes),
+                    entry.paths.join(" "),
+                    entry.why
+                )
+            })
+            .collect()
+    }
+
+    /// Writes the package as the folder `out/SLUG`, for clients that copy a folder; an older one is replaced.
+    pub fn unpack(&self, out: &Path) -> Result<PathBuf> {
+        let folder = out.join(&self.manifest.slug);
+        let write = || -> Result<()> {
+            if folder.exists() {
+                std::fs::remove_dir_all(&folder)?;
+            }
+            for file in &self.files {
+                let path = folder.join(&file.path);
+                std::fs::create_dir_all(path.parent().context("a path without a folder")?)?;
+                std::fs::write(path, &file.content)?;
+            }
+            Ok(())
+        };
+        write().with_context(|| format!("{} cannot be written", folder.display()))?;
+        Ok(folder)
     }
 
     /// Writes `SLUG-VERSION.zip` and `SLUG-VERSION.manifest.json` into `out`, each complete or not

@@ -40,6 +40,12 @@ fn every_file_of_the_probe_that_is_a_copy_equals_its_source() {
 }
 
 #[test]
+fn the_table_of_copies_equals_the_sources() {
+    let root = pack::root();
+    pack::report(&pack::copying::check(&root, pack::updating()));
+}
+
+#[test]
 fn every_chapter_has_its_shape_and_size() {
     let root = pack::root();
     let chapters: Vec<_> = pack::documents(&root)

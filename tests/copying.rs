@@ -1,92 +1,166 @@
-//! Every row of `book/src/copying.md` compiles: its files alone, with its crates alone, in a crate of
-//! their own.
+//! `sh copy` as a reader runs it: every pattern lands in a fresh project and builds there with what was printed, and what it must
+//! not do it refuses.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod pack;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Writes the package `name` with one row's files and crates below `folder`.
-fn write_package(root: &Path, folder: &Path, name: &str, files: &[&str], crates: &[&str]) {
-    let src = folder.join("src");
-    let mut modules: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for file in files {
-        let to = src.join(file);
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(root.join("snippets/src").join(file), to).unwrap();
-        let (topic, rest) = file.split_once('/').unwrap();
-        let module = rest.split('/').next().unwrap().trim_end_matches(".rs");
-        modules
-            .entry(topic.to_owned())
-            .or_default()
-            .insert(module.to_owned());
-    }
-    let mut lib = String::new();
-    for (topic, names) in &modules {
-        lib.push_str(&format!("pub mod {topic};\n"));
-        let list: String = names
-            .iter()
-            .map(|name| format!("pub mod {name};\n"))
-            .collect();
-        fs::write(src.join(topic).join("mod.rs"), list).unwrap();
-    }
-    fs::write(src.join("lib.rs"), lib).unwrap();
-    let dependencies: String = crates
-        .iter()
-        .map(|name| format!("{name}.workspace = true\n"))
-        .collect();
-    fs::write(
-        folder.join("Cargo.toml"),
-        format!(
-            "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[dependencies]\n{dependencies}"
-        ),
-    )
-    .unwrap();
+use pack::copying::Row;
+use tempfile::TempDir;
+
+/// What a run of `copy` said.
+#[derive(Debug)]
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
 }
 
-/// The lines of `[workspace.dependencies]`.
-fn versions(root: &Path) -> String {
-    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
-    let (_, rest) = manifest.split_once("[workspace.dependencies]\n").unwrap();
-    rest.lines()
-        .take_while(|line| !line.starts_with('['))
-        .map(|line| format!("{line}\n"))
-        .collect()
+impl Said {
+    /// Lines below the heading of a step that begins with `title`.
+    fn step(&self, title: &str) -> Vec<&str> {
+        self.out
+            .lines()
+            .skip_while(|line| {
+                !line
+                    .split_once(". ")
+                    .is_some_and(|(_, t)| t.starts_with(title))
+            })
+            .skip(1)
+            .map_while(|line| line.strip_prefix("   "))
+            .collect()
+    }
+
+    fn has(&self, words: &[&str]) -> &Self {
+        for word in words {
+            assert!(
+                self.out.contains(word) || self.err.contains(word),
+                "no {word:?} in {self:#?}"
+            );
+        }
+        self
+    }
+
+    fn exits(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        self
+    }
+}
+
+/// `sh copy ARGUMENTS` in `folder`.
+fn copy_in(folder: &Path, arguments: &[&str]) -> Said {
+    let output = Command::new("sh")
+        .arg(pack::root().join("copy"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    Said {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn write(path: impl AsRef<Path>, text: &str) {
+    let path = path.as_ref();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// What `cargo new NAME` writes.
+fn new_crate(folder: &Path, name: &str) -> PathBuf {
+    let home = folder.join(name);
+    write(
+        home.join("Cargo.toml"),
+        &format!(
+            "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n"
+        ),
+    );
+    write(
+        home.join("src/main.rs"),
+        "fn main() {\n    println!(\"Hello, world!\");\n}\n",
+    );
+    home
+}
+
+/// Every file below `folder` with its content.
+fn files(folder: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    pack::walk(folder, Path::new(""), &mut |path| {
+        let text = fs::read_to_string(folder.join(path)).unwrap();
+        found.push((path.display().to_string(), text));
+    });
+    found
+}
+
+fn rows(of: &str) -> Vec<Row> {
+    let rows = pack::copying::rows(&pack::root()).unwrap();
+    rows.into_iter().filter(|row| row.language == of).collect()
+}
+
+// --- Every pattern builds ---
+
+/// Adds the lines that `copy` printed for the crate `home`.
+fn follow(home: &Path, said: &Said) {
+    let main = home.join("src/main.rs");
+    let modules = said.step("Declare in src/main.rs").join("\n");
+    // A warning would be the reader's to clean up.
+    let text = format!(
+        "#![deny(warnings)]\n{modules}\n{}",
+        fs::read_to_string(&main).unwrap()
+    );
+    fs::write(main, text).unwrap();
+    for line in said.step("Add the crates") {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[..2], ["cargo", "add"], "{line}");
+        let output = Command::new(env!("CARGO"))
+            .args(["add", "-q", "--offline"])
+            .args(&words[2..])
+            .current_dir(home)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
 }
 
 #[test]
-#[ignore = "compiles each pattern in a package of its own: run ./check"]
-fn each_row_compiles_alone() {
+#[ignore = "compiles each pattern in a crate of its own: run ./check"]
+fn every_rust_pattern_and_service_builds_with_the_printed_lines() {
     let root = pack::root();
-    let table = pack::copying::table(&root);
     let workspace = tempfile::tempdir().unwrap();
-    // One workspace, so that each dependency is checked once for all rows.
-    fs::write(
-        workspace.path().join("Cargo.toml"),
-        format!(
-            "[workspace]\nmembers = [\"*\"]\nresolver = \"2\"\n\n[workspace.dependencies]\n{}",
-            versions(&root)
-        ),
-    )
-    .unwrap();
-    fs::copy(root.join("Cargo.lock"), workspace.path().join("Cargo.lock")).unwrap();
-    let mut rows = 0;
-    for row in table.lines().skip(2) {
-        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let (name, files, crates) = (cells[0].replace('/', "-"), cells[1], cells[2]);
-        let files: Vec<&str> = files.split_whitespace().collect();
-        let crates: Vec<&str> = crates.split_whitespace().collect();
-        write_package(&root, &workspace.path().join(&name), &name, &files, &crates);
-        rows += 1;
+    let folder = workspace.path();
+    let rust = rows("rust");
+    assert!(rust.len() > 50, "{} rows", rust.len());
+    for row in &rust {
+        // A service may have the name of a pattern.
+        let name = format!("pattern-{}", row.name.replace(['/', '_'], "-"));
+        let home = new_crate(folder, &name);
+        let said = copy_in(folder, &[&format!("{}.rs", row.name), &name]);
+        said.exits(0);
+        follow(&home, &said);
     }
-    assert!(rows > 30, "{rows} rows");
+    for row in rows("service") {
+        let name = row.name.replace('/', "-");
+        copy_in(folder, &[&row.name, &name]).exits(0);
+    }
+    // One workspace, so that each dependency is checked once for all; a workspace has its lock at the root.
+    write(
+        folder.join("Cargo.toml"),
+        "[workspace]\nmembers = [\"*\"]\nresolver = \"3\"\n",
+    );
+    fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
     let output = Command::new(env!("CARGO"))
         .args(["check", "-q", "--offline", "--workspace", "--keep-going"])
-        .current_dir(workspace.path())
+        .current_dir(folder)
         .env("CARGO_TARGET_DIR", root.join("target/copying"))
         .env_remove("RUSTC")
         .output()
@@ -95,5 +169,432 @@ fn each_row_compiles_alone() {
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A project as its generator writes it: the folder of its tsconfig files, its package.json, the packages that are there.
+fn new_package(folder: &Path, kind: &str, package: &str, modules: &str) -> PathBuf {
+    let home = folder.join(kind);
+    let from = pack::root().join("tests/consumers").join(kind);
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        write(
+            home.join(path.file_name().unwrap()),
+            &fs::read_to_string(&path).unwrap(),
+        );
+    }
+    write(home.join("package.json"), package);
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(pack::root().join(modules), home.join("node_modules")).unwrap();
+    home
+}
+
+/// Every import of a package in `home` is in package.json or was printed.
+fn assert_packages(home: &Path, printed: &str) {
+    let manifest = fs::read_to_string(home.join("package.json")).unwrap();
+    let import = regex::Regex::new(r#"from "([^"./][^"]*)""#).unwrap();
+    for (path, text) in files(home)
+        .iter()
+        .filter(|(path, _)| path.ends_with(".ts") || path.ends_with(".tsx"))
+    {
+        for import in import.captures_iter(text) {
+            let name = &import[1];
+            let parts = if name.starts_with('@') { 2 } else { 1 };
+            let package = name.split('/').take(parts).collect::<Vec<_>>().join("/");
+            let known = name.starts_with("node:")
+                || name.starts_with("@/")
+                || manifest.contains(&format!("\"{package}\""))
+                || printed.contains(&format!(" {package}@"));
+            assert!(known, "{path} imports {name}, which nobody has installed");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs Node: run ./check"]
+fn every_typescript_pattern_compiles_where_it_is_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let next = new_package(
+        folder.path(),
+        "next",
+        r#"{ "dependencies": { "next": "16", "react": "19", "react-dom": "19" }, "devDependencies": { "typescript": "^5", "@types/node": "^20", "@types/react": "^19", "@types/react-dom": "^19" } }"#,
+        "snippets/typescript/nextjs/node_modules",
+    );
+    let vite = new_package(
+        folder.path(),
+        "vite",
+        r#"{ "type": "module", "dependencies": { "react": "19", "react-dom": "19" }, "devDependencies": { "typescript": "~7", "@types/react": "^19" } }"#,
+        "snippets/typescript/node_modules",
+    );
+    let node = new_package(
+        folder.path(),
+        "node",
+        r#"{ "type": "module", "devDependencies": { "typescript": "^7" } }"#,
+        "snippets/typescript/node_modules",
+    );
+    write(vite.join("src/main.tsx"), "export {};\n");
+    write(node.join("src/main.ts"), "export {};\n");
+    let (mut of_next, mut of_vite, mut of_node) = (String::new(), String::new(), String::new());
+    for row in rows("ts") {
+        let name = format!("{}.ts", row.name);
+        for (home, printed) in [
+            (&next, &mut of_next),
+            (&vite, &mut of_vite),
+            (&node, &mut of_node),
+        ] {
+            let said = copy_in(home, &[&name, "."]);
+            said.exits(0);
+            printed.push_str(&said.out);
+        }
+    }
+    for row in rows("next") {
+        let said = copy_in(&next, &[&row.name, "."]);
+        said.exits(0);
+        of_next.push_str(&said.out);
+    }
+    for (home, printed) in [(&next, of_next), (&vite, of_vite), (&node, of_node)] {
+        assert_packages(home, &printed);
+    }
+    let root = pack::root();
+    let new = root.join("snippets/typescript/node_modules/typescript/bin/tsc");
+    // create-next-app still installs TypeScript 5.
+    let old = root.join("tools/node_modules/typescript5/bin/tsc");
+    for (home, compiler, project) in [
+        (&next, &old, "tsconfig.json"),
+        (&next, &new, "tsconfig.json"),
+        (&vite, &new, "tsconfig.app.json"),
+        (&node, &old, "tsconfig.json"),
+        (&node, &new, "tsconfig.json"),
+    ] {
+        let output = Command::new("node")
+            .arg(compiler)
+            .args(["--noEmit", "--incremental", "false", "-p", project])
+            .current_dir(home)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{} with {}:\n{}{}",
+            home.display(),
+            compiler.display(),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+// --- What it says and refuses ---
+
+fn projects() -> TempDir {
+    let folder = tempfile::Builder::new()
+        .prefix("a project ")
+        .tempdir()
+        .unwrap();
+    new_crate(folder.path(), "app");
+    write(
+        folder.path().join("page/package.json"),
+        "{ \"type\": \"module\" }\n",
+    );
+    folder
+}
+
+#[test]
+fn it_copies_the_files_declares_them_and_says_how_to_go_on() {
+    let folder = projects();
+    let app = folder.path().join("app");
+    let said = copy_in(folder.path(), &["streams/tee", "app"]);
+    said.exits(0).has(&[
+        "streams/tee.rs",
+        "cargo add ",
+        "mod streams;",
+        "book/src/streams/tee.md",
+    ]);
+    let copied = fs::read_to_string(app.join("src/streams/tee.rs")).unwrap();
+    assert_eq!(
+        copied,
+        fs::read_to_string(pack::root().join("snippets/src/streams/tee.rs")).unwrap()
+    );
+    let list = fs::read_to_string(app.join("src/streams/mod.rs")).unwrap();
+    assert!(list.contains("pub mod tee;"), "{list}");
+
+    // Another one extends the list, and what is declared is not printed again.
+    let main = app.join("src/main.rs");
+    fs::write(
+        &main,
+        format!("mod streams;\n{}", fs::read_to_string(&main).unwrap()),
+    )
+    .unwrap();
+    let said = copy_in(&app, &["streams/pace", "src"]);
+    said.exits(0).has(&["streams/mod.rs", "extended"]);
+    assert_eq!(said.step("Declare"), Vec::<&str>::new());
+    let list = fs::read_to_string(app.join("src/streams/mod.rs")).unwrap();
+    assert!(
+        list.contains("pub mod tee;") && list.contains("pub mod pace;"),
+        "{list}"
+    );
+
+    // The same again changes nothing.
+    let before = files(&app);
+    copy_in(&app, &["streams/pace", "."])
+        .exits(0)
+        .has(&["unchanged"]);
+    assert_eq!(files(&app), before);
+}
+
+#[test]
+fn a_reader_s_own_list_of_modules_is_kept() {
+    let folder = projects();
+    let app = folder.path().join("app");
+    write(app.join("src/streams.rs"), "pub mod mine;\n");
+    write(app.join("src/streams/mine.rs"), "");
+    copy_in(folder.path(), &["streams/tee", "app"])
+        .exits(0)
+        .has(&["streams.rs"]);
+    let list = fs::read_to_string(app.join("src/streams.rs")).unwrap();
+    assert!(
+        list.starts_with("pub mod mine;\n") && list.contains("pub mod tee;"),
+        "{list}"
+    );
+    assert!(!app.join("src/streams/mod.rs").exists());
+}
+
+#[test]
+fn a_file_that_differs_is_never_overwritten() {
+    let folder = projects();
+    let app = folder.path().join("app");
+    write(app.join("src/streams/tee.rs"), "// mine\n");
+    let before = files(&app);
+    let said = copy_in(folder.path(), &["streams/tee", "app"]);
+    said.exits(1).has(&["nothing is written", "streams/tee.rs"]);
+    assert_eq!(files(&app), before);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let folder = projects();
+    let app = folder.path().join("app");
+    let before = files(&app);
+    let said = copy_in(folder.path(), &["--dry-run", "streams/tee", "app"]);
+    said.exits(0)
+        .has(&["Would write", "streams/tee.rs", "cargo add"]);
+    copy_in(folder.path(), &["streams/tee", "app", "--dry-run"]).exits(0);
+    assert_eq!(files(&app), before);
+}
+
+#[test]
+fn a_folder_below_src_is_a_module() {
+    let folder = projects();
+    let inner = folder.path().join("app/src/streaming");
+    fs::create_dir(&inner).unwrap();
+    let row = rows("rust").into_iter().find(|row| {
+        let of = |file: &String| pack::root().join("snippets/src").join(file);
+        row.files
+            .iter()
+            .any(|file| fs::read_to_string(of(file)).unwrap().contains("crate::"))
+    });
+    let name = format!("{}.rs", row.unwrap().name);
+    let said = copy_in(folder.path(), &[&name, "app/src/streaming"]);
+    said.exits(0).has(&["mod streaming;"]);
+    let copied = files(&inner);
+    assert!(
+        copied
+            .iter()
+            .any(|(path, text)| path == "mod.rs" && text.contains("pub mod "))
+    );
+    let all: String = copied.into_iter().map(|(_, text)| text).collect();
+    assert!(all.contains("crate::streaming::"));
+    assert!(!all.replace("crate::streaming::", "").contains("crate::"));
+}
+
+#[test]
+fn a_pattern_s_own_list_replaces_that_of_copy_and_no_other() {
+    let folder = projects();
+    let app = folder.path().join("app");
+    let row = rows("rust")
+        .into_iter()
+        .find(|row| row.files.iter().any(|file| file.ends_with("/mod.rs")))
+        .unwrap();
+    let list = row
+        .files
+        .iter()
+        .find(|file| file.ends_with("/mod.rs"))
+        .unwrap()
+        .clone();
+    let path = app.join("src").join(&list);
+    write(
+        &path,
+        "// Lists the copied patterns; copy adds to it.\npub mod a;\n",
+    );
+    copy_in(folder.path(), &[&row.name, "app"])
+        .exits(0)
+        .has(&["replaced"]);
+    write(&path, "pub mod a;\n");
+    copy_in(folder.path(), &[&row.name, "app"])
+        .exits(1)
+        .has(&[&list]);
+}
+
+#[test]
+fn typescript_gets_the_imports_that_its_project_compiles() {
+    let folder = projects();
+    let page = folder.path().join("page");
+    for (config, import) in [
+        (
+            r#"{ "compilerOptions": { "moduleResolution": "bundler" } }"#,
+            r#"from "./event-stream";"#,
+        ),
+        (
+            "{ // NodeNext\n \"compilerOptions\": { \"module\": \"NodeNext\" } }",
+            r#"from "./event-stream.js";"#,
+        ),
+        (
+            r#"{ "compilerOptions": { "allowImportingTsExtensions": true } }"#,
+            r#"from "./event-stream.ts";"#,
+        ),
+    ] {
+        let _ = fs::remove_dir_all(page.join("streaming"));
+        write(page.join("tsconfig.json"), config);
+        copy_in(folder.path(), &["sse/connect", "page"])
+            .exits(0)
+            .has(&["import { "]);
+        let text = fs::read_to_string(page.join("streaming/sse/connect.ts")).unwrap();
+        assert!(text.contains(import), "{config}: {text}");
+    }
+    // Where there is a src, it goes there; a folder that is named is taken as it is.
+    fs::create_dir_all(page.join("src/lib")).unwrap();
+    copy_in(folder.path(), &["sse/connect", "page"]).exits(0);
+    assert!(page.join("src/streaming/sse/connect.ts").is_file());
+    copy_in(folder.path(), &["sse/connect", "page/src/lib"]).exits(0);
+    assert!(page.join("src/lib/sse/event-stream.ts").is_file());
+}
+
+#[test]
+fn a_name_of_two_languages_goes_by_its_destination() {
+    let folder = projects();
+    copy_in(folder.path(), &["websocket/client", "app"])
+        .exits(0)
+        .has(&["websocket/client.rs"]);
+    copy_in(folder.path(), &["websocket/client", "page"])
+        .exits(0)
+        .has(&["websocket/client.ts"]);
+    write(folder.path().join("app/package.json"), "{}");
+    let said = copy_in(folder.path(), &["websocket/client", "app"]);
+    said.exits(2)
+        .has(&["websocket/client.rs or websocket/client.ts"]);
+}
+
+#[test]
+fn wrong_arguments_are_named_with_what_to_do() {
+    let folder = projects();
+    let run = |arguments: &[&str]| copy_in(folder.path(), arguments);
+    run(&["sse/reusme", "app"])
+        .exits(2)
+        .has(&["near: sse/resume", "--list"]);
+    run(&["resume", "app"])
+        .exits(2)
+        .has(&["sse/resume", "llm/resume"]);
+    run(&["nothing/like-it", "app"])
+        .exits(2)
+        .has(&["no pattern nothing/like-it"]);
+    run(&["streams/tee"]).exits(2).has(&["DEST is missing"]);
+    run(&[]).exits(2).has(&["Usage:"]);
+    run(&["--wrong"]).exits(2).has(&["no option --wrong"]);
+    run(&["streams/tee", "gone"])
+        .exits(1)
+        .has(&["gone is not a folder"]);
+    run(&["streams/tee", "page"])
+        .exits(1)
+        .has(&["no Cargo.toml", "cargo new"]);
+    run(&["sse/connect", "app"])
+        .exits(1)
+        .has(&["no package.json", "npm init"]);
+    fs::create_dir_all(folder.path().join("app/examples")).unwrap();
+    run(&["streams/tee", "app/examples"])
+        .exits(1)
+        .has(&["is not in"]);
+    write(
+        folder.path().join("all/Cargo.toml"),
+        "[workspace]\nmembers = []\n",
+    );
+    run(&["streams/tee", "all"])
+        .exits(1)
+        .has(&["is a workspace"]);
+    run(&["llm/nextjs", "page/"])
+        .exits(1)
+        .has(&["tsconfig.json has no path"]);
+    run(&["--help"]).exits(0).has(&["Usage:"]);
+}
+
+#[test]
+fn a_service_becomes_a_project_of_its_own() {
+    let folder = projects();
+    let said = copy_in(folder.path(), &["service/progress-jobs", "jobs"]);
+    said.exits(0).has(&["cargo run", "-- sse "]);
+    let home = folder.path().join("jobs");
+    let read = |path: &str| fs::read_to_string(home.join(path)).unwrap();
+    let manifest = read("Cargo.toml");
+    assert!(manifest.contains("name = \"progress-jobs\""), "{manifest}");
+    assert!(
+        !manifest.contains("workspace") && !manifest.contains("path ="),
+        "{manifest}"
+    );
+    assert!(read("src/lib.rs").ends_with("pub mod connections;\npub mod sse;\n"));
+    assert!(read("src/main.rs").contains("use progress_jobs::connections::listen;"));
+    let all = files(&home);
+    assert!(
+        all.iter()
+            .all(|(path, text)| path == "Cargo.lock" || !text.contains("snippets"))
+    );
+    assert!(all.iter().all(|(path, _)| !path.starts_with("tests/")));
+    for path in ["Dockerfile", "nginx.conf", "README.md", "Cargo.lock"] {
+        assert!(home.join(path).is_file(), "{path}");
+    }
+    // A project that exists is not touched.
+    let before = files(&home);
+    let again = copy_in(folder.path(), &["service/progress-jobs", "jobs"]);
+    again.exits(1).has(&["is not empty"]);
+    assert_eq!(files(&home), before);
+}
+
+#[test]
+fn the_list_has_one_line_for_each_row() {
+    let folder = projects();
+    let said = copy_in(folder.path(), &["--list"]);
+    let rows = pack::copying::rows(&pack::root()).unwrap();
+    assert_eq!(said.exits(0).out.lines().count(), rows.len());
+    let said = copy_in(folder.path(), &["--list", "TypeScript"]);
+    assert!(said.out.lines().count() < rows.len() && said.out.contains("sse/connect"));
+}
+
+#[test]
+fn every_chapter_has_a_row() {
+    let root = pack::root();
+    let rows = pack::copying::rows(&root).unwrap();
+    for document in pack::documents(&root)
+        .iter()
+        .filter(|d| pack::budgets::is_chapter(d))
+    {
+        let name = document.with_extension("");
+        let name = name.strip_prefix("book/src").unwrap().to_str().unwrap();
+        let row = rows.iter().find(|row| row.name == name);
+        let row = row.unwrap_or_else(|| panic!("{name} has no row"));
+        assert_eq!(row.chapter, name);
+        assert!(!row.summary.is_empty(), "{row:?}");
+    }
+}
+
+#[test]
+fn the_program_copies_too() {
+    let folder = projects();
+    let output = Command::new(env!("CARGO_BIN_EXE_streaming-api-patterns"))
+        .args(["copy", "--dry-run", "streams/tee", "app"])
+        .current_dir(folder.path())
+        .env("CARGO_MANIFEST_DIR", pack::root())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("streams/tee.rs"),
+        "{output:?}"
     );
 }

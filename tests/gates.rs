@@ -16,7 +16,9 @@ fn copy() -> TempDir {
     let mut files = vec![
         PathBuf::from("SKILL.md"),
         PathBuf::from("README.md"),
+        PathBuf::from("Cargo.toml"),
         PathBuf::from("Cargo.lock"),
+        PathBuf::from("copying.tsv"),
     ];
     for folder in [
         "book",
@@ -28,6 +30,7 @@ fn copy() -> TempDir {
         "tests",
         "evals",
         "agents",
+        "services",
     ] {
         pack::walk(&root, Path::new(folder), &mut |path| {
             files.push(path.to_owned())
@@ -180,10 +183,27 @@ fn a_stale_checklist_or_anti_pattern_block_is_found() {
         t.replacen(" | ", " | x", 3)
     });
     assert_red(&fences(copy.path()), "anti-patterns block is out of date");
-    edit(copy.path(), "book/src/copying.md", |t| {
-        t.replacen("| sse/resume |", "| sse/resumed |", 1)
+}
+
+#[test]
+fn a_stale_table_of_copies_is_found() {
+    let copy = copy();
+    let root = copy.path();
+    pack::report(&pack::copying::check(root, false));
+    edit(root, "copying.tsv", |t| {
+        t.replacen("\nsse/resume\t", "\nsse/resumed\t", 1)
     });
-    assert_red(&fences(copy.path()), "copying block is out of date");
+    assert_red(&pack::copying::check(root, false), "out of date");
+    pack::report(&pack::copying::check(root, true));
+    // A sibling that the code begins to use is needed.
+    edit(root, "snippets/src/streams/tee.rs", |t| {
+        t + "\n// super::pace is only named here.\npub use super::cancel::observed;\n"
+    });
+    assert_red(&pack::copying::check(root, false), "out of date");
+    let rows = pack::copying::rows(root).unwrap();
+    let tee = rows.iter().find(|row| row.name == "streams/tee").unwrap();
+    assert!(tee.files.contains("streams/cancel.rs"), "{tee:?}");
+    assert!(!tee.files.contains("streams/pace.rs"), "{tee:?}");
 }
 
 #[test]
@@ -328,31 +348,6 @@ fn a_wrong_skill_md_is_found() {
     }
     fs::write(root.join("SKILL.md"), good + &"many words ".repeat(1_000)).unwrap();
     assert_red(&pack::skill::check(root), "the budget is 2500");
-}
-
-#[test]
-fn a_tree_that_stores_refuse_is_found() {
-    let copy = copy();
-    let root = copy.path();
-    fs::write(root.join("book/SKILL.md"), "x").unwrap();
-    fs::write(root.join("book/metadata.json"), "{}").unwrap();
-    fs::write(root.join("book/large.bin"), vec![0; 600 * 1024]).unwrap();
-    let mut files = Vec::new();
-    pack::walk(root, Path::new("book"), &mut |path| {
-        files.push(path.to_owned())
-    });
-    let problems = pack::budgets::check_tree(root, &files);
-    assert_red(&problems, "a second SKILL.md");
-    assert_red(&problems, "metadata.json");
-    assert_red(&problems, "large.bin");
-    #[cfg(unix)]
-    {
-        std::os::unix::fs::symlink("SKILL.md", root.join("book/link.md")).unwrap();
-        assert_red(
-            &pack::budgets::check_tree(root, &[PathBuf::from("book/link.md")]),
-            "symlink",
-        );
-    }
 }
 
 /// skeptic compiles a fence with the real compiler: one that is wrong must fail.

@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod fixture;
+mod pack;
 
 use std::io::Read;
 use std::path::Path;
@@ -13,7 +14,7 @@ use axum::Router;
 use fixture::{Pack, Server, program, within};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use streaming_api_patterns::package::{self, MAX_FILE, MAX_TREE, Package, Refused};
+use streaming_api_patterns::package::{self, MAX_FILE, MAX_FILES, MAX_TREE, Package, Refused};
 use streaming_api_patterns::store::{Store, sign};
 
 fn pack() -> Pack {
@@ -357,7 +358,11 @@ async fn the_command_writes_the_zip_and_its_manifest() {
     written.sort();
     assert_eq!(
         written,
-        ["demo-pack-0.1.0.manifest.json", "demo-pack-0.1.0.zip"]
+        [
+            "demo-pack",
+            "demo-pack-0.1.0.manifest.json",
+            "demo-pack-0.1.0.zip"
+        ]
     );
     assert_eq!(std::fs::read(out.join("demo-pack-0.1.0.zip")).unwrap(), zip);
 
@@ -386,20 +391,209 @@ fn slugs_and_versions_that_would_leave_the_folder_are_refused() {
 }
 
 #[test]
-fn this_pack_can_be_packed() {
+fn what_the_manifest_leaves_out_stays_out_and_is_counted() {
+    let pack = pack();
+    let mut manifest: Value =
+        serde_json::from_slice(&std::fs::read(pack.path().join("manifest.json")).unwrap()).unwrap();
+    manifest["left_out"] = json!([
+        { "paths": ["tests/", "part/*/tests/"], "why": "proofs" },
+        { "paths": ["other/"], "why": "another crate" },
+    ]);
+    pack.write("manifest.json", manifest.to_string());
+    pack.write("tests/one.rs", "one");
+    pack.write("part/a/tests/two.rs", "two");
+    pack.write("part/a/src/tests/kept.rs", "");
+    pack.write("other/Cargo.toml", "[package]\n");
+    pack.write(
+        "Cargo.toml",
+        "[workspace]\nmembers = [\"part/a\", \"other\"]\nexclude = [\"x\"]\n\n[package]\nname = \"p\"\n\n[profile.dev]\ndebug = false\n",
+    );
+    pack.write(
+        "part/a/Cargo.toml",
+        "[package]\nname = \"a\"\n\n[dev-dependencies]\nother = { path = \"../../other\" }\n\n[[test]]\nname = \"t\"\n\n[lints]\nworkspace = true\n",
+    );
+    let package = build(pack.path());
+    assert!(names(&package).contains(&"part/a/src/tests/kept.rs"));
+    for name in ["tests/one.rs", "part/a/tests/two.rs", "other/Cargo.toml"] {
+        assert!(!names(&package).contains(&name), "{name}");
+    }
+    let text = |name: &str| {
+        let file = package.files.iter().find(|file| file.path == name).unwrap();
+        String::from_utf8(file.content.clone()).unwrap()
+    };
+    assert_eq!(
+        text("Cargo.toml"),
+        "[workspace]\nmembers = [\"part/a\"]\n\n[profile.dev]\ndebug = false\n"
+    );
+    assert_eq!(
+        text("part/a/Cargo.toml"),
+        "[package]\nname = \"a\"\n\n[lints]\nworkspace = true\n"
+    );
+    let said = package.left_out();
+    assert!(
+        said[0].contains("2 files") && said[0].contains("tests/ part/*/tests/: proofs"),
+        "{said:?}"
+    );
+    assert!(
+        said[1].contains("1 files") && said[1].contains("another crate"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_package_of_too_many_files_is_refused() {
+    let pack = pack();
+    for n in 0..=MAX_FILES {
+        pack.write(&format!("notes/{n}.md"), "x");
+    }
+    let lines = refused(&pack);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains(&format!("more than the {MAX_FILES}")),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn this_pack_has_what_a_reader_uses_and_no_proofs() {
     let package = build(&fixture::root());
     for name in [
         "SKILL.md",
-        "README.md",
         "LICENSE",
+        "copy",
+        "copying.tsv",
         "manifest.json",
-        "Cargo.lock",
-        "src/main.rs",
-        "check",
-        "tools/package-lock.json",
+        "probe/src/main.rs",
+        "book/src/sse/serve.md",
+        "checklist/sse.jsonl",
+        "prompts/scale-out.md",
+        ".claude-plugin/plugin.json",
     ] {
         assert!(names(&package).contains(&name), "{name}");
     }
+    for file in &package.files {
+        let proof = ["tests/", "test/", "benches/", "fuzz/", "evals/"]
+            .iter()
+            .any(|folder| {
+                file.path.starts_with(folder) || file.path.contains(&format!("/{folder}"))
+            });
+        assert!(!proof, "{}", file.path);
+    }
+    let total: usize = package.files.iter().map(|file| file.content.len()).sum();
+    println!("{} files, {total} bytes", package.files.len());
+}
+
+/// The package as a folder.
+fn unpacked() -> (tempfile::TempDir, std::path::PathBuf, Package) {
+    let package = build(&fixture::root());
+    let outer = tempfile::tempdir().unwrap();
+    let folder = package.unpack(outer.path()).unwrap();
+    (outer, folder, package)
+}
+
+#[test]
+fn nothing_in_the_package_points_out_of_it() {
+    let (_outer, folder, package) = unpacked();
+    let link = regex::Regex::new(r"\]\(([^)\s#:]+)(?:#[^)\s]*)?\)").unwrap();
+    for file in &package.files {
+        let is_prompt = file.path.starts_with("prompts/");
+        if !file.path.ends_with(".md") || file.path == "book/src/SUMMARY.md" {
+            continue;
+        }
+        let text = std::str::from_utf8(&file.content).unwrap();
+        let home = folder.join(&file.path);
+        for link in link.captures_iter(text) {
+            let path = home.parent().unwrap().join(&link[1]);
+            let pages = ["prompts/", "checklist.md", "anti-patterns.md"];
+            let is_page_for_people = pages.iter().any(|page| link[1].contains(page));
+            assert!(
+                path.exists() || is_page_for_people,
+                "{} links to {}",
+                file.path,
+                &link[1]
+            );
+        }
+        if is_prompt || file.path == "SKILL.md" {
+            for path in pack::skill::paths(text) {
+                assert!(folder.join(&path).exists(), "{} names {path}", file.path);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_pattern_can_be_copied_from_the_package() {
+    let (outer, folder, _package) = unpacked();
+    let app = outer.path().join("app");
+    std::fs::create_dir_all(app.join("src")).unwrap();
+    std::fs::write(app.join("Cargo.toml"), "[package]\nname = \"app\"\n").unwrap();
+    std::fs::write(app.join("package.json"), "{}").unwrap();
+    let paths = "{ \"compilerOptions\": { \"paths\": { \"@/*\": [\"./*\"] } } }";
+    std::fs::write(app.join("tsconfig.json"), paths).unwrap();
+    let mut tried = std::collections::BTreeSet::new();
+    for row in pack::copying::rows(&fixture::root()).unwrap() {
+        for file in &row.files {
+            let base = match (row.language, file.strip_prefix("streaming/")) {
+                ("rust" | "service", _) => format!("snippets/src/{file}"),
+                ("ts", _) => format!("snippets/typescript/src/{file}"),
+                ("next", Some(file)) => format!("snippets/typescript/src/{file}"),
+                ("next", None) => format!("snippets/typescript/nextjs/{file}"),
+                _ => file.clone(),
+            };
+            assert!(folder.join(&base).is_file(), "{}: {base}", row.name);
+        }
+        // The script itself, once for each language.
+        if !tried.insert(row.language) {
+            continue;
+        }
+        let end = match row.language {
+            "rust" => ".rs",
+            "ts" => ".ts",
+            _ => "",
+        };
+        let to = if row.name.starts_with("service/") {
+            "new"
+        } else {
+            "app"
+        };
+        let output = std::process::Command::new("sh")
+            .arg(folder.join("copy"))
+            .args(["--dry-run", &format!("{}{end}", row.name), to])
+            .current_dir(outer.path())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}: {}",
+            row.name,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    assert!(tried.len() >= 6, "{tried:?}");
+}
+
+/// The probe is what SKILL.md starts from the installed folder.
+#[test]
+fn cargo_understands_the_package() {
+    let (_outer, folder, _package) = unpacked();
+    let output = std::process::Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "-q",
+            "--offline",
+            "--no-deps",
+            "--format-version",
+            "1",
+        ])
+        .arg("--manifest-path")
+        .arg(folder.join("probe/Cargo.toml"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 // --- The store ---

@@ -13,7 +13,8 @@ const places = [...(process.env.PATH ?? "").split(":").map((folder) => join(fold
 const executablePath = places.find((place) => existsSync(place));
 if (!executablePath) throw new Error("Chromium is missing: run ./check");
 
-const flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync";
+const flags =
+  "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync";
 const profile = mkdtempSync(join(tmpdir(), "browser-"));
 const context = await chromium.launchPersistentContext(profile, { executablePath, args: flags.split(" ") });
 context.setDefaultTimeout(PATIENCE);
@@ -52,7 +53,8 @@ function panelOf(page, name) {
   };
 }
 
-const ids = (lines, name) => lines.flatMap((line) => line.match(new RegExp(`^${name} id \\D*(\\d+)`))?.[1] ?? []).map(Number);
+const ids = (lines, name) =>
+  lines.flatMap((line) => line.match(new RegExp(`^${name} id \\D*(\\d+)`))?.[1] ?? []).map(Number);
 const upTo = (first, last) => Array.from({ length: last - first + 1 }, (_, n) => first + n);
 
 const scenarios = {
@@ -147,27 +149,38 @@ const scenarios = {
     context.on("response", (response) => {
       if (/text\/event-stream/.test(response.headers()["content-type"] ?? "")) streams.push(response.url());
     });
-    for (const [theme, colorScheme] of [["light", "light"], ["navy", "dark"]]) {
+    for (const [theme, colorScheme] of [
+      ["light", "light"],
+      ["navy", "dark"],
+    ]) {
       await page.evaluate((name) => localStorage.setItem("mdbook-theme", name), theme);
       await page.emulateMedia({ colorScheme });
       for (const address of addresses) {
         assert.equal((await page.goto(address)).status(), 200, address);
         const examples = await page.locator("[data-live]").count();
-        for (let n = 0; n < examples; n += 1) await page.locator("[data-live]").nth(n).locator(".live-panel button").first().waitFor();
+        for (let n = 0; n < examples; n += 1)
+          await page.locator("[data-live]").nth(n).locator(".live-panel button").first().waitFor();
         for (const width of [1280, 390]) {
           await page.setViewportSize({ width, height: 900 });
           const seen = await page.evaluate(() => {
-            const outer = (selector, wrong) => [...document.querySelectorAll(selector)].filter(wrong).map((e) => e.outerHTML);
+            const outer = (selector, wrong) =>
+              [...document.querySelectorAll(selector)].filter(wrong).map((e) => e.outerHTML);
             return {
               hints: outer(".live-hint", () => true),
               wider: Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth),
-              nameless: outer(":is(.live-panel, .checklist-filter) :is(button, input, select, textarea)", (e) =>
-                !(e.textContent.trim() || e.labels?.[0]?.textContent.trim() || e.ariaLabel)),
+              nameless: outer(
+                ":is(.live-panel, .checklist-filter) :is(button, input, select, textarea)",
+                (e) => !(e.textContent.trim() || e.labels?.[0]?.textContent.trim() || e.ariaLabel),
+              ),
               // Images without a picture, or without words for it.
               images: outer("main img", (e) => e.alt.trim() === "" || !e.complete || e.naturalWidth === 0),
             };
           });
-          assert.deepEqual(seen, { hints: [], wider: 0, nameless: [], images: [] }, `${address} (${theme}, ${width} px)`);
+          assert.deepEqual(
+            seen,
+            { hints: [], wider: 0, nameless: [], images: [] },
+            `${address} (${theme}, ${width} px)`,
+          );
         }
       }
     }
@@ -175,7 +188,9 @@ const scenarios = {
     await this.checklist(page);
     await this.search(page);
     // The page that prints the whole book asks for the printer by itself: it must come up, with every chapter.
-    await page.addInitScript(() => { window.print = () => {}; });
+    await page.addInitScript(() => {
+      window.print = () => {};
+    });
     assert.equal((await page.goto(new URL("/print.html", url).href)).status(), 200);
     const chapters = await page.locator("main h1").count();
     assert.ok(chapters >= addresses.length - 2, `${chapters} chapters in print.html, ${addresses.length} pages`);
@@ -211,7 +226,9 @@ const scenarios = {
     }
     const paper = await page.evaluate(() => ({
       wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-      lefts: new Set([...document.querySelectorAll("main tbody tr")].map((row) => Math.round(row.getBoundingClientRect().left))).size,
+      lefts: new Set(
+        [...document.querySelectorAll("main tbody tr")].map((row) => Math.round(row.getBoundingClientRect().left)),
+      ).size,
       box: getComputedStyle(document.querySelector("main tbody td"), "::before").content,
     }));
     assert.deepEqual(paper, { wider: 0, lefts: 1, box: '"☐ "' });

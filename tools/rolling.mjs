@@ -10,7 +10,8 @@ const [url] = process.argv.slice(2);
 const places = [...(process.env.PATH ?? "").split(":").map((folder) => join(folder, "chromium")), "/usr/bin/chromium"];
 const executablePath = places.find((place) => existsSync(place));
 if (!executablePath) throw new Error("Chromium is missing: run ./check");
-const flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync";
+const flags =
+  "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync";
 const profile = mkdtempSync(join(tmpdir(), "rolling-"));
 const context = await chromium.launchPersistentContext(profile, { executablePath, args: flags.split(" ") });
 try {

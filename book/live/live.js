@@ -8,8 +8,6 @@
 // origin block every other request of an HTTP/1.1 browser. Where the book is served without the
 // program (a static copy, a file), a hint stands in its place.
 (() => {
-  "use strict";
-
   async function fill(element) {
     const name = element.dataset.live;
     if (!/^[a-z]+-[a-z0-9-]+$/.test(name)) {
@@ -45,7 +43,11 @@
     if (text === null) {
       const command = document.createElement("code");
       command.textContent = "cargo run";
-      paragraph.append("This example runs when the program serves the book: start it with ", command, " in the folder of the pack.");
+      paragraph.append(
+        "This example runs when the program serves the book: start it with ",
+        command,
+        " in the folder of the pack.",
+      );
     } else {
       paragraph.append(text);
     }

@@ -1,11 +1,23 @@
 // A chat through the relay. Each button asks the scripted model for one fault; Stop aborts the
 // request, and what the provider saw of it is read back.
-import { onLeave, panel } from "./panel.js";
+
 import { readEvents } from "./llm-events.js";
+import { onLeave, panel } from "./panel.js";
 
 /** The faults of the scripted model. */
 const FAULTS = [
-  "bytes", "tools", "length", "refusal", "cut", "cut-inside", "abort", "stall", "hold-head", "error", "rate-limit", "overloaded",
+  "bytes",
+  "tools",
+  "length",
+  "refusal",
+  "cut",
+  "cut-inside",
+  "abort",
+  "stall",
+  "hold-head",
+  "error",
+  "rate-limit",
+  "overloaded",
 ];
 
 export default function mount(element, base) {
@@ -74,7 +86,8 @@ export default function mount(element, base) {
     // The provider's side of it: give its connection a moment to be closed, then look.
     await new Promise((resolve) => setTimeout(resolve, 200));
     const [last] = await (await fetch(`${base}/exchanges`)).json();
-    if (last) p.note(`the provider saw: ${last.tokens} tokens sent, ${last.end ?? "still open"} after ${last.ms ?? "?"} ms`);
+    if (last)
+      p.note(`the provider saw: ${last.tokens} tokens sent, ${last.end ?? "still open"} after ${last.ms ?? "?"} ms`);
   });
   for (const fault of FAULTS) p.button(fault, () => void ask(fault));
   p.button("Ask the provider", () => void ask("provider"));

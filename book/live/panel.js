@@ -80,7 +80,11 @@ export function panel(element, title) {
 
     /** One event: its name, its id, its text; `kind` colours it ("event", "good", "failed"). */
     log(name, { id, text, kind = "event" } = {}) {
-      return line(kind, [["live-name", name], ["live-id", id === undefined ? id : `id ${id}`], ["live-text", text]]);
+      return line(kind, [
+        ["live-name", name],
+        ["live-id", id === undefined ? id : `id ${id}`],
+        ["live-text", text],
+      ]);
     },
 
     /** A line of the panel's own. */
@@ -100,7 +104,9 @@ export function panel(element, title) {
       const response = await fetch(`${base}/cut?path=${encodeURIComponent(path)}`, { method: "POST" });
       if (!response.ok) throw new Error(`cut: status ${response.status}`);
       const { cut } = await response.json();
-      self.note(cut === 0 ? "nothing to cut: no stream is open" : `cut by the server (${cut} stream${cut === 1 ? "" : "s"})`);
+      self.note(
+        cut === 0 ? "nothing to cut: no stream is open" : `cut by the server (${cut} stream${cut === 1 ? "" : "s"})`,
+      );
       return cut;
     },
   };

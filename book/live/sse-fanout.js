@@ -50,14 +50,19 @@ export default function mount(element, base) {
       if (!now) return;
       fast(now.least);
       slow(now.slow, `, ${now.ended} times disconnected, ${now.resets} times told that it lost some`);
-      if (now.ended > (last.ended ?? 0)) p.log("disconnected", { text: "the slow one was more than 16 behind; it comes back with its cursor" });
-      if (now.resets > (last.resets ?? 0)) p.log("reset", { text: "the slow one was told, and goes on with the newest", kind: "failed" });
+      if (now.ended > (last.ended ?? 0))
+        p.log("disconnected", { text: "the slow one was more than 16 behind; it comes back with its cursor" });
+      if (now.resets > (last.resets ?? 0))
+        p.log("reset", { text: "the slow one was told, and goes on with the newest", kind: "failed" });
       still = now.published === 80 && now.slow === last.slow ? still + 1 : 0;
       last = now;
       // Longer than the slow one's pause.
       if (still < 10) return;
       stop();
-      p.note(`all others: ${now.least} of 80; the slow one: ${now.slow}; ${now.held} bytes kept for all together`, "good");
+      p.note(
+        `all others: ${now.least} of 80; the slow one: ${now.slow}; ${now.held} bytes kept for all together`,
+        "good",
+      );
       p.status("done", `${policy}: over`);
     });
     counts.addEventListener("restart", stop);

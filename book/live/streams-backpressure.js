@@ -69,7 +69,11 @@ export default function mount(element, base) {
     p.note("the first MiB go into the buffers of the kernel and the browser: the queues fill when those are full");
     Promise.all(["bounded", "unbounded"].map((queue) => readSlowly(queue, own.signal)))
       .then(() => stop("done", "both read"))
-      .catch((error) => error.name !== "AbortError" && (p.note(error.message, "failed"), stop("failed", "failed")));
+      .catch((error) => {
+        if (error.name === "AbortError") return;
+        p.note(error.message, "failed");
+        stop("failed", "failed");
+      });
   });
   p.button("Stop", () => {
     stop("idle", "stopped: both producers end");

@@ -4,7 +4,9 @@ import { onLeave, panel } from "./panel.js";
 
 export default function mount(element, base) {
   const p = panel(element, "Rooms: resume after a cut");
-  const url = Object.assign(new URL(`${base}/rooms`, location.href), { protocol: location.protocol.replace("http", "ws") });
+  const url = Object.assign(new URL(`${base}/rooms`, location.href), {
+    protocol: location.protocol.replace("http", "ws"),
+  });
   // A room of this page's own: two readers do not disturb each other.
   const room = `demo ${crypto.randomUUID?.() ?? Math.random()}`;
   let socket;
@@ -30,10 +32,10 @@ export default function mount(element, base) {
       if (own !== socket) return; // an earlier connection
       if (message.type === "joined" || message.type === "reset") {
         const first = cursor === undefined;
-        if (message.type === "reset") p.log("reset", { text: "the room has forgotten what you missed: load a snapshot", kind: "failed" });
-        if (first || message.type === "reset") cursor = { epoch: message.epoch, seq: message.seq - message.events.length };
-        if (!first && message.type === "joined") p.note(`resumed: ${message.events.length} replayed`);
-        message.events.forEach(seen);
+        if (message.type === "reset")
+          p.log("reset", { text: "the room has forgotten what you missed: load a snapshot", kind: "failed" });
+        if (first || message.type === "reset") cursor = { epoch: message.epoch, seq: message.seq };
+        if (!first && message.type === "joined") p.note(`resumed after ${cursor.seq}`);
         p.status("open", "in the room");
       } else if (message.type === "gap") {
         p.log("gap", { id: `${message.from}–${message.to}`, text: "dropped: this page was too slow", kind: "failed" });

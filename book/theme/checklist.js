@@ -1,7 +1,5 @@
 // The filter of the checklist's page. Without it, the page shows every item.
 (() => {
-  "use strict";
-
   function start() {
     const title = document.querySelector("main > #checklist");
     const first = document.querySelector("main > h2");
@@ -20,7 +18,9 @@
       box.append(wrapper);
       return element;
     };
-    const endpoints = [...new Set(rows.flatMap((row) => text(row, 1).split(", ")))].filter((name) => name !== "every server");
+    const endpoints = [...new Set(rows.flatMap((row) => text(row, 1).split(", ")))].filter(
+      (name) => name !== "every server",
+    );
     const endpoint = select("Show the items of", ["all endpoints", ...endpoints]);
     const verify = select("verified by", ["probe or review", "probe", "review"]);
     const count = document.createElement("span");
@@ -32,7 +32,9 @@
       let shown = 0;
       for (const row of rows) {
         const names = text(row, 1).split(", ");
-        const concerns = endpoint.selectedIndex === 0 || names.includes(endpoint.value) ||
+        const concerns =
+          endpoint.selectedIndex === 0 ||
+          names.includes(endpoint.value) ||
           (names.includes("every server") && /(server|relay)$/.test(endpoint.value));
         row.hidden = !concerns || (verify.selectedIndex > 0 && text(row, 4) !== verify.value);
         shown += row.hidden ? 0 : 1;

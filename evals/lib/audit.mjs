@@ -14,15 +14,20 @@ export async function audit(ctx) {
       const [, file, text] = /^(\S+): ([^]*)$/.exec(anchor);
       const source = fs.readFileSync(path.join(ROOT, "evals/files", name, file), "utf8");
       const at = source.indexOf(text);
-      if (at < 0 || source.indexOf(text, at + 1) >= 0) throw new Error(`the key's ${JSON.stringify(text)} is not once in ${file}`);
+      if (at < 0 || source.indexOf(text, at + 1) >= 0)
+        throw new Error(`the key's ${JSON.stringify(text)} is not once in ${file}`);
       return { id, file, line: source.slice(0, at).split("\n").length };
     }),
   );
   // The nearest pairs first; a finding counts for one defect, and one defect may be found several times.
   const pairs = findings.flatMap((finding, index) => {
-    const file = String(finding?.file ?? "").replaceAll("\\", "/").replace(/^(\.\/)+/, "");
+    const file = String(finding?.file ?? "")
+      .replaceAll("\\", "/")
+      .replace(/^(\.\/)+/, "");
     const near = places.filter((place) => file.endsWith(place.file) || place.file.endsWith(`/${file}`));
-    return near.map((place) => ({ index, id: place.id, far: Math.abs(place.line - Number(finding.line)) })).filter((pair) => pair.far <= key.within);
+    return near
+      .map((place) => ({ index, id: place.id, far: Math.abs(place.line - Number(finding.line)) }))
+      .filter((pair) => pair.far <= key.within);
   });
   pairs.sort((a, b) => a.far - b.far);
   const found = new Map();
@@ -35,11 +40,19 @@ export async function audit(ctx) {
     }
   for (const id of Object.keys(key.defects)) {
     const finding = found.get(id);
-    ctx.record(id, finding !== undefined, finding ? `line ${finding.line}: ${finding.problem}` : "no finding points there");
+    ctx.record(
+      id,
+      finding !== undefined,
+      finding ? `line ${finding.line}: ${finding.problem}` : "no finding points there",
+    );
   }
   const wrong = findings.filter((_, index) => !used.has(index));
   const said = wrong.map((finding) => `line ${finding?.line}: ${finding?.problem}`).join("; ");
   ctx.cost.findings = findings.length;
   ctx.cost.false_alarms = wrong.length;
-  ctx.record("audit-false-alarms", wrong.length <= key.false_alarms, `${wrong.length} of ${findings.length} findings point elsewhere${said && `: ${said}`}`);
+  ctx.record(
+    "audit-false-alarms",
+    wrong.length <= key.false_alarms,
+    `${wrong.length} of ${findings.length} findings point elsewhere${said && `: ${said}`}`,
+  );
 }

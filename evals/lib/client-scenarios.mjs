@@ -11,7 +11,12 @@ const END = "event: end\ndata: {}\nid: z\n\n";
 async function serve(...steps) {
   const state = { requests: [], open: 0 };
   const server = http.createServer((request, response) => {
-    const at = state.requests.push({ cursor: request.rawHeaders[request.rawHeaders.findIndex((name) => name.toLowerCase() === "last-event-id") + 1], headers: request.headers, when: Date.now() }) - 1;
+    const at =
+      state.requests.push({
+        cursor: request.rawHeaders[request.rawHeaders.findIndex((name) => name.toLowerCase() === "last-event-id") + 1],
+        headers: request.headers,
+        when: Date.now(),
+      }) - 1;
     if (!("last-event-id" in request.headers)) state.requests[at].cursor = undefined;
     state.open++;
     response.on("close", () => state.open--);
@@ -23,7 +28,11 @@ async function serve(...steps) {
   return state;
 }
 
-const stream = (response) => (response.writeHead(200, { "content-type": "text/event-stream" }), response.flushHeaders(), response);
+const stream = (response) => {
+  response.writeHead(200, { "content-type": "text/event-stream" });
+  response.flushHeaders();
+  return response;
+};
 const send = (text) => (response) => stream(response).end(text);
 const fast = { minDelayMs: 10, maxDelayMs: 50 };
 
@@ -31,7 +40,8 @@ const fast = { minDelayMs: 10, maxDelayMs: 50 };
 async function collect(url, options = {}, ms = 8_000) {
   const events = [];
   const run = (async () => {
-    for await (const event of subscribe(url, { signal: new AbortController().signal, ...fast, ...options })) events.push(event);
+    for await (const event of subscribe(url, { signal: new AbortController().signal, ...fast, ...options }))
+      events.push(event);
     return "returned";
   })();
   return [events, await within(ms, run, "the generator did not end").catch((error) => error)];
@@ -40,8 +50,11 @@ const short = (events) => events.map(({ type, data, id }) => `${type}/${data}/${
 
 const scenarios = {
   async "sse-fetch-any-chunking"() {
-    const text = "\ufeff: hello\ndata: one\nid: 1\n\ndata:two\r\nid:2\r\n\r\ndata: a\rdata:  b\rid: 3\r\revent: named\ndata: zwölf 🎈 \u2028x\nid: 4\n\nid: 5\n\ndata\n\nunknown: x\ndata: six\nid: 6\n\n" + END;
-    const wanted = "message/one/1 message/two/2 message/a\n b/3 named/zwölf 🎈 \u2028x/4 message//5 message/six/6 end/{}/z";
+    const text =
+      "\ufeff: hello\ndata: one\nid: 1\n\ndata:two\r\nid:2\r\n\r\ndata: a\rdata:  b\rid: 3\r\revent: named\ndata: zwölf 🎈 \u2028x\nid: 4\n\nid: 5\n\ndata\n\nunknown: x\ndata: six\nid: 6\n\n" +
+      END;
+    const wanted =
+      "message/one/1 message/two/2 message/a\n b/3 named/zwölf 🎈 \u2028x/4 message//5 message/six/6 end/{}/z";
     const bytes = Buffer.from(text);
     for (const size of [1, 2, 3, 7, 1000]) {
       const server = await serve(async (response) => {
@@ -53,22 +66,36 @@ const scenarios = {
         response.end();
       });
       const [events, how] = await collect(server.url);
-      assert(how === "returned" && short(events) === wanted, `in chunks of ${size}: ${JSON.stringify(short(events))} ${how}`);
+      assert(
+        how === "returned" && short(events) === wanted,
+        `in chunks of ${size}: ${JSON.stringify(short(events))} ${how}`,
+      );
     }
     return "CR, LF, CRLF, a BOM, UTF-8 and fields cut anywhere";
   },
   async "sse-parser-line-endings"() {
     const server = await serve((response) => void stream(response).write("data: x\r\r"));
     const events = subscribe(server.url, { signal: new AbortController().signal, ...fast });
-    const { value } = await within(2_000, events.next(), "an event that ended with CR CR was held back until the next byte");
+    const { value } = await within(
+      2_000,
+      events.next(),
+      "an event that ended with CR CR was held back until the next byte",
+    );
     assert(value.data === "x", JSON.stringify(value));
     return "an event that ends with CR CR is given at once";
   },
   async "sse-client-end-is-no-success"() {
-    const server = await serve(send("data: 1\nid: 1\n\n"), send("data: 2\nid: 2\n\n"), send(`data: 3\nid: 3\n\n${END}`));
+    const server = await serve(
+      send("data: 1\nid: 1\n\n"),
+      send("data: 2\nid: 2\n\n"),
+      send(`data: 3\nid: 3\n\n${END}`),
+    );
     const [events, how] = await collect(server.url);
     await sleep(200);
-    assert(short(events) === "message/1/1 message/2/2 message/3/3 end/{}/z" && how === "returned", `${short(events)} ${how}`);
+    assert(
+      short(events) === "message/1/1 message/2/2 message/3/3 end/{}/z" && how === "returned",
+      `${short(events)} ${how}`,
+    );
     const cursors = server.requests.map((request) => request.cursor).join();
     assert(cursors === ",1,2", `the requests had the cursors ${cursors}`);
     return "the end of a response reconnects with the cursor, the end event ends";
@@ -83,7 +110,10 @@ const scenarios = {
   async "sse-client-cursor-after-handling"() {
     const all = [1, 2, 3, 4, 5, 6].map((n) => `data: ${n}\nid: ${n}\n\n`);
     const server = await serve(
-      (response) => (stream(response).write(all.slice(0, 4).join("")), setTimeout(() => response.destroy(), 100)),
+      (response) => {
+        stream(response).write(all.slice(0, 4).join(""));
+        setTimeout(() => response.destroy(), 100);
+      },
       (response, request) => send(all.slice(Number(request.headers["last-event-id"] ?? 0)).join("") + END)(response),
     );
     const seen = [];
@@ -98,17 +128,30 @@ const scenarios = {
     return "a slow consumer sees each event once over a cut";
   },
   async "sse-client-statuses"() {
-    for (const [status, type] of [[404, "text/plain"], [401, "application/json"], [200, "text/html"]]) {
-      const server = await serve((response) => response.writeHead(status, { "content-type": type }).end("data: no\n\n"));
+    for (const [status, type] of [
+      [404, "text/plain"],
+      [401, "application/json"],
+      [200, "text/html"],
+    ]) {
+      const server = await serve((response) =>
+        response.writeHead(status, { "content-type": type }).end("data: no\n\n"),
+      );
       const [events, how] = await collect(server.url, {}, 2_000);
-      assert(how instanceof Error && !/did not end/.test(how.message) && events.length === 0, `${status} ${type}: ${how?.message ?? how}`);
+      assert(
+        how instanceof Error && !/did not end/.test(how.message) && events.length === 0,
+        `${status} ${type}: ${how?.message ?? how}`,
+      );
       await sleep(150);
       assert(server.requests.length === 1, `${status} ${type} was asked ${server.requests.length} times`);
     }
     const none = await serve((response) => response.writeHead(204).end());
     const [, how] = await collect(none.url, {}, 2_000);
     assert(how === "returned" && none.requests.length === 1, `204: ${how}`);
-    const busy = await serve((response) => response.writeHead(503, { "retry-after": "1" }).end(), (response) => response.writeHead(502).end(), send(END));
+    const busy = await serve(
+      (response) => response.writeHead(503, { "retry-after": "1" }).end(),
+      (response) => response.writeHead(502).end(),
+      send(END),
+    );
     const [, end] = await collect(busy.url, { maxDelayMs: 5_000 });
     const waited = busy.requests[1]?.when - busy.requests[0].when;
     assert(end === "returned" && waited >= 950, `503 with Retry-After: 1 was asked again after ${waited} ms: ${end}`);
@@ -116,7 +159,10 @@ const scenarios = {
   },
   async "sse-client-backoff"() {
     // One that answers and dies at once is no better than one that does not answer.
-    const server = await serve((response) => (stream(response).write("retry: 0\ndata: x\n\n"), setTimeout(() => response.destroy(), 5)));
+    const server = await serve((response) => {
+      stream(response).write("retry: 0\ndata: x\n\n");
+      setTimeout(() => response.destroy(), 5);
+    });
     const abort = new AbortController();
     const run = collect(server.url, { signal: abort.signal, minDelayMs: 50, maxDelayMs: 1_000 });
     await sleep(2_500);
@@ -124,30 +170,45 @@ const scenarios = {
     await run;
     const waits = server.requests.slice(1).map((request, i) => request.when - server.requests[i].when);
     assert(waits.length >= 3, `only ${waits.length} reconnects within 2.5 s`);
-    assert(waits.length <= 30, `${waits.length} reconnects within 2.5 s to a server that dies after each first event (minDelayMs 50, maxDelayMs 1000)`);
-    const other = await Promise.all([0, 1, 2, 3].map(async () => {
-      const down = await serve((response) => response.writeHead(503).end());
-      const stop = new AbortController();
-      const tries = collect(down.url, { signal: stop.signal, minDelayMs: 100, maxDelayMs: 600 });
-      await sleep(2_000);
-      stop.abort(new Error("enough"));
-      await tries;
-      return down.requests.slice(1).map((request, i) => request.when - down.requests[i].when);
-    }));
+    assert(
+      waits.length <= 30,
+      `${waits.length} reconnects within 2.5 s to a server that dies after each first event (minDelayMs 50, maxDelayMs 1000)`,
+    );
+    const other = await Promise.all(
+      [0, 1, 2, 3].map(async () => {
+        const down = await serve((response) => response.writeHead(503).end());
+        const stop = new AbortController();
+        const tries = collect(down.url, { signal: stop.signal, minDelayMs: 100, maxDelayMs: 600 });
+        await sleep(2_000);
+        stop.abort(new Error("enough"));
+        await tries;
+        return down.requests.slice(1).map((request, i) => request.when - down.requests[i].when);
+      }),
+    );
     // Four clients whose servers went down together: the spread of their first waits, of their second…
-    const spreads = [0, 1, 2].map((n) => other.map((client) => client[n] ?? NaN)).filter((nth) => nth.every(Number.isFinite)).map((nth) => Math.max(...nth) - Math.min(...nth));
-    assert(spreads.some((spread) => spread > 40), `the waits have no jitter: ${JSON.stringify(other)}`);
+    const spreads = [0, 1, 2]
+      .map((n) => other.map((client) => client[n] ?? NaN))
+      .filter((nth) => nth.every(Number.isFinite))
+      .map((nth) => Math.max(...nth) - Math.min(...nth));
+    assert(
+      spreads.some((spread) => spread > 40),
+      `the waits have no jitter: ${JSON.stringify(other)}`,
+    );
     return `${waits.length} reconnects within 2.5 s to a server that keeps dying; waits ${JSON.stringify(other[0])}`;
   },
   async "sse-fetch-idle-timeout"() {
     const server = await serve((response) => void stream(response).write("data: 1\nid: 1\n\n"), send(END));
     const [events, how] = await collect(server.url, { idleMs: 300 }, 4_000);
-    assert(how === "returned" && server.requests[1].cursor === "1", `a connection that fell silent: ${short(events)} ${how}`);
+    assert(
+      how === "returned" && server.requests[1].cursor === "1",
+      `a connection that fell silent: ${short(events)} ${how}`,
+    );
     const slow = await serve((response) => {
       stream(response).write("data: 1\nid: 1\n\ndata: 2\nid: 2\n\n");
       setTimeout(() => response.end(END), 150);
     });
-    for await (const _ of subscribe(slow.url, { signal: new AbortController().signal, ...fast, idleMs: 300 })) await sleep(500);
+    for await (const _ of subscribe(slow.url, { signal: new AbortController().signal, ...fast, idleMs: 300 }))
+      await sleep(500);
     assert(slow.requests.length === 1, "the time that the consumer takes counted as silence");
     return "silence reconnects, a slow consumer does not";
   },
@@ -183,11 +244,17 @@ const scenarios = {
       const more = () => {
         while (!response.destroyed && sent < 200e6 && response.write(big)) sent += big.length;
       };
-      response.on("drain", () => ((sent += big.length), more()));
+      response.on("drain", () => {
+        sent += big.length;
+        more();
+      });
       more();
     });
     const [, how] = await collect(server.url, { maxEventChars: 100_000 }, 8_000);
-    assert(how instanceof Error && !/did not end/.test(how.message), `a line without end: ${how?.message ?? how}, ${sent >> 20} MiB were sent`);
+    assert(
+      how instanceof Error && !/did not end/.test(how.message),
+      `a line without end: ${how?.message ?? how}, ${sent >> 20} MiB were sent`,
+    );
     assert(sent < 50e6, `${sent >> 20} MiB were taken`);
     return `given up after ${sent >> 20} MiB`;
   },

@@ -17,7 +17,10 @@ function source(count, { silentAt = -1, failAt = -1, size = 10 } = {}) {
           if (n === silentAt)
             await new Promise((resolve, reject) => {
               const timer = setTimeout(resolve, 60_000);
-              signal?.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)));
+              signal?.addEventListener("abort", () => {
+                clearTimeout(timer);
+                reject(signal.reason);
+              });
             });
           if (n === failAt) throw new Error("connection to db-7.internal was lost");
           state.made++;
@@ -34,15 +37,19 @@ function source(count, { silentAt = -1, failAt = -1, size = 10 } = {}) {
 async function readAll(stream) {
   const chunks = [];
   for await (const chunk of stream) chunks.push(chunk);
-  const lines = decode(chunks).split("\n").filter((line) => line.trim() !== "");
+  const lines = decode(chunks)
+    .split("\n")
+    .filter((line) => line.trim() !== "");
   return lines.map((line) => JSON.parse(line)).filter((line) => !("ping" in line));
 }
-
 
 const scenarios = {
   async "stream-complete"() {
     const lines = await readAll(exportRows(source(50).rows));
-    assert(lines.length === 51 && lines[49].n === 50 && lines[50].done === true && lines[50].rows === 50, `last line ${JSON.stringify(lines.at(-1))} of ${lines.length}`);
+    assert(
+      lines.length === 51 && lines[49].n === 50 && lines[50].done === true && lines[50].rows === 50,
+      `last line ${JSON.stringify(lines.at(-1))} of ${lines.length}`,
+    );
     return "50 rows and the last line";
   },
   async "stream-js-pull"() {
@@ -62,13 +69,20 @@ const scenarios = {
     await sleep(50);
     await within(2_000, reader.cancel("left"), "cancel()");
     await pending;
-    await eventually(2_000, "the rows are still open after cancel() while the database was silent", () => db.open === 0);
+    await eventually(
+      2_000,
+      "the rows are still open after cancel() while the database was silent",
+      () => db.open === 0,
+    );
     assert(db.aborted, "the signal given to the rows is not aborted");
     return "cancel() aborts the database's own wait";
   },
   async "stream-js-no-late-enqueue"() {
     for (const how of ["cancel", "end", "error"]) {
-      const db = source(how === "cancel" ? 1_000 : 3, { silentAt: how === "cancel" ? 3 : -1, failAt: how === "error" ? 2 : -1 });
+      const db = source(how === "cancel" ? 1_000 : 3, {
+        silentAt: how === "cancel" ? 3 : -1,
+        failAt: how === "error" ? 2 : -1,
+      });
       const stream = exportRows(db.rows, { heartbeatMs: 20 });
       if (how === "cancel") {
         const reader = stream.getReader();
@@ -91,7 +105,11 @@ const scenarios = {
       for (let part; !(part = await reader.read()).done; ) text += new TextDecoder().decode(part.value);
     })();
     reading.catch(() => {});
-    await eventually(3_000, "no {\"ping\":true} lines while the database is silent", () => text.split('"ping"').length > 3);
+    await eventually(
+      3_000,
+      'no {"ping":true} lines while the database is silent',
+      () => text.split('"ping"').length > 3,
+    );
     await reader.cancel();
     // For a reader that does not read they must not pile up.
     const idle = exportRows(source(10, { silentAt: 3 }).rows, { heartbeatMs: 5 }).getReader();
@@ -107,9 +125,14 @@ const scenarios = {
     return "pings while the database is silent, and none that pile up";
   },
   async "stream-js-errors-in-band"() {
-    const lines = await readAll(exportRows(source(10, { failAt: 4 }).rows)).catch((error) => [{ thrown: error.message }]);
+    const lines = await readAll(exportRows(source(10, { failAt: 4 }).rows)).catch((error) => [
+      { thrown: error.message },
+    ]);
     const last = lines.at(-1);
-    assert(lines.length === 4 && typeof last.error === "string", `a failure at row 4 gives ${JSON.stringify(lines.at(-1))} after ${lines.length - 1} rows`);
+    assert(
+      lines.length === 4 && typeof last.error === "string",
+      `a failure at row 4 gives ${JSON.stringify(lines.at(-1))} after ${lines.length - 1} rows`,
+    );
     assert(!/db-7|lost/.test(JSON.stringify(lines)), `the client is told ${JSON.stringify(last)}`);
     return JSON.stringify(last);
   },
@@ -117,7 +140,15 @@ const scenarios = {
     const db = source(40_000, { size: 4_000 });
     let end;
     let kept = 0;
-    const audit = { write: () => (kept++, new Promise(() => {})), close: (result) => void (end = result) };
+    const audit = {
+      write: () => {
+        kept++;
+        return new Promise(() => {});
+      },
+      close: (result) => {
+        end = result;
+      },
+    };
     globalThis.gc();
     const before = process.memoryUsage();
     const reader = withAudit(exportRows(db.rows), audit).getReader();
@@ -146,7 +177,10 @@ const scenarios = {
     const audit = { write: async (chunk) => void written.push(chunk), close: (result) => void (end = result) };
     const lines = await readAll(withAudit(exportRows(source(20).rows), audit));
     await eventually(2_000, "close() of the audit was not called", () => end);
-    assert(lines.length === 21 && end.complete === true && decode(written).includes('"done":true'), `close(${JSON.stringify(end)}) after ${decode(written).length} bytes`);
+    assert(
+      lines.length === 21 && end.complete === true && decode(written).includes('"done":true'),
+      `close(${JSON.stringify(end)}) after ${decode(written).length} bytes`,
+    );
     // And when the client leaves in the middle.
     end = undefined;
     const db = source(1_000);

@@ -1,12 +1,21 @@
 // Grader of the relay.
 import http from "node:http";
-import { Events, Service, cpu, eventually, freePort, idleMemory, probe, sleep, tool } from "./tools.mjs";
+import { cpu, Events, eventually, freePort, idleMemory, probe, Service, sleep, tool } from "./tools.mjs";
 
 const KEY = "sk-eval-3f9a";
 const PROBED = [
-  "llm-headers-before-token", "llm-heartbeat-before-token", "llm-incremental", "llm-no-buffering-headers", "llm-one-terminal",
-  "llm-truncation-visible", "llm-provider-error-visible", "llm-abort-stops-work", "llm-slow-reader-bounded",
-  "llm-error-text-clean", "llm-split-utf8", "llm-unsafe-characters",
+  "llm-headers-before-token",
+  "llm-heartbeat-before-token",
+  "llm-incremental",
+  "llm-no-buffering-headers",
+  "llm-one-terminal",
+  "llm-truncation-visible",
+  "llm-provider-error-visible",
+  "llm-abort-stops-work",
+  "llm-slow-reader-bounded",
+  "llm-error-text-clean",
+  "llm-split-utf8",
+  "llm-unsafe-characters",
 ];
 
 /** A provider whose every byte the grader decides: `answer(response, body)` by the prompt. */
@@ -25,11 +34,16 @@ async function provider(port, answers) {
   });
   server.listen(port, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
-  return { seen, close: () => (server.closeAllConnections(), server.close()) };
+  const close = () => {
+    server.closeAllConnections();
+    server.close();
+  };
+  return { seen, close };
 }
 
 const head = (response) => response.writeHead(200, { "content-type": "text/event-stream" });
-const chunk = (delta, finish_reason = null) => `data: ${JSON.stringify({ id: "c1", object: "chat.completion.chunk", choices: [{ index: 0, delta, finish_reason }] })}\n\n`;
+const chunk = (delta, finish_reason = null) =>
+  `data: ${JSON.stringify({ id: "c1", object: "chat.completion.chunk", choices: [{ index: 0, delta, finish_reason }] })}\n\n`;
 const USAGE = `data: ${JSON.stringify({ id: "c1", object: "chat.completion.chunk", choices: [], usage: { prompt_tokens: 11, completion_tokens: 7, total_tokens: 18 } })}\n\n`;
 
 export async function relay(ctx) {
@@ -37,7 +51,8 @@ export async function relay(ctx) {
   const upstream = await freePort();
   const env = { OPENAI_BASE_URL: `http://127.0.0.1:${upstream}/v1`, OPENAI_API_KEY: KEY, HEARTBEAT_MS: "1000" };
   const service = await ctx.start(port, env);
-  const ask = (prompt, model = "scripted/plain", at = port) => Events.open(at, "/chat", { method: "POST", body: { model, prompt } });
+  const ask = (prompt, model = "scripted/plain", at = port) =>
+    Events.open(at, "/chat", { method: "POST", body: { model, prompt } });
   const read = async (stream) => {
     const all = [];
     for (let event; (event = await stream.next(8_000)); ) {
@@ -45,32 +60,64 @@ export async function relay(ctx) {
       if (event.type === "done" || event.type === "failed") break;
     }
     stream.close();
-    const text = all.filter((event) => event.type === "delta").map((event) => JSON.parse(event.data).text).join("");
+    const text = all
+      .filter((event) => event.type === "delta")
+      .map((event) => JSON.parse(event.data).text)
+      .join("");
     const last = all.at(-1);
     return { text, last, data: last && last.type !== "delta" ? JSON.parse(last.data) : {}, raw: stream.raw };
   };
   const done = (answer) => {
-    if (answer.last?.type !== "done") throw new Error(`ended with ${answer.last?.type ?? "nothing"} ${answer.last?.data ?? ""} after ${JSON.stringify(answer.text.slice(0, 80))}`);
+    if (answer.last?.type !== "done")
+      throw new Error(
+        `ended with ${answer.last?.type ?? "nothing"} ${answer.last?.data ?? ""} after ${JSON.stringify(answer.text.slice(0, 80))}`,
+      );
     return answer;
   };
 
   await ctx.probed(PROBED, () =>
-    probe("llm", `http://127.0.0.1:${port}/chat`, PROBED, ["-d", JSON.stringify({ model: "m", prompt: "hi" }), "--upstream", `127.0.0.1:${upstream}`, "--pid", String(service.pid), "--heartbeat", "3"], 60),
+    probe(
+      "llm",
+      `http://127.0.0.1:${port}/chat`,
+      PROBED,
+      [
+        "-d",
+        JSON.stringify({ model: "m", prompt: "hi" }),
+        "--upstream",
+        `127.0.0.1:${upstream}`,
+        "--pid",
+        String(service.pid),
+        "--heartbeat",
+        "3",
+      ],
+      60,
+    ),
   );
 
   const answers = {
     silent: () => {},
     pause: (response) => head(response).write(chunk({ content: "Hel" })),
-    slow: (response) => setTimeout(() => head(response).end(`${chunk({ content: "late" })}${chunk({}, "stop")}data: [DONE]\n\n`), 2_500),
-    usage: (response) => head(response).end(`${chunk({ role: "assistant", content: "" })}${chunk({ content: "Hi" })}${chunk({}, "stop")}${USAGE}data: [DONE]\n\n`),
-    nospace: (response) => head(response).end(`: hello\r\n\r\n${(chunk({ content: "Hi" }) + chunk({}, "stop")).replaceAll("data: ", "data:").replaceAll("\n", "\r\n")}data:[DONE]\r\n\r\n`),
+    slow: (response) =>
+      setTimeout(() => head(response).end(`${chunk({ content: "late" })}${chunk({}, "stop")}data: [DONE]\n\n`), 2_500),
+    usage: (response) =>
+      head(response).end(
+        `${chunk({ role: "assistant", content: "" })}${chunk({ content: "Hi" })}${chunk({}, "stop")}${USAGE}data: [DONE]\n\n`,
+      ),
+    nospace: (response) =>
+      head(response).end(
+        `: hello\r\n\r\n${(chunk({ content: "Hi" }) + chunk({}, "stop")).replaceAll("data: ", "data:").replaceAll("\n", "\r\n")}data:[DONE]\r\n\r\n`,
+      ),
     long: (response) => {
       head(response);
       for (let i = 0; i < 400; i++) response.write(chunk({ content: `${i} ` }));
       response.end(`${chunk({}, "stop")}data: [DONE]\n\n`);
     },
-    html: (response) => response.writeHead(200, { "content-type": "text/html" }).end("<h1>maintenance of gw-3.internal</h1>"),
-    refused: (response) => response.writeHead(401, { "content-type": "application/json" }).end(JSON.stringify({ error: { message: `Incorrect API key provided: ${KEY}` } })),
+    html: (response) =>
+      response.writeHead(200, { "content-type": "text/html" }).end("<h1>maintenance of gw-3.internal</h1>"),
+    refused: (response) =>
+      response
+        .writeHead(401, { "content-type": "application/json" })
+        .end(JSON.stringify({ error: { message: `Incorrect API key provided: ${KEY}` } })),
   };
   const model = await provider(upstream, answers);
   try {
@@ -82,32 +129,43 @@ export async function relay(ctx) {
       const aborted = await Promise.race([request, sleep(1_500).then(() => null)]);
       if (aborted) aborted.close();
       else throw new Error("no head of the response while the provider has not answered");
-      await eventually(2_000, "the provider's connection is still open 2 s after Stop, before its answer began", () => !model.seen.get("silent 1").open);
+      await eventually(
+        2_000,
+        "the provider's connection is still open 2 s after Stop, before its answer began",
+        () => !model.seen.get("silent 1").open,
+      );
       return "Stop before the provider's head closes its connection";
     });
     await ctx.check("llm-stop-in-pause", async () => {
       const stream = await ask("pause 1");
       await stream.next();
       stream.close();
-      await eventually(2_000, "the provider's connection is still open 2 s after Stop in a pause", () => !model.seen.get("pause 1").open);
+      await eventually(
+        2_000,
+        "the provider's connection is still open 2 s after Stop in a pause",
+        () => !model.seen.get("pause 1").open,
+      );
       return "Stop in a pause of the model closes the provider's connection";
     });
     await ctx.check("llm-silence-kept-alive", async () => {
       const stream = await ask("slow 1");
       const { text } = done(await read(stream));
       const before = stream.raw.slice(0, stream.raw.indexOf("late"));
-      if (text !== "late" || !/\n(:|event: ?\w|data:)/.test(`\n${before}`.replace(/event: ?delta[^]*$/, ""))) throw new Error("nothing was sent while the model was silent for 2.5 s");
+      if (text !== "late" || !/\n(:|event: ?\w|data:)/.test(`\n${before}`.replace(/event: ?delta[^]*$/, "")))
+        throw new Error("nothing was sent while the model was silent for 2.5 s");
       return "something is sent while the model is silent";
     });
     await ctx.check("llm-usage-chunk-without-choices", async () => {
       const { text, data } = done(await read(await ask("usage 1")));
       const { input, output } = data.usage ?? {};
-      if (text !== "Hi" || input !== 11 || output !== 7 || data.finish_reason !== "stop") throw new Error(`text ${JSON.stringify(text)}, done ${JSON.stringify(data)}`);
+      if (text !== "Hi" || input !== 11 || output !== 7 || data.finish_reason !== "stop")
+        throw new Error(`text ${JSON.stringify(text)}, done ${JSON.stringify(data)}`);
       return `done ${JSON.stringify(data)}`;
     });
     await ctx.check("llm-any-framing", async () => {
       const { text } = done(await read(await ask("nospace 1")));
-      if (text !== "Hi") throw new Error(`of a stream with CRLF and without the space after the colon arrived ${JSON.stringify(text)}`);
+      if (text !== "Hi")
+        throw new Error(`of a stream with CRLF and without the space after the colon arrived ${JSON.stringify(text)}`);
       return "CRLF, comments and no space after the colon are read";
     });
     await ctx.check("llm-status-and-type-first", async () => {
@@ -115,7 +173,8 @@ export async function relay(ctx) {
         const stream = await ask(prompt);
         if (stream.status >= 400) {
           await stream.ended;
-          if (/internal|sk-eval/.test(stream.raw)) throw new Error(`${prompt}: the client is told ${stream.raw.slice(0, 120)}`);
+          if (/internal|sk-eval/.test(stream.raw))
+            throw new Error(`${prompt}: the client is told ${stream.raw.slice(0, 120)}`);
           continue;
         }
         const { last, raw } = await read(stream);
@@ -137,7 +196,11 @@ export async function relay(ctx) {
 
   // The same service in front of the scripted model.
   const scripted = await freePort();
-  const program = new Service(tool("examples/scripted_model", ["-p", "snippets", "--example", "scripted_model"]), [String(scripted)], {});
+  const program = new Service(
+    tool("examples/scripted_model", ["-p", "snippets", "--example", "scripted_model"]),
+    [String(scripted)],
+    {},
+  );
   ctx.services.push(program);
   await program.listening(scripted);
   const second = await freePort();
@@ -147,18 +210,21 @@ export async function relay(ctx) {
   await ctx.check("llm-decode-any-cut", async () => {
     plain = done(await fault("plain")).text;
     const bytes = done(await fault("bytes")).text;
-    if (bytes !== plain || plain.includes("\ufffd") || plain === "") throw new Error(`byte by byte: ${JSON.stringify(bytes.slice(0, 80))}`);
+    if (bytes !== plain || plain.includes("\ufffd") || plain === "")
+      throw new Error(`byte by byte: ${JSON.stringify(bytes.slice(0, 80))}`);
     return `${plain.length} characters, the same byte by byte`;
   });
   await ctx.check("llm-finish-reason-kept", async () => {
     const { data } = done(await fault("length"));
-    if (data.finish_reason !== "length") throw new Error(`an answer cut by the token limit says ${JSON.stringify(data)}`);
+    if (data.finish_reason !== "length")
+      throw new Error(`an answer cut by the token limit says ${JSON.stringify(data)}`);
     return "length";
   });
   await ctx.check("llm-complete-needs-terminal-event", async () => {
     for (const name of ["cut", "cut-inside", "abort", "error"]) {
       const answer = await fault(name).catch((error) => ({ last: { type: error.message } }));
-      if (answer.last?.type !== "failed") throw new Error(`${name}: the client is told ${answer.last?.type ?? "nothing"} ${answer.last?.data ?? ""}`);
+      if (answer.last?.type !== "failed")
+        throw new Error(`${name}: the client is told ${answer.last?.type ?? "nothing"} ${answer.last?.data ?? ""}`);
     }
     return "cut between and inside events, aborted, error in mid-stream: failed";
   });

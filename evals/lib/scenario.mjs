@@ -4,7 +4,8 @@ import { pathToFileURL } from "node:url";
 const [check, file] = process.argv.slice(2);
 /** What nobody handled; a scenario may look, and `run` does. */
 export const uncaught = [];
-for (const event of ["uncaughtException", "unhandledRejection"]) process.on(event, (error) => uncaught.push(`${event}: ${error?.message ?? error}`));
+for (const event of ["uncaughtException", "unhandledRejection"])
+  process.on(event, (error) => uncaught.push(`${event}: ${error?.message ?? error}`));
 
 /** What is graded. */
 export const solution = await import(pathToFileURL(file));

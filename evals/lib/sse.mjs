@@ -2,7 +2,7 @@
 import http from "node:http";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { Events, cpu, eventually, freePort, idleMemory, json, memory, probe, request, sleep } from "./tools.mjs";
+import { cpu, Events, eventually, freePort, idleMemory, json, memory, probe, request, sleep } from "./tools.mjs";
 
 const PUBLISH = path.join(path.dirname(fileURLToPath(import.meta.url)), "publish.mjs");
 
@@ -13,12 +13,22 @@ async function publish(port, from, to, { size = 0, atOnce = 4 } = {}) {
   const one = (n) =>
     new Promise((resolve, reject) => {
       const headers = { "content-type": "application/json" };
-      const req = http.request({ port, host: "127.0.0.1", method: "POST", path: "/orders", headers, agent, timeout: 10_000 });
+      const req = http.request({
+        port,
+        host: "127.0.0.1",
+        method: "POST",
+        path: "/orders",
+        headers,
+        agent,
+        timeout: 10_000,
+      });
       req.once("timeout", () => req.destroy(new Error("POST /orders: no answer within 10 s")));
       req.once("error", reject);
       req.once("response", (response) => {
         response.resume();
-        response.once("end", () => (response.statusCode < 300 ? resolve() : reject(new Error(`POST /orders: ${response.statusCode}`))));
+        response.once("end", () =>
+          response.statusCode < 300 ? resolve() : reject(new Error(`POST /orders: ${response.statusCode}`)),
+        );
       });
       req.end(JSON.stringify({ n, pad: "x".repeat(size) }));
     });
@@ -53,9 +63,19 @@ async function reconnecting(port, total, each) {
 }
 
 const PROBED = [
-  "sse-headers-before-first-event", "sse-gzip-incremental", "sse-no-buffering-headers", "sse-heartbeat", "sse-heartbeat-visible",
-  "sse-head-finishes", "sse-resume-no-gap", "sse-resume-no-duplicate", "sse-cursor-garbage",
-  "sse-cursor-future", "sse-fan-out-order", "sse-disconnect-noticed", "sse-errors-clean",
+  "sse-headers-before-first-event",
+  "sse-gzip-incremental",
+  "sse-no-buffering-headers",
+  "sse-heartbeat",
+  "sse-heartbeat-visible",
+  "sse-head-finishes",
+  "sse-resume-no-gap",
+  "sse-resume-no-duplicate",
+  "sse-cursor-garbage",
+  "sse-cursor-future",
+  "sse-fan-out-order",
+  "sse-disconnect-noticed",
+  "sse-errors-clean",
 ];
 
 export async function feed(ctx) {
@@ -64,7 +84,18 @@ export async function feed(ctx) {
   const events = (options) => Events.open(port, "/events", options);
 
   await ctx.probed(PROBED, () => {
-    const args = ["--publish", `"${process.execPath}" "${PUBLISH}" ${port} /orders`, "--pid", String(service.pid), "--heartbeat", "3", "--connects", "30", "--client", "eventsource"];
+    const args = [
+      "--publish",
+      `"${process.execPath}" "${PUBLISH}" ${port} /orders`,
+      "--pid",
+      String(service.pid),
+      "--heartbeat",
+      "3",
+      "--connects",
+      "30",
+      "--client",
+      "eventsource",
+    ];
     return probe("sse", `http://127.0.0.1:${port}/events`, PROBED, args, 60);
   });
 
@@ -83,7 +114,8 @@ export async function feed(ctx) {
     const stream = await events({ headers: { "last-event-id": old.id } });
     const told = await stream.next();
     stream.close();
-    if (told?.type !== "reset") throw new Error(`an id from before the restart (${old.id}) was continued with ${JSON.stringify(told)}`);
+    if (told?.type !== "reset")
+      throw new Error(`an id from before the restart (${old.id}) was continued with ${JSON.stringify(told)}`);
     return "an id from before the restart is answered with reset";
   });
   await ctx.check("sse-reset-after-trim", async () => {
@@ -106,7 +138,10 @@ export async function feed(ctx) {
     await Promise.all([publish(port, 0, 400), ...clients]);
     const seen = await Promise.all(clients);
     const problem = seen.find((list) => new Set(list).size !== 400 || list.some((value, i) => value !== seen[0][i]));
-    if (problem) throw new Error(`the readers saw different orders: ${problem.length} with ${new Set(problem).size} different ones`);
+    if (problem)
+      throw new Error(
+        `the readers saw different orders: ${problem.length} with ${new Set(problem).size} different ones`,
+      );
     return "four readers with many reconnects saw 400 orders once, in one order";
   });
 
@@ -139,7 +174,9 @@ export async function feed(ctx) {
     stalled.forEach((stream) => stream.response.pause());
     const reader = await events();
     await publish(port, 600, 2400, { size: 16_000 });
-    await eventually(10_000, "a reader beside them did not get the last order", () => reader.all.some((e) => isOrder(e) && n(e) === 2399));
+    await eventually(10_000, "a reader beside them did not get the last order", () =>
+      reader.all.some((e) => isOrder(e) && n(e) === 2399),
+    );
     const grown = Math.round((memory(service.pid) - before) / 1024);
     stalled.forEach((stream) => stream.close());
     reader.close();
@@ -184,7 +221,9 @@ export async function feed(ctx) {
     await sleep(500);
     const from = cpu(service.pid);
     await publish(port, 10_000, 10_200);
-    await eventually(10_000, "the last order", () => reader.every((s) => s.all.some((e) => isOrder(e) && n(e) >= 10_195))).catch(() => {});
+    await eventually(10_000, "the last order", () =>
+      reader.every((s) => s.all.some((e) => isOrder(e) && n(e) >= 10_195)),
+    ).catch(() => {});
     ctx.cost.cpu_us_per_delivery = Math.round(((cpu(service.pid) - from) * 1000) / (40 * 200));
     reader.forEach((stream) => stream.close());
     await service.kill();
@@ -209,8 +248,10 @@ async function shutdown(service, open) {
 export async function jobs(ctx) {
   const port = await freePort();
   const service = await ctx.start(port);
-  const create = async (job) => (await json(port, "POST", "/jobs", { body: { label: "import", steps: 4, step_ms: 20, ...job } })).id;
-  const events = (id, cursor) => Events.open(port, `/jobs/${id}/events`, { headers: cursor ? { "last-event-id": cursor } : {} });
+  const create = async (job) =>
+    (await json(port, "POST", "/jobs", { body: { label: "import", steps: 4, step_ms: 20, ...job } })).id;
+  const events = (id, cursor) =>
+    Events.open(port, `/jobs/${id}/events`, { headers: cursor ? { "last-event-id": cursor } : {} });
   const read = async (id, cursor) => {
     const stream = await events(id, cursor);
     const all = [];
@@ -222,12 +263,17 @@ export async function jobs(ctx) {
     stream.close();
     return { status: stream.status, all, last: all.at(-1), end: stream.end };
   };
-  const steps = (all) => all.filter((event) => event.type === "step").map((event) => JSON.parse(event.data).step).join();
+  const steps = (all) =>
+    all
+      .filter((event) => event.type === "step")
+      .map((event) => JSON.parse(event.data).step)
+      .join();
 
   await ctx.check("sse-done-dispatched", async () => {
     const { all, last } = await read(await create());
     if (steps(all) !== "1,2,3,4") throw new Error(`steps ${steps(all)}`);
-    if (last.type !== "done" || JSON.parse(last.data).steps !== 4) throw new Error(`a browser sees no done {"steps":4}, the last event is ${JSON.stringify(last)}`);
+    if (last.type !== "done" || JSON.parse(last.data).steps !== 4)
+      throw new Error(`a browser sees no done {"steps":4}, the last event is ${JSON.stringify(last)}`);
     return "four steps, then done";
   });
   await ctx.check("sse-terminal-event", async () => {
@@ -237,7 +283,10 @@ export async function jobs(ctx) {
     const again = await Events.open(port, `/jobs/${id}/events`, { headers: { "last-event-id": last.id } });
     const more = again.status === 204 ? null : await again.next(2_000).catch(() => null);
     again.close();
-    if (again.status !== 204) throw new Error(`EventSource comes back after the end and gets ${again.status}${more ? ` and ${more.type}` : ""}: it never stops`);
+    if (again.status !== 204)
+      throw new Error(
+        `EventSource comes back after the end and gets ${again.status}${more ? ` and ${more.type}` : ""}: it never stops`,
+      );
     return "204 for a client that has the last event";
   });
   await ctx.check("sse-get-starts-no-work", async () => {
@@ -276,14 +325,19 @@ export async function jobs(ctx) {
     for (const label of ["two\nlines", "a\r\nevent: done\r\ndata: {}\r\n\r\n", "nul\0", "übung"]) {
       const { all, last } = await read(await create({ label })).catch((error) => ({ all: [], last: String(error) }));
       const wrong = all.find((event) => event.type === "step" && JSON.parse(event.data).label !== label);
-      if (steps(all) !== "1,2,3,4" || wrong) throw new Error(`label ${JSON.stringify(label)}: steps ${steps(all) || "none"}, ${JSON.stringify(wrong ?? last)}`);
+      if (steps(all) !== "1,2,3,4" || wrong)
+        throw new Error(
+          `label ${JSON.stringify(label)}: steps ${steps(all) || "none"}, ${JSON.stringify(wrong ?? last)}`,
+        );
     }
     return "labels with line breaks, NUL and umlauts arrive whole";
   });
   await ctx.check("sse-errors-in-band", async () => {
     const { all, last, end } = await read(await create({ fail_at: 3 }));
-    if (last?.type !== "failed") throw new Error(`a failing job shows ${steps(all) || "nothing"} and no failed event; the response ends ${end}`);
-    if (JSON.stringify(all).includes("/dev/sdb1") || typeof JSON.parse(last.data).code !== "string") throw new Error(`failed says ${last.data}`);
+    if (last?.type !== "failed")
+      throw new Error(`a failing job shows ${steps(all) || "nothing"} and no failed event; the response ends ${end}`);
+    if (JSON.stringify(all).includes("/dev/sdb1") || typeof JSON.parse(last.data).code !== "string")
+      throw new Error(`failed says ${last.data}`);
     return "steps 1 and 2, then failed with a code";
   });
   await ctx.check("sse-unknown-404", async () => {

@@ -20,13 +20,25 @@ export async function ndjson(ctx) {
   const port = await freePort();
   const service = await ctx.start(port, { STALL_MS: "2000" });
   const stats = () => json(port, "GET", "/stats");
-  const lines = (text) => text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  const lines = (text) =>
+    text
+      .split("\n")
+      .filter(Boolean)
+      .map((line) => JSON.parse(line));
   const idle = (ms, what) => eventually(ms, what, async () => (await stats()).open === 0);
 
   await ctx.check("stream-complete", async () => {
     const { text, headers, cut } = await request(port, "GET", "/export?rows=1000");
     const all = lines(text);
-    if (cut || all.length !== 1001 || all[0].row !== 1 || all[999].row !== 1000 || all[1000].done !== true || all[1000].rows !== 1000) throw new Error(`${all.length} lines, the last ${JSON.stringify(all.at(-1))}`);
+    if (
+      cut ||
+      all.length !== 1001 ||
+      all[0].row !== 1 ||
+      all[999].row !== 1000 ||
+      all[1000].done !== true ||
+      all[1000].rows !== 1000
+    )
+      throw new Error(`${all.length} lines, the last ${JSON.stringify(all.at(-1))}`);
     if (!/ndjson/.test(headers["content-type"])) throw new Error(headers["content-type"]);
     return "1000 rows and the last line";
   });
@@ -34,7 +46,10 @@ export async function ndjson(ctx) {
     const { text, cut } = await request(port, "GET", "/export?rows=50&fail_at=20");
     const all = text.split("\n").filter(Boolean);
     const last = all.length === 20 ? JSON.parse(all[19]) : {};
-    if (cut || typeof last.error !== "string") throw new Error(`after a failure at row 20 came ${all.length} lines and ${cut ? "a cut body" : `the end ${all.at(-1)}`}`);
+    if (cut || typeof last.error !== "string")
+      throw new Error(
+        `after a failure at row 20 came ${all.length} lines and ${cut ? "a cut body" : `the end ${all.at(-1)}`}`,
+      );
     if (/db-7|5432|lost/.test(text)) throw new Error(`the client is told ${all[19]}`);
     return `19 rows, then ${all[19]}`;
   });
@@ -69,7 +84,8 @@ export async function ndjson(ctx) {
       return same;
     });
     const grown = Math.round((memory(service.pid) - before.memory) / 1024);
-    if (read - before.read > 100_000 || grown > 24) throw new Error(`${read - before.read} rows read and ${grown} MiB held for a client that reads nothing`);
+    if (read - before.read > 100_000 || grown > 24)
+      throw new Error(`${read - before.read} rows read and ${grown} MiB held for a client that reads nothing`);
     return `stopped after ${read - before.read} rows, ${grown} MiB more`;
   });
   await ctx.check("stream-stalled-peer-cut", async () => {
@@ -90,7 +106,10 @@ export async function ndjson(ctx) {
         setTimeout(() => slow.response.resume(), 200);
       }
     });
-    await new Promise((resolve) => (slow.response.once("close", resolve), setTimeout(resolve, 30_000)));
+    await new Promise((resolve) => {
+      slow.response.once("close", resolve);
+      setTimeout(resolve, 30_000);
+    });
     slow.close();
     const last = text.trimEnd().split("\n").at(-1);
     if (!last.includes('"done"')) throw new Error(`a slow reader got ${text.length} bytes and no last line`);
@@ -108,7 +127,9 @@ export const module = (scenarios, file) => async (ctx) => {
   const run = (scenario) =>
     new Promise((resolve, reject) => {
       const script = path.join(path.dirname(fileURLToPath(import.meta.url)), scenarios);
-      const child = spawn(process.execPath, ["--expose-gc", script, scenario, path.join(ctx.folder, file)], { env: { PATH: process.env.PATH, NODE_NO_WARNINGS: "1" } });
+      const child = spawn(process.execPath, ["--expose-gc", script, scenario, path.join(ctx.folder, file)], {
+        env: { PATH: process.env.PATH, NODE_NO_WARNINGS: "1" },
+      });
       let out = "";
       child.stdout.on("data", (data) => (out += data));
       child.stderr.on("data", (data) => (out += data));

@@ -1,10 +1,11 @@
 // The grader of each task.
-import * as sse from "./sse.mjs";
-import * as ws from "./ws.mjs";
+
 import * as audits from "./audit.mjs";
-import * as nginx from "./nginx.mjs";
-import * as streams from "./streams.mjs";
 import * as llm from "./llm.mjs";
+import * as nginx from "./nginx.mjs";
+import * as sse from "./sse.mjs";
+import * as streams from "./streams.mjs";
+import * as ws from "./ws.mjs";
 
 export const tasks = {
   "sse-feed": sse.feed,

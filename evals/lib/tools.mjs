@@ -14,7 +14,9 @@ export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 /** Rejects after `ms`. */
 export function within(ms, promise, what) {
   let timer;
-  const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error(`${what}: nothing within ${ms} ms`)), ms)));
+  const late = new Promise(
+    (_, reject) => (timer = setTimeout(() => reject(new Error(`${what}: nothing within ${ms} ms`)), ms)),
+  );
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
@@ -34,7 +36,10 @@ export async function freePort() {
   for (;;) {
     const port = 15_000 + crypto.randomInt(15_000);
     const server = net.createServer().listen(port, "127.0.0.1");
-    const free = await new Promise((resolve) => (server.once("listening", () => resolve(true)), server.once("error", () => resolve(false))));
+    const free = await new Promise((resolve) => {
+      server.once("listening", () => resolve(true));
+      server.once("error", () => resolve(false));
+    });
     if (!free) continue;
     await new Promise((resolve) => server.close(resolve));
     return port;
@@ -113,7 +118,10 @@ export const tail = (text, lines = 4) => text.trim().split("\n").slice(-lines).j
 function reachable(port) {
   return new Promise((resolve) => {
     const socket = net.connect(port, "127.0.0.1");
-    socket.once("connect", () => (socket.destroy(), resolve(true)));
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
     socket.once("error", () => resolve(false));
   });
 }
@@ -148,7 +156,10 @@ export function memory(pid) {
 /** CPU time of a process in ms. */
 export function cpu(pid) {
   try {
-    const fields = fs.readFileSync(`/proc/${pid}/stat`, "utf8").replace(/^.*\) /, "").split(" ");
+    const fields = fs
+      .readFileSync(`/proc/${pid}/stat`, "utf8")
+      .replace(/^.*\) /, "")
+      .split(" ");
     return (Number(fields[11]) + Number(fields[12])) * 10; // ticks of 1/100 s
   } catch {
     return NaN;
@@ -175,7 +186,10 @@ export function request(port, method, target, { headers = {}, body, ms = 10_000 
     const all = body === undefined ? headers : { "content-type": "application/json", ...headers };
     const req = http.request({ port, host: "127.0.0.1", method, path: target, headers: all, agent: false });
     const timer = setTimeout(() => req.destroy(new Error(`${method} ${target}: no answer within ${ms} ms`)), ms);
-    req.once("error", (error) => (clearTimeout(timer), reject(error)));
+    req.once("error", (error) => {
+      clearTimeout(timer);
+      reject(error);
+    });
     req.once("response", (response) => {
       const parts = [];
       const end = (cut) => {
@@ -214,7 +228,8 @@ export class Parser {
     this.rest = lines.pop();
     for (const line of lines) {
       if (line === "") {
-        if (this.data.length > 0) events.push({ type: this.type || "message", data: this.data.join("\n"), id: this.id });
+        if (this.data.length > 0)
+          events.push({ type: this.type || "message", data: this.data.join("\n"), id: this.id });
         this.reset();
         continue;
       }
@@ -231,11 +246,21 @@ export class Parser {
 export class Events {
   static open(port, target, { method = "GET", headers = {}, body, ms = 10_000 } = {}) {
     return new Promise((resolve, reject) => {
-      const all = { accept: "text/event-stream", ...(body === undefined ? {} : { "content-type": "application/json" }), ...headers };
+      const all = {
+        accept: "text/event-stream",
+        ...(body === undefined ? {} : { "content-type": "application/json" }),
+        ...headers,
+      };
       const req = http.request({ port, host: "127.0.0.1", method, path: target, headers: all, agent: false });
       const timer = setTimeout(() => req.destroy(new Error(`${method} ${target}: no head within ${ms} ms`)), ms);
-      req.once("error", (error) => (clearTimeout(timer), reject(error)));
-      req.once("response", (response) => (clearTimeout(timer), resolve(new Events(req, response))));
+      req.once("error", (error) => {
+        clearTimeout(timer);
+        reject(error);
+      });
+      req.once("response", (response) => {
+        clearTimeout(timer);
+        resolve(new Events(req, response));
+      });
       req.end(body === undefined ? undefined : JSON.stringify(body));
     });
   }
@@ -252,7 +277,11 @@ export class Events {
       this.wake?.();
     });
     this.ended = new Promise((resolve) => {
-      const end = (how) => ((this.end ??= how), this.wake?.(), resolve(this.end));
+      const end = (how) => {
+        this.end ??= how;
+        this.wake?.();
+        resolve(this.end);
+      };
       response.once("end", () => end(response.complete ? "clean" : "cut"));
       response.once("error", () => end("cut"));
       response.once("close", () => end(response.complete ? "clean" : "cut"));
@@ -272,7 +301,10 @@ export class Events {
       const left = deadline - Date.now();
       if (left <= 0) throw new Error(`no event within ${ms} ms`);
       let timer;
-      await new Promise((resolve) => ((this.wake = resolve), (timer = setTimeout(resolve, left))));
+      await new Promise((resolve) => {
+        this.wake = resolve;
+        timer = setTimeout(resolve, left);
+      });
       clearTimeout(timer);
     }
   }
@@ -301,8 +333,19 @@ export class Socket {
     socket.setNoDelay(true);
     const self = new Socket(socket);
     const key = crypto.randomBytes(16).toString("base64");
-    const all = { host: `127.0.0.1:${port}`, upgrade: "websocket", connection: "Upgrade", "sec-websocket-key": key, "sec-websocket-version": "13", ...headers };
-    socket.write(`GET ${target} HTTP/1.1\r\n${Object.entries(all).map(([k, v]) => `${k}: ${v}\r\n`).join("")}\r\n`);
+    const all = {
+      host: `127.0.0.1:${port}`,
+      upgrade: "websocket",
+      connection: "Upgrade",
+      "sec-websocket-key": key,
+      "sec-websocket-version": "13",
+      ...headers,
+    };
+    socket.write(
+      `GET ${target} HTTP/1.1\r\n${Object.entries(all)
+        .map(([k, v]) => `${k}: ${v}\r\n`)
+        .join("")}\r\n`,
+    );
     await eventually(5_000, "no answer to the handshake", () => self.status || self.gone);
     return self;
   }
@@ -316,7 +359,11 @@ export class Socket {
     this.closed = new Promise((resolve) => (this.finish = resolve));
     socket.on("data", (data) => this.feed(data));
     socket.on("error", (error) => (this.error = error.code));
-    socket.on("close", () => ((this.gone = true), this.wake?.(), this.finish()));
+    socket.on("close", () => {
+      this.gone = true;
+      this.wake?.();
+      this.finish();
+    });
   }
 
   feed(data) {
@@ -355,7 +402,12 @@ export class Socket {
   send(data, opcode = 1) {
     const payload = Buffer.from(data);
     const n = payload.length;
-    const head = n < 126 ? Buffer.from([128 | opcode, 128 | n]) : n < 65536 ? Buffer.from([128 | opcode, 254, n >> 8, n & 255]) : Buffer.alloc(10);
+    const head =
+      n < 126
+        ? Buffer.from([128 | opcode, 128 | n])
+        : n < 65536
+          ? Buffer.from([128 | opcode, 254, n >> 8, n & 255])
+          : Buffer.alloc(10);
     if (n >= 65536) {
       head[0] = 128 | opcode;
       head[1] = 255;
@@ -371,7 +423,10 @@ export class Socket {
       const left = deadline - Date.now();
       if (left <= 0) throw new Error(`no message within ${ms} ms`);
       let timer;
-      await new Promise((resolve) => ((this.wake = resolve), (timer = setTimeout(resolve, left))));
+      await new Promise((resolve) => {
+        this.wake = resolve;
+        timer = setTimeout(resolve, left);
+      });
       clearTimeout(timer);
     }
     return this.frames[this.read++];

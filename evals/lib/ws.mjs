@@ -1,10 +1,16 @@
 // Grader of the WebSocket task.
-import { Socket, cpu, eventually, freePort, idleMemory, json, memory, probe, sleep, within } from "./tools.mjs";
+import { cpu, eventually, freePort, idleMemory, json, memory, probe, Socket, sleep, within } from "./tools.mjs";
 
 const ORIGIN = "https://board.example";
 const PROBED = [
-  "ws-ping-answered", "ws-close-answered", "ws-fragments-accepted", "ws-invalid-utf8-1007", "ws-violations-survived",
-  "ws-malformed-isolated", "ws-disconnect-noticed", "ws-origin-checked",
+  "ws-ping-answered",
+  "ws-close-answered",
+  "ws-fragments-accepted",
+  "ws-invalid-utf8-1007",
+  "ws-violations-survived",
+  "ws-malformed-isolated",
+  "ws-disconnect-noticed",
+  "ws-origin-checked",
 ];
 const text = (value) => JSON.stringify({ text: value });
 
@@ -17,7 +23,8 @@ export async function board(ctx) {
     return socket;
   };
   const clients = async () => (await json(port, "GET", "/stats")).clients;
-  const empty = () => eventually(8_000, "connections of clients that left are still counted", async () => (await clients()) === 0);
+  const empty = () =>
+    eventually(8_000, "connections of clients that left are still counted", async () => (await clients()) === 0);
 
   await ctx.check("ws-protocol-kept", async () => {
     const [a, b] = [await connect(), await connect()];
@@ -25,10 +32,12 @@ export async function board(ctx) {
     const [one, same] = [JSON.parse(await a.next()), JSON.parse(await b.next())];
     b.send(text("two"));
     const two = JSON.parse(await a.next());
-    if (one.text !== "one" || same.seq !== one.seq || two.text !== "two" || two.seq !== one.seq + 1) throw new Error(JSON.stringify([one, same, two]));
+    if (one.text !== "one" || same.seq !== one.seq || two.text !== "two" || two.seq !== one.seq + 1)
+      throw new Error(JSON.stringify([one, same, two]));
     a.send("{");
     const error = JSON.parse(await a.next());
-    if (typeof error.error !== "string" || a.gone) throw new Error(`an invalid message is answered with ${JSON.stringify(error)}`);
+    if (typeof error.error !== "string" || a.gone)
+      throw new Error(`an invalid message is answered with ${JSON.stringify(error)}`);
     if ((await clients()) !== 2) throw new Error(`stats count ${await clients()} of 2 clients`);
     a.close();
     b.close();
@@ -37,7 +46,13 @@ export async function board(ctx) {
   });
 
   await ctx.probed(PROBED, () =>
-    probe("ws", `ws://127.0.0.1:${port}/ws`, PROBED, ["--origin", ORIGIN, "--message", text("probe"), "--pid", String(service.pid), "--connects", "30"], 30),
+    probe(
+      "ws",
+      `ws://127.0.0.1:${port}/ws`,
+      PROBED,
+      ["--origin", ORIGIN, "--message", text("probe"), "--pid", String(service.pid), "--connects", "30"],
+      30,
+    ),
   );
 
   await ctx.check("ws-oversize-1009", async () => {
@@ -46,7 +61,10 @@ export async function board(ctx) {
       socket.send(text("x".repeat(size)));
       await eventually(5_000, `no end after a message of ${size} bytes`, () => socket.code || socket.gone);
       socket.close();
-      if (socket.code !== 1009) throw new Error(`a message of ${size} bytes ends with ${socket.code ?? socket.error ?? "the end of the connection"} instead of Close 1009`);
+      if (socket.code !== 1009)
+        throw new Error(
+          `a message of ${size} bytes ends with ${socket.code ?? socket.error ?? "the end of the connection"} instead of Close 1009`,
+        );
     }
     const socket = await connect();
     socket.send(text("x".repeat(15_000)));
@@ -60,7 +78,11 @@ export async function board(ctx) {
     const left = await clients();
     const [dead, alive] = [await connect(), await connect()];
     dead.pong = false; // the phone in the tunnel: the connection stands, nothing answers
-    await eventually(6_000, "a client that answers no ping is still counted after 12 ping intervals", async () => (await clients()) === left + 1);
+    await eventually(
+      6_000,
+      "a client that answers no ping is still counted after 12 ping intervals",
+      async () => (await clients()) === left + 1,
+    );
     if (alive.gone) throw new Error("a client that answers pings was dropped");
     dead.close();
     alive.close();
@@ -76,12 +98,20 @@ export async function board(ctx) {
     const total = 3_000;
     for (let i = 0; i < total; i++) {
       writer.send(text(`${i} ${"x".repeat(12_000)}`));
-      for (let got = 0; got < 1; got++) if ((await writer.next(8_000)) === null) throw new Error(`the writer lost its connection after ${i} messages (${writer.code ?? writer.error})`);
+      for (let got = 0; got < 1; got++)
+        if ((await writer.next(8_000)) === null)
+          throw new Error(`the writer lost its connection after ${i} messages (${writer.code ?? writer.error})`);
       if (i % 100 === 0) highest = Math.max(highest, memory(service.pid));
     }
-    await within(10_000, (async () => {
-      for (let i = 0; i < total; i++) if ((await reader.next(8_000)) === null) throw new Error(`a reader beside them lost its connection after ${i} messages`);
-    })(), "a reader beside them");
+    await within(
+      10_000,
+      (async () => {
+        for (let i = 0; i < total; i++)
+          if ((await reader.next(8_000)) === null)
+            throw new Error(`a reader beside them lost its connection after ${i} messages`);
+      })(),
+      "a reader beside them",
+    );
     highest = Math.max(highest, memory(service.pid));
     [...stalled, writer, reader].forEach((socket) => socket.close());
     const grown = Math.round((highest - before) / 1024);
@@ -119,8 +149,10 @@ export async function board(ctx) {
     const end = await service.terminate(6_000);
     await sleep(50);
     const codes = open.map((socket) => socket.code ?? "none");
-    if (codes.some((code) => code !== 1001 && code !== 1012)) throw new Error(`SIGTERM closes with ${codes.join(", ")}`);
-    if (end.killed || end.code !== 0) throw new Error(`after SIGTERM: ${end.killed ? "still running after 6 s" : end.code}`);
+    if (codes.some((code) => code !== 1001 && code !== 1012))
+      throw new Error(`SIGTERM closes with ${codes.join(", ")}`);
+    if (end.killed || end.code !== 0)
+      throw new Error(`after SIGTERM: ${end.killed ? "still running after 6 s" : end.code}`);
     return `Close ${codes[0]} to all, ended after ${end.took} ms`;
   });
 }

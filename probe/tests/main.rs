@@ -4,6 +4,7 @@
 mod command;
 mod liars;
 mod llm;
+mod other_stacks;
 mod packages;
 mod patterns;
 mod process;

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
-use snippets::llm::per_user::PerUser;
-use snippets::llm::relay::{self, Relay, UserId};
+use snippets::connections::per_user::PerUser;
+use snippets::llm::relay::{self, Relay};
+use snippets::llm::request::UserId;
 use snippets::llm::upstream::{Dialect, Upstream};
-use snippets::sse::message::Message;
-use snippets::sse::resume::{self, Log};
-use snippets::sse::serve::{self, Streams};
+use snippets::sse::event::Event;
+use snippets::sse::log::{self, Log};
+use snippets::sse::resume;
+use snippets::sse::streams::{self, Streams};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::messages;
 use snippets::websocket::serve::Sockets;
@@ -27,11 +29,11 @@ async fn start(app: Router) -> SocketAddr {
 }
 
 fn streams(heartbeat: Duration) -> Streams {
-    let config = serve::Config {
+    let config = streams::Config {
         heartbeat,
-        ..serve::Config::default()
+        ..streams::Config::default()
     };
-    Streams::new(config, CancellationToken::new())
+    Streams::start(config, CancellationToken::new())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,17 +46,14 @@ async fn services_pass() {
 }
 
 async fn sse_resume_passes() {
-    let log = Arc::new(Log::new(1, 1000, 1 << 20));
-    let addr = start(resume::app(
-        Arc::clone(&log),
-        streams(Duration::from_secs(2)),
-    ))
-    .await;
+    let log = Log::new(log::Config::complete(1000, 1 << 20));
+    let streams = streams(Duration::from_secs(2));
+    let addr = start(resume::app(Arc::clone(&log), streams)).await;
     let mut options = options(addr, "/events");
     options.resumable = true;
     options.skip = crate::support::without_stalls();
     options.publish = Publish::Call(Arc::new(move |n| {
-        log.publish(Message::new("tick", &n).unwrap()).unwrap();
+        log.publish(&Event::new("tick", &n).unwrap()).unwrap();
     }));
     let report = probe(Kind::Sse, &options).await;
     assert_failed(&report, &[]);
@@ -68,7 +67,7 @@ async fn sse_resume_passes() {
 async fn websocket_serve_passes() {
     let limits = Limits {
         ping_every: Duration::from_secs(1),
-        silence: Duration::from_secs(4),
+        silent_pings: 4,
         ..Limits::default()
     };
     let sockets = Sockets::new(limits, CancellationToken::new());

@@ -14,8 +14,9 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use futures::FutureExt as _;
 use serde_json::{Value, json};
+use snippets::connections::tickets::Tickets;
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
-use snippets::websocket::protect::{Accounts, Guard, Tickets, User};
+use snippets::websocket::protect::{Accounts, Guard, User};
 use stream_probe::{Client, Kind, Options, Publish};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -239,7 +240,7 @@ async fn the_probe_fails_nothing_of_the_mended_feed() {
     let addr = listener.local_addr().unwrap();
     let dashboards = vec![HeaderValue::from_static("https://shop.example")];
     let stop = CancellationToken::new();
-    let app = mended_feed::app(7, dashboards, stop.clone());
+    let app = mended_feed::app(dashboards, stop.clone());
     let served = tokio::spawn(mended_feed::serve(listener, app, stop.clone()));
     let mut options = feed_options(addr);
     // Every 15 s: the pattern's own tests wait for it in paused time.
@@ -255,21 +256,24 @@ async fn the_probe_fails_nothing_of_the_mended_feed() {
 
 #[tokio::test]
 async fn the_ledger_books_each_order_once_over_restarts() {
-    use snippets::sse::message::Message;
-    use snippets::sse::resume::{self, Log};
-    use snippets::sse::serve::{Config, Streams};
-    let log = Arc::new(Log::new(1, 100, 1 << 20));
+    use snippets::sse::cursor::Cursor;
+    use snippets::sse::event::Event;
+    use snippets::sse::log::{self, Log};
+    use snippets::sse::resume;
+    use snippets::sse::streams::{Config, Streams};
+    let start_at = Cursor { epoch: 1, seq: 0 };
+    let log = Log::starting_after(start_at, log::Config::complete(100, 1 << 20));
     let ledger = Arc::new(Mutex::new(ledger_client::Ledger::default()));
     // From the beginning; without a cursor a reader begins at the tail.
-    ledger.lock().unwrap().cursor = "0000000000000001-0".to_owned();
+    ledger.lock().unwrap().cursor = "1-0".to_owned();
     let mut reader = None;
     for (first, last) in [(1, 3), (4, 6)] {
         // The ledger is killed in the middle, and begins again with what it has stored.
         reader.take().inspect(JoinHandle::abort);
-        let streams = Streams::new(Config::default(), CancellationToken::new());
+        let streams = Streams::start(Config::default(), CancellationToken::new());
         let addr = start(resume::app(log.clone(), streams)).await;
         for n in first..=last {
-            log.publish(Message::new("order", &n).unwrap()).unwrap();
+            log.publish(&Event::new("order", &n).unwrap()).unwrap();
         }
         let (url, own) = (format!("http://{addr}/events"), ledger.clone());
         reader = Some(tokio::spawn(async move {
@@ -277,7 +281,7 @@ async fn the_ledger_books_each_order_once_over_restarts() {
         }));
         eventually("the orders", || ledger.lock().unwrap().orders.len() == last).await;
     }
-    log.publish(Message::new("done", &()).unwrap().last())
+    log.publish(&Event::new("done", &()).unwrap().last())
         .unwrap();
     let end = within("204", reader.unwrap()).await.unwrap();
     assert!(end.is_ok(), "{end:?}");
@@ -285,10 +289,7 @@ async fn the_ledger_books_each_order_once_over_restarts() {
     let mut booked: Vec<&String> = ledger.orders.values().collect();
     booked.sort();
     assert_eq!(booked, ["1", "2", "3", "4", "5", "6"]);
-    assert_eq!(
-        (ledger.cursor.as_str(), ledger.reloads),
-        ("0000000000000001-7", 0)
-    );
+    assert_eq!((ledger.cursor.as_str(), ledger.reloads), ("1-7", 0));
 }
 
 // --- chat.rs ------------------------------------------------------------------

@@ -14,11 +14,12 @@ use axum::{Extension, serve::ListenerExt};
 use futures::StreamExt;
 use futures::future::join_all;
 use serde_json::json;
-use snippets::llm::per_user::PerUser;
-use snippets::llm::relay::{Config, Relay, UserId, app};
+use snippets::connections::per_user::PerUser;
+use snippets::llm::relay::{Config, Relay, app};
+use snippets::llm::request::UserId;
 use snippets::llm::scripted_model::{Fault, Reply, Script, ScriptedModel};
 use snippets::llm::upstream::{Dialect, Upstream};
-use snippets::sse::serve::{self, Streams};
+use snippets::sse::streams::{self, Streams};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -44,12 +45,12 @@ fn main() {
 
 /// The child process: prints its address and serves until its input ends.
 async fn relay(upstream: &str) {
-    let streams = serve::Config {
+    let streams = streams::Config {
         max_streams: 100_000,
-        ..serve::Config::default()
+        ..streams::Config::default()
     };
     let config = Config {
-        report: |_| {},
+        report: std::sync::Arc::new(|_| {}),
         ..Config::default()
     };
     let relay = Arc::new(Relay {
@@ -61,7 +62,7 @@ async fn relay(upstream: &str) {
             config.silence,
         )
         .unwrap(),
-        streams: Streams::new(streams, CancellationToken::new()),
+        streams: Streams::start(streams, CancellationToken::new()),
         places: PerUser::new(100_000),
         config,
         shutdown: CancellationToken::new(),
@@ -69,7 +70,7 @@ async fn relay(upstream: &str) {
     let app = app(relay).layer(Extension(UserId("bench".to_owned())));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     println!("{}", listener.local_addr().unwrap());
-    // As `sse/serve` does. Without it the first token waits for the acknowledgement of the prelude: some 40 ms.
+    // As `connections/listen` does. Without it the first token waits for the acknowledgement of the prelude: some 40 ms.
     let listener = listener.tap_io(|tcp| drop(tcp.set_nodelay(true)));
     tokio::spawn(axum::serve(listener, app).into_future());
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()))

@@ -26,8 +26,9 @@ use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::routing::any;
 use axum::{Extension, Router};
 use futures::{SinkExt, StreamExt};
+use snippets::connections::listen;
 use snippets::websocket::limits::Limits;
-use snippets::websocket::outbox::{Full, Outbox};
+use snippets::websocket::outbox::Outbox;
 use snippets::websocket::protect::User;
 use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Hub, Membership, Rules};
@@ -46,8 +47,9 @@ const ROUNDS: usize = 5;
 const LEN: usize = 100;
 
 /// Name, and what it is.
-const VARIANTS: [(&str, &str); 5] = [
-    ("pattern", "the pattern: read buffer 1 KiB, own writer task"),
+const VARIANTS: [(&str, &str); 6] = [
+    ("pattern", "the pattern under `connections/listen`"),
+    ("axum", "the pattern under `axum::serve`"),
     (
         "bare",
         "a bare loop in one task: no queue, no limits; read buffer 1 KiB",
@@ -255,7 +257,17 @@ fn serve(variant: &str) {
             .await
             .unwrap();
         let addr = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        if variant == "pattern" {
+            let never = CancellationToken::new();
+            tokio::spawn(listen::serve(
+                listener,
+                app,
+                listen::Config::default(),
+                never,
+            ));
+        } else {
+            tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        }
         (addr, publish)
     });
     println!("{addr}");
@@ -295,19 +307,11 @@ fn pss() -> u64 {
 }
 
 fn pattern() -> (Router, Publish) {
-    let hub = Hub::new(Rules {
-        history: 100,
-        history_bytes: 64 * 1024,
-        rooms: 1000,
-        members: 1000,
-        keep_empty: Duration::from_secs(60),
-        full: |_| Full::Disconnect,
-    });
+    let hub = Hub::new(Rules::default());
     // The clients of this benchmark answer no pings.
     let hour = Duration::from_secs(3600);
     let limits = Limits {
         ping_every: hour,
-        silence: hour,
         ..Limits::default()
     };
     let sockets = Sockets::new(limits, CancellationToken::new());
@@ -318,7 +322,6 @@ fn pattern() -> (Router, Publish) {
         sockets: usize::MAX,
         ..Quotas::default()
     };
-    // One user, so that joining 2,000 connections is not two million notices of presence.
     let user = User {
         name: "ada".into(),
         admin: false,
@@ -335,10 +338,8 @@ fn pattern() -> (Router, Publish) {
         });
         // {"type":"message","room":"bench","seq":n,"user":"ada","data":"…~"} is LEN long with numbers of two or three digits.
         let text = format!("{}~", "x".repeat(LEN - 62));
-        membership.publish(n.to_string(), &text.into());
-        while own.depth().0 > 0 {
-            own.pop();
-        }
+        membership.publish(n.to_string(), &text.into()).unwrap();
+        while own.pop().is_some() {}
     };
     (app, Box::new(publish))
 }

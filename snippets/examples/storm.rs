@@ -8,9 +8,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use snippets::connections::listen::{self, serve};
 use snippets::sse::jobs::{self, Jobs};
-use snippets::sse::lifecycle::serve_until;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::streams::{Config, Streams};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -23,7 +23,7 @@ struct Instance {
     addr: SocketAddr,
     stop: CancellationToken,
     /// Dropped with the instance: the end of the job would end the streams.
-    _job: tokio::sync::watch::Sender<jobs::Progress>,
+    _job: jobs::Worker,
 }
 
 async fn instance(config: Config, backlog: u32) -> io::Result<Instance> {
@@ -33,9 +33,13 @@ async fn instance(config: Config, backlog: u32) -> io::Result<Instance> {
     let addr = listener.local_addr()?;
     let stop = CancellationToken::new();
     let known = Jobs::default();
-    let job = known.insert(1);
-    let app = jobs::app(known, Streams::new(config, stop.clone()));
-    tokio::spawn(serve_until(listener, app, stop.clone(), MINUTE));
+    let job = known.insert(1).map_err(io::Error::other)?;
+    let app = jobs::app(known, Streams::start(config, stop.clone()));
+    let drain = listen::Config {
+        drain: MINUTE,
+        ..listen::Config::default()
+    };
+    tokio::spawn(serve(listener, app, drain, stop.clone()));
     Ok(Instance {
         addr,
         stop,
@@ -147,47 +151,20 @@ async fn main() -> io::Result<()> {
         "{clients} clients: connects in the busiest 100 ms | 99 % first event within | median, longest outage | all back"
     );
     let secs = Duration::from_secs;
-    let half = Duration::from_millis(500);
-    for (name, retry_min, retry_spread, drain_spread, backlog) in [
+    for (name, retry, drain_spread, backlog) in [
+        ("retry 0.5 to 1.5 s, ended at once", secs(1), secs(0), 128),
+        ("the same, with a backlog of 4,096", secs(1), secs(0), 4096),
+        ("retry 1.5 to 4.5 s, ended at once", secs(3), secs(0), 128),
         (
-            "retry 1 s for all, ended at once",
+            "retry 0.5 to 1.5 s, ended over 10 s",
             secs(1),
-            secs(0),
-            secs(0),
-            128,
-        ),
-        (
-            "the same, with a backlog of 4,096",
-            secs(1),
-            secs(0),
-            secs(0),
-            4096,
-        ),
-        (
-            "retry 1 to 5 s, ended at once",
-            secs(1),
-            secs(4),
-            secs(0),
-            128,
-        ),
-        (
-            "retry 1 s for all, ended over 10 s",
-            secs(1),
-            secs(0),
             secs(10),
             128,
         ),
-        (
-            "retry 0.5 to 1 s, ended over 10 s",
-            half,
-            half,
-            secs(10),
-            128,
-        ),
+        ("retry 1.5 to 4.5 s, ended over 5 s", secs(3), secs(5), 128),
     ] {
         let config = Config {
-            retry_min,
-            retry_spread,
+            retry,
             drain_spread,
             ..Config::default()
         };

@@ -15,17 +15,19 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
-use snippets::llm::per_user::PerUser;
-use snippets::llm::relay::{self, Relay, UserId};
+use snippets::connections::per_user::PerUser;
+use snippets::llm::relay::{self, Relay};
+use snippets::llm::request::UserId;
+use snippets::llm::resume::{Generations, Limits as Kept};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::llm::ui_message_stream::{ui_parts, ui_response};
 use snippets::llm::upstream::{Dialect, Upstream};
-use snippets::sse::message::Message;
-use snippets::sse::resume::Log;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::Event;
+use snippets::sse::log::{self, Log};
+use snippets::sse::streams::{Config, Streams};
 use snippets::sse::{jobs, resume, wire};
 use snippets::websocket::limits::Limits;
-use snippets::websocket::outbox::Full;
+
 use snippets::websocket::protect::User;
 use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Hub, Rules};
@@ -140,11 +142,9 @@ fn rooms_scene() -> Router {
     let shutdown = Arc::new(Mutex::new(CancellationToken::new()));
     let hub = Hub::new(Rules {
         history: 100,
-        history_bytes: 64 * 1024,
-        rooms: 10,
-        members: 100,
-        keep_empty: Duration::from_secs(60),
-        full: |_| Full::Disconnect,
+        grace: Duration::ZERO,
+        presence_every: Duration::from_millis(20),
+        ..Rules::default()
     });
     let connect = {
         let shutdown = shutdown.clone();
@@ -193,7 +193,7 @@ async fn llm() -> std::io::Result<Router> {
         let upstream = upstream.with_model(&format!("scripted/{script}"));
         let relay = Relay {
             upstream: upstream.clone(),
-            streams: Streams::new(Config::default(), CancellationToken::new()),
+            streams: Streams::start(Config::default(), CancellationToken::new()),
             places: PerUser::new(20),
             config: relay::Config {
                 silence,
@@ -212,6 +212,33 @@ async fn llm() -> std::io::Result<Router> {
             .nest(&format!("/llm/{script}"), relay::app(Arc::new(relay)))
             .route(&format!("/ui/{script}/chat"), post(ui));
     }
+    // `llm/resume` at `/slow/generations`: an answer that takes a second.
+    let slow = ScriptedModel::new(Script {
+        pace: Duration::from_millis(150),
+        ..Script::reply(Reply::text("one two three four five six"))
+    });
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let origin = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(axum::serve(listener, slow.router()).into_future());
+    let upstream = Upstream::new(Dialect::OpenAiChat, &origin, "key", "scripted", silence)
+        .map_err(std::io::Error::other)?;
+    let quick = Config {
+        retry: Duration::from_millis(50),
+        ..Config::default()
+    };
+    let relay = Relay {
+        upstream,
+        streams: Streams::start(quick, CancellationToken::new()),
+        places: PerUser::new(20),
+        config: relay::Config::default(),
+        shutdown: CancellationToken::new(),
+    };
+    let kept = Kept {
+        per_user: 50,
+        ..Kept::default()
+    };
+    let generations = Generations::new(Arc::new(relay), kept);
+    router = router.nest("/slow", snippets::llm::resume::app(generations));
     let provider = model.router();
     let exchanges = move || async move {
         let ends = model.exchanges().into_iter().map(|exchange| {
@@ -233,30 +260,32 @@ async fn llm() -> std::io::Result<Router> {
 fn sse_scene() -> Router {
     let config = Config {
         heartbeat: Duration::from_millis(100),
-        retry_min: Duration::from_millis(20),
-        retry_spread: Duration::from_millis(20),
+        retry: Duration::from_millis(30),
+        drain_spread: Duration::ZERO,
         ..Config::default()
     };
     let shutdown = CancellationToken::new();
-    let streams = Streams::new(config, shutdown.clone());
-    let log = Arc::new(Log::new(rand::random(), 8, 1 << 20));
+    let streams = Streams::start(config, shutdown.clone());
+    let log = Log::new(log::Config::complete(8, 1 << 20));
     let known = jobs::Jobs::default();
     let worker = Arc::new(known.insert(1));
 
     let publish = {
         let log = log.clone();
         move |Path(name): Path<String>, body: String| async move {
-            let message = Message::new(&name, &body);
-            let message = message.map(|m| if name == "done" { m.last() } else { m });
-            match message.map_err(Into::into).and_then(|m| log.publish(m)) {
-                Ok(()) => StatusCode::NO_CONTENT.into_response(),
+            let event = Event::new(&name, &body);
+            let event = event.map(|e| if name == "done" { e.last() } else { e });
+            match event.map_err(Into::into).and_then(|e| log.publish(&e)) {
+                Ok(_) => StatusCode::NO_CONTENT.into_response(),
                 Err(error) => (StatusCode::CONFLICT, error.to_string()).into_response(),
             }
         }
     };
     let progress = move |Path(percent): Path<u8>| async move {
-        worker.send_replace(jobs::Progress { percent });
-        StatusCode::NO_CONTENT
+        match &*worker {
+            Ok(worker) if worker.set(jobs::Progress { percent }).is_ok() => StatusCode::NO_CONTENT,
+            _ => StatusCode::CONFLICT,
+        }
     };
     let end_streams = move || async move {
         shutdown.cancel();

@@ -1,8 +1,9 @@
 //! The patterns of the streaming-api-patterns pack. One file is one pattern: copy the file, and
 //! the siblings that its first lines name, into your own service.
 //!
-//! Topics: [`sse`], [`websocket`], [`streams`], [`llm`], [`production`].
+//! Topics: [`connections`], [`sse`], [`websocket`], [`streams`], [`llm`], [`production`].
 
+pub mod connections;
 pub mod llm;
 pub mod production;
 pub mod sse;

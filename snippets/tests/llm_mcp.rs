@@ -186,6 +186,68 @@ async fn a_foreign_origin_is_refused_before_the_body_is_read() {
 }
 
 #[tokio::test]
+async fn a_page_of_an_allowed_origin_can_call_and_no_other() {
+    let server = start().await;
+    let client = reqwest::Client::new();
+    let preflight = async |origin: Option<&str>| {
+        let mut request = client
+            .request(reqwest::Method::OPTIONS, server.url("/mcp"))
+            .header("access-control-request-method", "POST")
+            .header(
+                "access-control-request-headers",
+                "content-type,mcp-method,mcp-name,mcp-protocol-version",
+            );
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        request.send().await.unwrap()
+    };
+    let allowed = preflight(Some("https://app.example")).await;
+    assert_eq!(allowed.status(), 204);
+    let header = |response: &reqwest::Response, name: &str| {
+        response
+            .headers()
+            .get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(
+        header(&allowed, "access-control-allow-origin").as_deref(),
+        Some("https://app.example")
+    );
+    assert_eq!(header(&allowed, "vary").as_deref(), Some("origin"));
+    let names = header(&allowed, "access-control-allow-headers").unwrap();
+    for name in [
+        "content-type",
+        "mcp-method",
+        "mcp-name",
+        "mcp-protocol-version",
+    ] {
+        assert!(names.contains(name), "{names}");
+    }
+    let foreign = preflight(Some("https://evil.example")).await;
+    assert_eq!(
+        (
+            foreign.status().as_u16(),
+            header(&foreign, "access-control-allow-origin")
+        ),
+        (403, None)
+    );
+    assert_eq!(preflight(None).await.status(), 405);
+    // The response to the call itself is readable too, also a refusal.
+    for (method, status) in [("tools/list", 200), ("no/method", 404)] {
+        let request = client
+            .post(server.url("/mcp"))
+            .header("origin", "https://app.example")
+            .header(VERSION.0, VERSION.1)
+            .header("mcp-method", method)
+            .json(&body(method, json!({})));
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status);
+        assert!(header(&response, "access-control-allow-origin").is_some());
+    }
+}
+
+#[tokio::test]
 async fn only_post_and_neither_sessions_nor_resumption() {
     let server = start().await;
     let client = reqwest::Client::new();

@@ -2,16 +2,17 @@
 
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
+use snippets::llm::http;
+use snippets::llm::providers::ToolCall;
 use snippets::llm::providers::anthropic::Anthropic;
 use snippets::llm::providers::decode::{MAX_RECORD_BYTES, Records};
-use snippets::llm::providers::event::ToolCall;
 use snippets::llm::providers::gemini::Gemini;
 use snippets::llm::providers::ollama::Ollama;
 use snippets::llm::providers::openai_chat::OpenAiChat;
 use snippets::llm::providers::openai_responses::OpenAiResponses;
 use snippets::llm::providers::tool_calls::{MAX_ARGUMENT_BYTES, MAX_CALLS};
 use snippets::llm::providers::{
-    Decoder, Failure, FinishReason, ModelError, ModelEvent, Usage, http, model_events,
+    Decoder, EndRule, Failure, FinishReason, ModelError, ModelEvent, Usage, model_events,
 };
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel, Stop};
 
@@ -55,7 +56,11 @@ pub const PROVIDERS: [Provider; 5] = [
 
 /// Decodes `bytes` in chunks of `size`; heartbeats, which depend on the cut, are left out.
 fn decode<D: Decoder + Default>(bytes: &[u8], size: usize) -> Decoded {
-    let mut records = Records::new(D::default());
+    decode_with(D::default(), bytes, size)
+}
+
+fn decode_with<D: Decoder>(decoder: D, bytes: &[u8], size: usize) -> Decoded {
+    let mut records = Records::new(decoder);
     let mut events = Vec::new();
     let mut error = None;
     for chunk in bytes.chunks(size.max(1)) {
@@ -175,25 +180,76 @@ async fn one_answer_from_every_provider_wherever_the_bytes_are_cut() {
 async fn every_cut_is_truncated_at_every_byte() {
     for provider in PROVIDERS {
         let bytes = bytes_of(provider.path, Script::reply(reply())).await;
-        // Up to the last byte that is not a line ending: the terminal record is not complete before.
-        let end = bytes.trim_ascii_end().len();
-        for cut in 0..=end {
+        let (whole, _) = (provider.decode)(&bytes, usize::MAX);
+        let wire = str::from_utf8(&bytes).unwrap();
+        // The record with the reason: the answer is complete with it, whatever the provider sends after.
+        let reason = match provider.name {
+            "openai chat" => "\"finish_reason\":\"tool_calls\"",
+            "anthropic" => "\"stop_reason\":\"tool_use\"",
+            _ => "",
+        };
+        let terminal = bytes.trim_ascii_end().len();
+        let known = match reason {
+            "" => terminal,
+            reason => {
+                let at = wire.find(reason).unwrap();
+                at + wire[at..].find("\n\n").unwrap() + 1
+            }
+        };
+        // The line endings of the last record are neither: a record is complete with its blank line.
+        for cut in (0..=terminal).chain([bytes.len()]) {
             let (events, error) = (provider.decode)(&bytes[..cut], usize::MAX);
-            assert_eq!(
-                error,
-                Some(ModelError::Truncated),
-                "{} cut at {cut}",
-                provider.name
-            );
             let released = events
                 .iter()
                 .any(|e| matches!(e, ModelEvent::Finish { .. }));
-            assert!(
-                !released,
-                "{} cut at {cut} released {events:?}",
-                provider.name
-            );
+            if cut <= known {
+                let truncated = Some(ModelError::Truncated);
+                assert_eq!(
+                    (error, released),
+                    (truncated, false),
+                    "{} at {cut}",
+                    provider.name
+                );
+            } else {
+                assert_eq!(error, None, "{} at {cut}", provider.name);
+                assert_eq!(
+                    finish(&events),
+                    finish(&whole),
+                    "{} at {cut}",
+                    provider.name
+                );
+                assert_eq!(text(&events), text(&whole), "{} at {cut}", provider.name);
+            }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_strict_decoder_needs_the_terminal_event() {
+    type Decode = fn(&[u8]) -> Decoded;
+    let strict: [(&str, Decode); 2] = [
+        ("/v1/chat/completions", |bytes| {
+            decode_with(
+                OpenAiChat::new(EndRule::ReasonAndTerminal),
+                bytes,
+                usize::MAX,
+            )
+        }),
+        ("/v1/messages", |bytes| {
+            decode_with(
+                Anthropic::new(EndRule::ReasonAndTerminal),
+                bytes,
+                usize::MAX,
+            )
+        }),
+    ];
+    for (path, decode) in strict {
+        let bytes = bytes_of(path, Script::reply(reply())).await;
+        for cut in 0..=bytes.trim_ascii_end().len() {
+            let (_, error) = decode(&bytes[..cut]);
+            assert_eq!(error, Some(ModelError::Truncated), "{path} at {cut}");
+        }
+        assert_eq!(decode(&bytes).1, None);
     }
 }
 
@@ -319,7 +375,7 @@ fn a_null_in_later_usage_does_not_erase_what_was_said() {
 async fn unknown_events_and_fields_change_nothing() {
     for provider in PROVIDERS {
         let bytes = bytes_of(provider.path, Script::reply(reply())).await;
-        let expected = (provider.decode)(&bytes, usize::MAX);
+        let mut expected = (provider.decode)(&bytes, usize::MAX);
         let wire = String::from_utf8(bytes).unwrap();
         let (sse, separator) = match provider.name {
             "gemini" => (true, "\r\n\r\n"),
@@ -342,7 +398,14 @@ async fn unknown_events_and_fields_change_nothing() {
                 drifted.push_str("{\"future\":1}\n\n");
             }
         }
-        let found = (provider.decode)(drifted.as_bytes(), 50);
+        let mut found = (provider.decode)(drifted.as_bytes(), 50);
+        // Unknown events are kept for a caller that wants them.
+        let other = |event: &ModelEvent| matches!(event, ModelEvent::Other { .. });
+        let unknown = |event: &ModelEvent| matches!(event, ModelEvent::Other { kind, .. } if kind == "future.event");
+        let named = ["anthropic", "openai responses"].contains(&provider.name);
+        assert_eq!(found.0.iter().any(unknown), named, "{}", provider.name);
+        found.0.retain(|event| !other(event));
+        expected.0.retain(|event| !other(event));
         assert_eq!(found, expected, "{}", provider.name);
     }
 }
@@ -410,13 +473,28 @@ fn provider_side_tools_are_not_released() {
         .iter()
         .map(|event| format!("data: {event}\n\n"))
         .collect();
-    let finish = ModelEvent::Finish {
-        reason: FinishReason::Stop,
-        tool_calls: Vec::new(),
-    };
+    let (events, error) = decode::<Anthropic>(bytes.as_bytes(), 17);
     assert_eq!(
-        decode::<Anthropic>(bytes.as_bytes(), 17),
-        (vec![finish], None)
+        (finish(&events), error),
+        ((FinishReason::Stop, Vec::new()), None)
+    );
+    // The provider wants all of it back when the conversation continues.
+    let kept: Vec<&str> = events
+        .iter()
+        .filter_map(|event| match event {
+            ModelEvent::Other { kind, .. } => Some(kind.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        kept,
+        [
+            "server_tool_use",
+            "input_json_delta",
+            "web_search_tool_result",
+            "redacted_thinking",
+            "citations_delta"
+        ]
     );
 }
 
@@ -428,34 +506,19 @@ fn calls_that_cannot_be_whole_are_errors() {
             json!({"choices": [{"index": 0, "delta": delta}]})
         )
     };
-    // Arguments for a call that never began: its id and name are lost.
+    // Arguments for a call that never began: its name is lost, so nothing can be run.
     let lost = chunk(json!({"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]}));
-    assert!(matches!(
-        decode::<OpenAiChat>(lost.as_bytes(), 9).1,
-        Some(ModelError::Malformed(_))
-    ));
-    // The reason promises calls, but they are of a kind that this decoder does not read.
-    let custom = chunk(
-        json!({"tool_calls": [{"index": 0, "type": "custom", "id": "c", "custom": {"name": "n"}}]}),
-    );
     let reason = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]});
-    let bytes = format!("{custom}data: {reason}\n\ndata: [DONE]\n\n");
+    let bytes = format!("{lost}data: {reason}\n\ndata: [DONE]\n\n");
     assert!(matches!(
         decode::<OpenAiChat>(bytes.as_bytes(), 9).1,
         Some(ModelError::Malformed(_))
     ));
-    // Pieces and whole differ.
-    let item = |arguments: &str| json!({"type": "function_call", "call_id": "c", "name": "n", "arguments": arguments});
-    let bytes: String = [
-        json!({"type": "response.output_item.added", "output_index": 0, "item": item("")}),
-        json!({"type": "response.function_call_arguments.delta", "output_index": 0, "delta": "{\"a\":"}),
-        json!({"type": "response.output_item.done", "output_index": 0, "item": item("{\"a\":1}")}),
-    ]
-    .iter()
-    .map(|event| format!("data: {event}\n\n"))
-    .collect();
+    // The reason promises calls, but they are of a kind that this decoder does not read.
+    let unknown = chunk(json!({"future_calls": [{"index": 0, "id": "c", "name": "n"}]}));
+    let bytes = format!("{unknown}data: {reason}\n\ndata: [DONE]\n\n");
     assert!(matches!(
-        decode::<OpenAiResponses>(bytes.as_bytes(), 9).1,
+        decode::<OpenAiChat>(bytes.as_bytes(), 9).1,
         Some(ModelError::Malformed(_))
     ));
     // Vertex streams arguments only when asked to.
@@ -579,7 +642,7 @@ async fn another_status_or_type_is_not_a_stream() {
     assert_eq!(
         error,
         Err(ModelError::Malformed(
-            r#"content type "text/html; charset=utf-8""#.into()
+            r#"content type "text/html; charset=utf-8": <h1>Log in</h1>"#.into()
         ))
     );
     let error = http::open(get("/huge").await.unwrap(), "text/event-stream")

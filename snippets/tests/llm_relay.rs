@@ -7,10 +7,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::{Router, routing::post as route};
 use serde_json::{Value, json};
+use snippets::connections::per_user::PerUser;
+use snippets::llm::chat::Names;
 use snippets::llm::meter::{Measured, Outcome};
-use snippets::llm::per_user::PerUser;
-use snippets::llm::public_error::PublicError;
+use snippets::llm::model_event::FinishReason;
 use snippets::llm::relay::Config;
+use snippets::llm::request::SystemMessages;
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script};
 use snippets::llm::upstream::{Dialect, Upstream};
 use tokio::sync::Notify;
@@ -446,7 +448,7 @@ static MEASURED: Mutex<Vec<Measured>> = Mutex::new(Vec::new());
 #[tokio::test]
 async fn each_answer_is_measured_from_the_request_to_its_end() {
     let config = Config {
-        report: |measured| MEASURED.lock().unwrap().push(*measured),
+        report: Arc::new(|measured| MEASURED.lock().unwrap().push(measured.clone())),
         ..patient()
     };
     let pace = Duration::from_millis(20);
@@ -463,10 +465,13 @@ async fn each_answer_is_measured_from_the_request_to_its_end() {
     eventually("two reports", || MEASURED.lock().unwrap().len() == 2).await;
     chat.ask().await.read_to_end().await;
     eventually("three reports", || MEASURED.lock().unwrap().len() == 3).await;
-    let [done, cancelled, failed] = MEASURED.lock().unwrap()[..] else {
+    let [done, cancelled, failed] = &MEASURED.lock().unwrap()[..] else {
         panic!()
     };
-    assert_eq!((done.outcome, done.pieces), (Outcome::Done, 6));
+    assert_eq!(done.outcome, Outcome::Done(FinishReason::Stop));
+    assert_eq!((&*done.user, &*done.model), ("alice", "scripted"));
+    assert_eq!((done.pieces, done.usage.input), (6, Some(12)));
+    assert_eq!(done.output_tokens(), (6, false));
     let first = done.first_token.unwrap();
     assert!(
         first >= pace && done.gaps >= pace * 5 - Duration::from_millis(10),
@@ -477,13 +482,15 @@ async fn each_answer_is_measured_from_the_request_to_its_end() {
         "{done:?}"
     );
     assert_eq!(
-        (cancelled.outcome, cancelled.pieces),
-        (Outcome::Cancelled, 1)
+        (&cancelled.outcome, cancelled.pieces),
+        (&Outcome::Cancelled, 1)
     );
-    assert!(matches!(
-        failed.outcome,
-        Outcome::Failed(PublicError { .. })
-    ));
+    assert_eq!(
+        cancelled.output_tokens(),
+        (2, true),
+        "\"Trust \": an estimate"
+    );
+    assert_eq!(failed.outcome, Outcome::Failed("model_failed"));
     assert_eq!(failed.first_token, None, "an error is not a token");
 }
 
@@ -538,4 +545,163 @@ async fn over_http2_an_aborted_request_closes_the_providers_connection_too() {
     )
     .await;
     assert_eq!(exchange.end, Some(ExchangeEnd::ReaderGone));
+}
+
+static REFUSED: Mutex<Vec<Measured>> = Mutex::new(Vec::new());
+
+#[tokio::test]
+async fn a_refusal_of_the_provider_is_measured_as_failed() {
+    let config = Config {
+        report: Arc::new(|measured| REFUSED.lock().unwrap().push(measured.clone())),
+        ..patient()
+    };
+    let fault = Fault::Status {
+        status: 429,
+        retry_after: Some(7),
+    };
+    let chat = Chat::start(words().with_fault(fault), config).await;
+    finish(&mut chat.ask().await).await;
+    let measured = REFUSED.lock().unwrap().pop().unwrap();
+    assert!(
+        matches!(measured.outcome, Outcome::Failed(_)),
+        "not a user who left: {measured:?}"
+    );
+}
+
+#[tokio::test]
+async fn instructions_of_clients_are_a_policy() {
+    let body = json!({ "messages": [
+        { "role": "system", "content": "Obey." },
+        { "role": "user", "content": "Hello" },
+    ] });
+    for (system, status, sees) in [
+        (SystemMessages::Refuse, 422, None),
+        (SystemMessages::Drop, 200, Some(false)),
+        (SystemMessages::Pass, 200, Some(true)),
+    ] {
+        let chat = Chat::start(
+            words(),
+            Config {
+                system,
+                ..patient()
+            },
+        )
+        .await;
+        let mut client = post(
+            chat.server.addr,
+            "/chat",
+            &body.to_string(),
+            &["connection: close"],
+        )
+        .await;
+        finish(&mut client).await;
+        assert_eq!(client.status(), status, "{system:?}");
+        let asked = chat.model.exchanges().pop();
+        let seen = asked.map(|exchange| exchange.request.to_string().contains("Obey."));
+        assert_eq!(seen, sees, "{system:?}");
+    }
+}
+
+#[tokio::test]
+async fn names_statuses_and_limits_are_the_contracts() {
+    let names = Names {
+        text: "delta",
+        done: "answer:end",
+        failed: "error",
+        ..Names::default()
+    };
+    let config = Config {
+        names,
+        most_request_bytes: 200,
+        refuse: |error| (StatusCode::IM_A_TEAPOT, error.code).into_response(),
+        ..patient()
+    };
+    let chat = Chat::start(words(), config).await;
+    let mut client = chat.ask().await;
+    finish(&mut client).await;
+    let seen = events(&client.body());
+    assert!(
+        seen.iter().rev().skip(1).all(|(name, _)| name == "delta"),
+        "{seen:?}"
+    );
+    assert_eq!(seen.last().unwrap().0, "answer:end");
+    chat.model
+        .push(words().with_fault(Fault::Error { after: 1 }));
+    let mut client = chat.ask().await;
+    finish(&mut client).await;
+    assert_eq!(events(&client.body()).last().unwrap().0, "error");
+    chat.relay.shutdown.cancel();
+    let mut client = chat.ask().await;
+    client.read_to_end().await;
+    assert_eq!((client.status(), client.body().as_str()), (418, "restart"));
+    let large = json!({ "messages": [{ "role": "user", "content": "x".repeat(300) }] }).to_string();
+    let mut client = post(chat.server.addr, "/chat", &large, &[]).await;
+    client.read_head().await;
+    assert_eq!(client.status(), 413);
+}
+
+#[tokio::test]
+async fn heartbeats_without_content_end_an_answer() {
+    // A provider that hangs and pings.
+    let provider = Router::new().route(
+        "/v1/chat/completions",
+        route(async || {
+            let pings = futures::stream::unfold((), |()| async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Some((Ok::<_, std::convert::Infallible>(": ping\n\n"), ()))
+            });
+            (
+                [("content-type", "text/event-stream")],
+                axum::body::Body::from_stream(pings),
+            )
+        }),
+    );
+    let provider = Server::start(provider).await;
+    let config = Config {
+        no_content: Duration::from_millis(300),
+        ..patient()
+    };
+    let server = Server::start(app(Arc::new(relay(&provider.url(""), config)))).await;
+    let mut client = post(server.addr, "/chat", &question(), &["connection: close"]).await;
+    finish(&mut client).await;
+    assert!(
+        client.body().contains(r#""code":"model_stuck""#),
+        "{}",
+        client.body()
+    );
+}
+
+#[tokio::test]
+async fn the_answer_is_the_same_under_listen() {
+    use snippets::connections::listen;
+    let model = snippets::llm::scripted_model::ScriptedModel::new(words());
+    let provider = Server::start(model.router()).await;
+    let relay = Arc::new(relay(&provider.url(""), patient()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let served = tokio::spawn(listen::serve(
+        listener,
+        app(relay.clone()),
+        listen::Config::default(),
+        stop.clone(),
+    ));
+    let mut client = crate::support::chat::ask(addr).await;
+    finish(&mut client).await;
+    assert_eq!(
+        text_of(&events(&client.body())),
+        "Trust the protocol, not the bytes."
+    );
+    // Stop closes the provider's connection there too.
+    model.push(words().with_fault(Fault::Stall { after: 2 }));
+    let mut client = crate::support::chat::ask(addr).await;
+    client.read_until("the ").await;
+    drop(client);
+    within(
+        "the provider to see it",
+        model.wait_for(|e| e.end == Some(ExchangeEnd::ReaderGone)),
+    )
+    .await;
+    stop.cancel();
+    within("the server to end", served).await.unwrap();
 }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use axum::middleware;
 use serde_json::json;
-use snippets::llm::per_user::PerUser;
+use snippets::connections::per_user::PerUser;
+use snippets::llm::chat::Names;
 use snippets::llm::relay::{Config, Relay};
+use snippets::llm::request::Conversation;
 use snippets::llm::resume::{Generations, Limits, app};
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel};
 
@@ -25,6 +27,7 @@ struct Resumable {
 fn limits() -> Limits {
     Limits {
         most: 8,
+        per_user: 8,
         keep: Duration::from_secs(60),
         abandon: Duration::from_secs(60),
     }
@@ -242,14 +245,16 @@ async fn a_generation_of_another_user_does_not_exist() {
         (404, head(&nothing)),
         "not even that it exists"
     );
-    assert_eq!(chat.stop("secret", &["x-user: mallory"]).await, 404);
+    // The same for every key that is not theirs; it concerns their own key only.
+    assert_eq!(chat.stop("secret", &["x-user: mallory"]).await, 204);
+    assert_eq!(chat.stop("nothing", &["x-user: mallory"]).await, 204);
     assert_eq!(chat.model.exchanges()[0].end, None);
-    // Their own post with the same key is their own generation.
+    // A post with the same key is the poster's own generation.
     let mut own = post(
         chat.server.addr,
         "/generations",
         &question(),
-        &["idempotency-key: secret", "x-user: mallory"],
+        &["idempotency-key: secret", "x-user: bob"],
     )
     .await;
     own.read_until("two").await;
@@ -369,24 +374,128 @@ async fn failures_and_the_shutdown_end_in_band_and_the_tasks_end() {
 
 #[tokio::test]
 async fn a_task_that_dies_leaves_a_log_that_has_ended() {
-    use futures::StreamExt;
     use snippets::llm::generation::Generation;
-    use snippets::sse::message::LastEventId;
+    use snippets::sse::event::LastEventId;
+    use snippets::sse::streams::Source;
     let chat = Resumable::start(stalls_after(1), limits()).await;
-    let generation = Generation::new(100_000);
-    let mut messages = Box::pin(generation.read(&LastEventId::None).unwrap());
+    let generation = Generation::new(100_000, Names::default());
+    let mut source = generation.read(&LastEventId::None).unwrap();
     let (running, relay) = (generation.clone(), chat.relay.clone());
-    let task =
-        tokio::spawn(async move { running.run(&relay, vec![], Duration::from_secs(60)).await });
-    assert_eq!(
-        messages.next().await.unwrap().unwrap().data(),
-        r#"{"text":"one "}"#
-    );
+    let task = tokio::spawn(async move {
+        let question = Conversation::default();
+        running
+            .run(&relay, "alice", question, Duration::from_secs(60))
+            .await;
+    });
+    let mut next = async || {
+        let chunk = std::future::poll_fn(|cx| source.poll(cx));
+        let chunk = within("an event", chunk).await?;
+        Some((String::from_utf8(chunk.bytes.to_vec()).unwrap(), chunk.last))
+    };
+    assert!(next().await.unwrap().0.contains(r#"{"text":"one "}"#));
     task.abort();
-    let last = within("the end", messages.next()).await.unwrap().unwrap();
-    assert_eq!(
-        (last.name(), last.data()),
-        ("failed", r#"{"code":"model_failed","retryable":true}"#)
+    let (last, terminal) = next().await.unwrap();
+    assert!(
+        last.contains("event: failed") && last.contains("model_failed"),
+        "{last}"
     );
-    assert!(messages.next().await.is_none());
+    assert!(terminal && next().await.is_none());
+    assert!(generation.has_ended());
+}
+
+#[tokio::test]
+async fn a_post_that_is_sent_again_continues_after_its_cursor() {
+    let chat = Resumable::start(stalls_after(2), limits()).await;
+    let mut first = chat.ask("k").await;
+    first.read_until("two").await;
+    first.read_until("\n\n").await;
+    let cursor = last_id(&first.body());
+    drop(first);
+    chat.model.release();
+    let headers = ["connection: close", "idempotency-key: k", &cursor];
+    let mut again = post(chat.server.addr, "/generations", &question(), &headers).await;
+    finish(&mut again).await;
+    let texts: Vec<_> = events(&again.body())
+        .into_iter()
+        .map(|(_, data)| data)
+        .collect();
+    assert_eq!(&texts[..2], [r#"{"text":"three "}"#, r#"{"text":"four"}"#]);
+    assert_eq!(chat.model.exchanges().len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_asked_before_it_is_admitted() {
+    // No stream is free.
+    let chat = Resumable::start(stalls_after(1), limits()).await;
+    let mut open = Vec::new();
+    while let Ok(slot) = chat.relay.streams.admit() {
+        open.push(slot);
+    }
+    let mut refused = chat.ask("k").await;
+    refused.read_to_end().await;
+    assert_eq!(refused.status(), 503);
+    assert_eq!((chat.model.exchanges().len(), chat.all.count()), (0, 0));
+    open.clear();
+    // A drain has begun.
+    chat.relay.shutdown.cancel();
+    let mut refused = chat.ask("k").await;
+    refused.read_to_end().await;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.body().contains("restart"));
+    assert_eq!((chat.model.exchanges().len(), chat.all.count()), (0, 0));
+    assert_eq!(chat.relay.places.users(), 0);
+}
+
+#[tokio::test]
+async fn one_user_cannot_take_the_room_of_another() {
+    let limits = Limits {
+        most: 4,
+        per_user: 2,
+        ..limits()
+    };
+    let chat = Resumable::start(Script::reply(Reply::text("short")), limits).await;
+    for n in 0..6 {
+        finish(&mut chat.ask(&format!("k{n}")).await).await;
+        eventually("the permit to be free", || chat.relay.places.users() == 0).await;
+    }
+    assert_eq!(chat.all.count(), 2, "the user's own oldest made room");
+    let mut oldest = chat.attach("k0", &[]).await;
+    oldest.read_to_end().await;
+    assert_eq!(oldest.status(), 404);
+    let mut newest = chat.attach("k5", &[]).await;
+    finish(&mut newest).await;
+    assert_eq!(newest.status(), 200);
+    for user in ["bob", "carol", "dave"] {
+        let headers = [
+            "connection: close",
+            "idempotency-key: k",
+            &format!("x-user: {user}"),
+        ];
+        let mut other = post(chat.server.addr, "/generations", &question(), &headers).await;
+        finish(&mut other).await;
+        assert_eq!(
+            other.status(),
+            200,
+            "{user}: what has ended makes room for what is asked"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stop_that_comes_before_its_question_is_remembered() {
+    let chat = Resumable::start(stalls_after(1), limits()).await;
+    assert_eq!(chat.stop("early", &[]).await, 204);
+    let mut late = chat.ask("early").await;
+    finish(&mut late).await;
+    assert!(
+        late.body().contains(r#""code":"stopped""#),
+        "{}",
+        late.body()
+    );
+    assert!(chat.model.exchanges().is_empty(), "nothing was paid for");
+    // Remembered Stops count as kept: they cannot fill the memory.
+    for n in 0..20 {
+        assert_eq!(chat.stop(&format!("s{n}"), &[]).await, 204);
+    }
+    assert!(chat.all.count() <= 8, "{}", chat.all.count());
 }

@@ -5,9 +5,10 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, routing::post};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
+use snippets::llm::http;
 use snippets::llm::providers::openai_chat::OpenAiChat;
 use snippets::llm::providers::{
-    FinishReason, ModelError, ModelEvent, ToolCall, Usage, http, model_events,
+    FinishReason, ModelError, ModelEvent, ToolCall, Usage, model_events,
 };
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::llm::ui_message_stream::{UiPart, UiWriter, ui_parts, ui_response};
@@ -281,4 +282,33 @@ async fn a_stream_that_ends_without_a_finish_fails() {
         matches!(parts.last(), Some(UiPart::Error { .. })),
         "{parts:?}"
     );
+}
+
+#[test]
+fn a_failure_and_a_stop_end_every_open_part() {
+    for stopped in [false, true] {
+        let mut out = Vec::new();
+        let mut writer = UiWriter::start("m", &mut out);
+        writer.event(ModelEvent::Reasoning("hm".into()), &mut out);
+        writer.event(ModelEvent::Text("Half an ans".into()), &mut out);
+        let (id, name) = ("a".to_owned(), "pay".to_owned());
+        writer.event(ModelEvent::ToolCallStart { index: 0, id, name }, &mut out);
+        let fragment = r#"{"amount": 100"#.to_owned();
+        writer.event(ModelEvent::ToolCallDelta { index: 0, fragment }, &mut out);
+        match stopped {
+            true => writer.stop("stopped", &mut out),
+            false => writer.fail(&ModelError::Truncated, &mut out),
+        }
+        let count = |is: fn(&UiPart) -> bool| out.iter().filter(|part| is(part)).count();
+        assert_eq!(count(|part| matches!(part, UiPart::TextEnd { .. })), 1);
+        assert_eq!(count(|part| matches!(part, UiPart::ReasoningEnd { .. })), 1);
+        assert_eq!(
+            count(|part| matches!(part, UiPart::ToolInputError { .. })),
+            1
+        );
+        let calls = |part: &UiPart| matches!(part, UiPart::ToolInputAvailable { .. });
+        assert_eq!(count(calls), 0, "half a payment is not an input");
+        let end = |part: &UiPart| matches!(part, UiPart::Error { .. } | UiPart::Finish { .. });
+        assert!(out.last().is_some_and(end), "{out:?}");
+    }
 }

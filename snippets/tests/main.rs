@@ -10,12 +10,19 @@
 )]
 
 mod anti_patterns;
+mod connections_client_ip;
+mod connections_listen;
+mod connections_per_user;
+mod connections_tickets;
+mod llm_dialects;
+mod llm_fixtures;
 mod llm_mcp;
 mod llm_providers;
 mod llm_relay;
 mod llm_resume;
 mod llm_scripted_model;
 mod llm_ui_message_stream;
+mod llm_upstream;
 mod llm_vendor_sdks;
 mod production_chaos;
 #[cfg(feature = "redis")]
@@ -26,7 +33,9 @@ mod production_observe;
 mod production_proxies;
 mod production_security;
 mod production_shared_log;
+mod production_snapshot;
 mod production_testing;
+mod production_topics;
 mod sse_consume;
 mod sse_fanout;
 mod sse_lifecycle;
@@ -46,6 +55,8 @@ mod websocket_binary;
 mod websocket_client;
 mod websocket_facts;
 mod websocket_messages;
+mod websocket_observe;
+mod websocket_pairs;
 mod websocket_protect;
 mod websocket_rates;
 mod websocket_rooms;

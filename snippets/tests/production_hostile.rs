@@ -27,7 +27,7 @@ fn hostile(number: u64, bytes: std::ops::RangeInclusive<u64>) -> Plan {
 /// The one that the chapter shows.
 mod sse {
     // ANCHOR: resume
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use snippets::production::{
         chaos::ChaosProxy,
@@ -35,10 +35,11 @@ mod sse {
     };
     use snippets::sse::{
         consume::EventSource,
-        message::Message,
+        event::Event,
+        log::{self, Log},
         reconnect::Policy,
-        resume::{self, Log},
-        serve::{Config, Streams},
+        resume,
+        streams::{Config, Streams},
         transports::over_reqwest,
         wire::Limits,
     };
@@ -61,8 +62,8 @@ mod sse {
     #[tokio::test]
     async fn each_event_once_and_in_order_through_a_hostile_network() {
         for seed in 1..=5 {
-            let log = Arc::new(Log::new(seed, 1_000, 1 << 20));
-            let streams = Streams::new(Config::default(), CancellationToken::new());
+            let log = Log::new(log::Config::complete(1_000, 1 << 20));
+            let streams = Streams::start(Config::default(), CancellationToken::new());
             let app = resume::app(log.clone(), streams);
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (free, server) = (([127, 0, 0, 1], 0).into(), listener.local_addr().unwrap());
@@ -81,10 +82,10 @@ mod sse {
             let connect = over_reqwest(reqwest::Client::new(), url);
             let mut client = EventSource::new(policy, Limits::default(), connect);
             for n in 0..100 {
-                log.publish(Message::new("tick", &n).unwrap()).unwrap();
+                log.publish(&Event::new("tick", &n).unwrap()).unwrap();
             }
-            let done = Message::new("done", &100).unwrap().last();
-            log.publish(done).unwrap();
+            let done = Event::new("done", &100).unwrap().last();
+            log.publish(&done).unwrap();
             for n in 0..=100 {
                 let event = tokio::time::timeout(Duration::from_secs(20), client.next()).await;
                 let event = event.expect("no hang").unwrap().expect("no early end");

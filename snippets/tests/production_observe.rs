@@ -10,21 +10,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
-use snippets::production::memory_log::MemoryLog;
 use snippets::production::observe::Observer;
 use snippets::production::scrape;
-use snippets::production::shared_log::SharedLog;
-use snippets::sse::message::{InvalidMessage, LastEventId, Message};
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::{Event, InvalidEvent, LastEventId};
+use snippets::sse::log::{self, Log};
+use snippets::sse::streams::{Config, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{RawClient, Server};
 
-type Log = Arc<SharedLog<Arc<MemoryLog>>>;
-
 #[derive(Clone)]
 struct Service {
-    log: Log,
+    log: Arc<Log>,
     streams: Streams,
     observer: Observer,
     stopping: CancellationToken,
@@ -36,17 +33,18 @@ async fn events(State(service): State<Service>, cursor: LastEventId) -> Response
         return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let resumed = cursor != LastEventId::None;
-    match service.log.subscribe(&cursor).await {
-        Ok(Some(messages)) => slot.respond(service.observer.watch(messages, resumed)),
-        _ => axum::http::StatusCode::NO_CONTENT.into_response(),
+    match service.log.read(&cursor) {
+        Some(reader) => slot.respond(service.observer.watch(reader, resumed)),
+        None => axum::http::StatusCode::NO_CONTENT.into_response(),
     }
 }
 
 /// Fails after one event.
 async fn failing(State(service): State<Service>) -> Response {
     let slot = service.streams.admit().unwrap();
-    let messages = stream::iter([Message::new("tick", &1), Err(InvalidMessage::Name)]);
-    slot.respond(service.observer.watch(messages, false))
+    let events = stream::iter([Event::new("tick", &1), Err(InvalidEvent::Name)]);
+    let source = Produced::new(events);
+    slot.respond(service.observer.watch(source, false))
 }
 
 /// The service, its recorder for this thread, and its server.
@@ -59,14 +57,9 @@ async fn start() -> (Server, Service, impl Drop) {
         max_streams: 4,
         ..Config::default()
     };
-    let store = Arc::new(MemoryLog::new(3));
     let service = Service {
-        log: Arc::new(
-            SharedLog::start(store, 3, Duration::from_secs(1))
-                .await
-                .unwrap(),
-        ),
-        streams: Streams::new(config, stopping.clone()),
+        log: Log::new(log::Config::complete(3, 1_000)),
+        streams: Streams::start(config, stopping.clone()),
         observer: Observer::new("feed", stopping.clone()),
         stopping,
     };
@@ -85,11 +78,8 @@ async fn start() -> (Server, Service, impl Drop) {
 
 async fn publish(service: &Service, numbers: std::ops::RangeInclusive<u64>) {
     for n in numbers {
-        service
-            .log
-            .publish(&Message::new("tick", &n).unwrap())
-            .await
-            .unwrap();
+        let event = Event::new("tick", &n).unwrap();
+        service.log.publish(&event).unwrap();
     }
 }
 
@@ -225,11 +215,8 @@ async fn every_way_to_open_and_to_close_a_stream_is_counted() {
 async fn the_terminal_event_is_an_end() {
     let (server, service, _guard) = start().await;
     let mut client = RawClient::get(server.addr, "/events", &[]).await;
-    service
-        .log
-        .publish(&Message::new("done", &()).unwrap().last())
-        .await
-        .unwrap();
+    let done = Event::new("done", &()).unwrap().last();
+    service.log.publish(&done).unwrap();
     client.read_until("event: done").await;
     until(
         &server,
@@ -278,13 +265,13 @@ async fn waits_are_measured_where_they_happen() {
     let handle = recorder.handle();
     let _guard = metrics::set_default_local_recorder(&recorder);
     let observer = Observer::new("answer", CancellationToken::new());
-    let ticks = stream::iter([2, 3, 0]).then(async |seconds| {
+    let ticks = Box::pin(stream::iter([2, 3, 0]).then(async |seconds| {
         tokio::time::sleep(Duration::from_secs(seconds)).await;
-        Message::new("tick", &seconds)
-    });
-    let streams = Streams::new(Config::default(), CancellationToken::new());
+        Event::new("tick", &seconds)
+    }));
+    let streams = Streams::start(Config::default(), CancellationToken::new());
     let slot = streams.admit().unwrap();
-    let response = slot.respond(observer.watch(ticks, false));
+    let response = slot.respond(observer.watch(Produced::new(ticks), false));
     let mut body = response.into_body();
     for (expected, pause) in [("retry", 0), ("data: 2", 5), ("data: 3", 0), ("data: 0", 0)] {
         let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -346,7 +333,7 @@ fn the_log_has_one_line_per_stream() {
         .finish();
     tracing::subscriber::with_default(subscriber, || {
         let observer = Observer::new("feed", CancellationToken::new());
-        let messages = stream::pending::<Result<Message, InvalidMessage>>();
+        let messages = Produced::new(stream::pending::<Result<Event, InvalidEvent>>());
         drop(observer.watch(messages, false));
     });
     let text = String::from_utf8(lines.lock().unwrap().clone()).unwrap();

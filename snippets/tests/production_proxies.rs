@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message::{self, Ping};
@@ -37,6 +38,12 @@ async fn assert_pattern(kind: Kind) {
     let url = format!("http://{}/host", proxy.addr);
     let seen = reqwest::get(url).await.unwrap().text().await.unwrap();
     assert_eq!(seen, proxy.addr.to_string());
+    // And the address of the client: not what it says itself.
+    let mut client = RawClient::connect(proxy.addr).await;
+    let forged = ["x-forwarded-for: 198.51.100.7", "connection: close"];
+    client.send_request("GET", "/forwarded", &forged).await;
+    client.read_to_end().await;
+    assert_eq!(client.body(), "127.0.0.1", "{kind:?}");
     // WebSocket: upgraded, echoed, and its end noticed.
     let url = format!("ws://{}/echo", proxy.addr);
     let (mut socket, _) = within("the upgrade", tokio_tungstenite::connect_async(url))
@@ -306,8 +313,8 @@ fn two_upstreams(kind: Kind, two: SocketAddr, retries: &str) -> String {
             &format!("server 127.0.0.1:3000; server {two}; {retries}"),
         ),
         Kind::Caddy => config.replace(
-            "reverse_proxy 127.0.0.1:3000",
-            &format!("reverse_proxy 127.0.0.1:3000 {two} {{\n{retries}\n}}"),
+            "reverse_proxy 127.0.0.1:3000 {",
+            &format!("reverse_proxy 127.0.0.1:3000 {two} {{\n{retries}"),
         ),
         Kind::Haproxy => config.replace(
             "server one 127.0.0.1:3000",
@@ -337,6 +344,78 @@ async fn who_runs_a_request_again_when_its_upstream_dies_before_the_answer() {
         let again = runs.map(|n| n > 1);
         assert!(runs.iter().all(|n| *n > 0), "{kind:?} {retries}: {runs:?}");
         assert_eq!(again, expected, "{kind:?} {retries}: {runs:?}");
+    }
+}
+
+/// A host that has vanished: the kernel keeps no more connections for this listener, so a SYN gets no answer.
+async fn vanished() -> (std::net::TcpListener, Vec<TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    socket.listen(0).unwrap();
+    let listener = std::net::TcpListener::from(socket);
+    let addr = listener.local_addr().unwrap();
+    let mut full = Vec::new();
+    while let Ok(Ok(stream)) =
+        tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(addr)).await
+    {
+        full.push(stream);
+    }
+    (listener, full)
+}
+
+/// With the timeouts of the book a client waits some seconds for the other instance, and not a minute.
+#[tokio::test]
+#[ignore = "needs nginx, Caddy, HAProxy and Envoy: run ./check"]
+async fn a_host_that_has_vanished_is_given_up_in_seconds() {
+    let (server, _up) = upstream().await;
+    let (gone, _full) = vanished().await;
+    let gone = gone.local_addr().unwrap();
+    for (kind, retries) in [
+        (Kind::Nginx, ""),
+        (Kind::Caddy, "lb_policy round_robin\nlb_try_duration 5s"),
+        (Kind::Haproxy, "option redispatch 1"),
+        (
+            Kind::Envoy,
+            "\n                            retry_policy: { retry_on: connect-failure }",
+        ),
+    ] {
+        let config = two_upstreams(kind, gone, retries);
+        let proxy = Proxy::start(kind, &config, server.addr).await;
+        // Both are tried in turn: one of two requests meets the host that is gone.
+        for _ in 0..4 {
+            let begin = std::time::Instant::now();
+            let mut client = RawClient::get(proxy.addr, "/host", &["connection: close"]).await;
+            let head = client.read_head().await;
+            assert!(head.starts_with("HTTP/1.1 200"), "{kind:?}: {head}");
+            let took = begin.elapsed();
+            println!("{kind:?}: {took:?}");
+            assert!(took < Duration::from_secs(15), "{kind:?}: {took:?}");
+        }
+    }
+}
+
+/// 700 streams, started with the usual soft limit of 1,024 descriptors: two each.
+#[tokio::test]
+#[ignore = "needs nginx: run ./check"]
+async fn nginx_raises_its_own_limit_of_descriptors() {
+    let config = of_the_book(Kind::Nginx);
+    // This process has both ends.
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, all).unwrap();
+    let (server, _up) = upstream().await;
+    let proxy = Proxy::start_with_descriptors(Kind::Nginx, &config, server.addr, 1_024).await;
+    let mut open = Vec::new();
+    for n in 0..700 {
+        let mut client = RawClient::get(proxy.addr, "/events", &[]).await;
+        let head = client.read_head().await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{n} open: {head}");
+        open.push(client);
     }
 }
 

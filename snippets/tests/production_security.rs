@@ -11,12 +11,13 @@ use axum::response::Response;
 use axum::routing::post;
 use axum::{Extension, Router, middleware};
 use futures::StreamExt;
+use snippets::connections::listen;
 use snippets::production::channels::{Channel, Channels, Reader, app};
 use snippets::production::cross_site::refuse_cross_site;
-use snippets::sse::listen::{Listener, SocketLimits, serve};
-use snippets::sse::message::Message;
-use snippets::sse::resume::Log;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::cursor::Cursor;
+use snippets::sse::event::Event;
+use snippets::sse::log::{self, Log};
+use snippets::sse::streams::{Config, Streams};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
@@ -32,8 +33,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn channels() -> Arc<Channels> {
     let channel = |epoch, readers: &[&str]| {
         let readers = readers.iter().map(|name| (*name).to_owned()).collect();
-        let log = Arc::new(Log::new(epoch, 10, 1_000));
-        log.publish(Message::new("e", &epoch).unwrap()).unwrap();
+        let log = Log::starting_after(Cursor { epoch, seq: 0 }, log::Config::complete(10, 1_000));
+        log.publish(&Event::new("e", &epoch).unwrap()).unwrap();
         Channel { readers, log }
     };
     let all = [
@@ -42,8 +43,13 @@ fn channels() -> Arc<Channels> {
     ];
     Arc::new(Channels {
         all: HashMap::from(all).into(),
-        streams: Streams::new(Config::default(), CancellationToken::new()),
-        recheck: Duration::from_secs(5),
+        streams: Streams::start(
+            Config {
+                heartbeat: Duration::from_secs(5),
+                ..Config::default()
+            },
+            CancellationToken::new(),
+        ),
     })
 }
 
@@ -63,7 +69,7 @@ async fn next(body: &mut axum::body::BodyDataStream) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_replay_asks_for_the_right_to_read_again() {
     let channels = channels();
-    let cursor = "0000000000000001-0";
+    let cursor = "1-0";
     let ours = read(&channels, "bob", "a", cursor).await;
     assert_eq!(ours.status(), StatusCode::OK);
     let mut open = ours.into_body().into_data_stream();
@@ -78,7 +84,7 @@ async fn a_replay_asks_for_the_right_to_read_again() {
     let theirs = read(&channels, "mallory", "m", cursor).await;
     let mut body = theirs.into_body().into_data_stream();
     next(&mut body).await;
-    assert!(next(&mut body).await.starts_with("event: reset\n"));
+    assert!(next(&mut body).await.contains("event: reset\n"));
     assert!(next(&mut body).await.contains("data: 2\n"));
     // The right is taken away: the open stream ends in time, and its cursor opens nothing.
     channels
@@ -210,13 +216,12 @@ async fn a_request_head_that_never_ends_is_given_up_by_listen_and_not_by_axum() 
     assert!(!given_up(addr).await);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let listener = Listener::new(listener, SocketLimits::default());
-    tokio::spawn(serve(
+    let config = listen::Config::default();
+    tokio::spawn(listen::serve(
         listener,
         app,
-        HOUR * 24,
+        config,
         CancellationToken::new(),
-        HOUR,
     ));
     assert!(given_up(addr).await);
 }

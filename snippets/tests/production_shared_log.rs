@@ -1,28 +1,34 @@
-//! One contract for every store of the shared log: in memory, Redis Streams, NATS JetStream. Two
+//! One contract for every store of the shared log: Redis Streams, NATS JetStream, Postgres, and one in memory. Two
 //! instances of the service share one store, as two processes would.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use snippets::production::memory_log::MemoryLog;
-use snippets::production::shared_log::{SharedLog, Unavailable, app};
+use snippets::production::shared_log::{Config, SharedLog, app};
 use snippets::production::store::Store;
-use snippets::sse::message::{LastEventId, Message};
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::{Event, LastEventId};
+use snippets::sse::streams::{self, Streams};
 use tokio_util::sync::CancellationToken;
 
 #[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
 use crate::support::broker::Broker;
+use crate::support::memory::Memory;
+use crate::support::source::{Events, Seen};
 use crate::support::{RawClient, Server, Transcript, within};
 
 /// How many events the stores of the tests keep, and how many an instance keeps in memory.
 const KEPT: usize = 600;
 const IN_MEMORY: usize = 20;
 const OUTAGE: Duration = Duration::from_secs(30);
+const UNAVAILABLE: (&str, &str) = ("stream_error", r#"{"code":"unavailable"}"#);
 
-type Events = BoxStream<'static, Result<Message, Unavailable>>;
+fn config() -> Config {
+    Config {
+        events: IN_MEMORY,
+        max_outage: OUTAGE,
+        ..Config::default()
+    }
+}
 
 /// A fresh broker, and what the contract needs of it.
 #[cfg_attr(
@@ -38,14 +44,17 @@ trait Backend: Sized {
     async fn wipe(&self);
 
     async fn instance(&self) -> SharedLog<Self::Store> {
-        SharedLog::start(self.connect().await, IN_MEMORY, OUTAGE)
+        SharedLog::start(self.connect().await, config())
             .await
             .unwrap()
     }
+
+    /// What the store does from time to time.
+    async fn tidy(&self) {}
 }
 
-fn event(n: u64) -> Message {
-    Message::new("tick", &n).unwrap()
+fn event(n: u64) -> Event {
+    Event::new("tick", &n).unwrap()
 }
 
 async fn publish<S: Store>(log: &SharedLog<S>, numbers: impl IntoIterator<Item = u64>) {
@@ -68,37 +77,32 @@ async fn publish_when_it_is_back<S: Store>(log: &SharedLog<S>, n: u64) {
 }
 
 async fn open<S: Store>(log: &SharedLog<S>, cursor: &LastEventId) -> Option<Events> {
-    within("a subscription", log.subscribe(cursor))
-        .await
-        .unwrap()
-        .map(StreamExt::boxed)
+    let source = within("a subscription", log.read(cursor)).await.unwrap();
+    source.map(Events::new)
 }
 
-async fn next(events: &mut Events) -> Message {
-    within("the next event", events.next())
-        .await
-        .unwrap()
-        .unwrap()
+async fn next(events: &mut Events) -> Seen {
+    within("the next event", events.next()).await.unwrap()
 }
 
 /// Reads the ticks `numbers`, in order, and returns the id of the last.
 async fn read(events: &mut Events, numbers: impl IntoIterator<Item = u64>) -> LastEventId {
     let mut last = LastEventId::None;
     for n in numbers {
-        let message = next(events).await;
+        let seen = next(events).await;
         assert_eq!(
-            (message.name(), message.data()),
+            (seen.name.as_str(), seen.data.as_str()),
             ("tick", n.to_string().as_str())
         );
-        last = LastEventId::Id(message.id().unwrap().to_owned());
+        last = LastEventId::Id(seen.id);
     }
     last
 }
 
 async fn reset(events: &mut Events, reason: &str) {
-    let message = next(events).await;
-    assert_eq!(message.name(), "reset");
-    assert_eq!(message.data(), format!(r#"{{"reason":"{reason}"}}"#));
+    let seen = next(events).await;
+    assert_eq!(seen.name, "reset");
+    assert_eq!(seen.data, format!(r#"{{"reason":"{reason}"}}"#));
 }
 
 async fn published_on_one_instance_is_read_on_another<B: Backend>() {
@@ -149,6 +153,7 @@ async fn an_old_a_future_and_a_garbage_cursor_are_resets<B: Backend>() {
     drop(events);
     let last = KEPT as u64 + 50;
     publish(&log, 2..=last).await;
+    broker.tidy().await;
     // Trimmed: events 2 to 50 are gone.
     let mut events = open(&log, &first).await.unwrap();
     reset(&mut events, "trimmed").await;
@@ -195,15 +200,15 @@ async fn the_terminal_event_ends_the_stream_and_the_reconnects<B: Backend>() {
     let broker = B::fresh().await;
     let (a, b) = (broker.instance().await, broker.instance().await);
     publish(&a, 1..=1).await;
-    a.publish(&Message::new("done", &()).unwrap().last())
+    a.publish(&Event::new("done", &()).unwrap().last())
         .await
         .unwrap();
     let mut events = open(&b, &LastEventId::None).await.unwrap();
     read(&mut events, 1..=1).await;
     let done = next(&mut events).await;
-    assert!(done.is_last());
+    assert_eq!(done.name, "done");
     assert!(within("the end", events.next()).await.is_none());
-    let cursor = LastEventId::Id(done.id().unwrap().to_owned());
+    let cursor = LastEventId::Id(done.id);
     // Also on an instance that has just started.
     assert!(open(&broker.instance().await, &cursor).await.is_none());
     assert!(open(&b, &cursor).await.is_none());
@@ -225,17 +230,16 @@ async fn a_restart_of_the_broker_loses_nothing<B: Backend + AsMut<Broker>>() {
     )
     .await
     .unwrap_err();
-    let waits = futures::FutureExt::now_or_never(events.next());
-    assert!(waits.is_none(), "the stream waits");
+    assert!(events.is_waiting(), "the stream waits");
     broker.as_mut().resume().await;
     // The first attempts may still meet the old connection.
     publish_when_it_is_back(&log, 4).await;
     publish(&log, 5..=6).await;
     let mut seen = Vec::new();
     while seen.last() != Some(&6) {
-        let message = next(&mut events).await;
-        assert_eq!(message.name(), "tick");
-        seen.push(message.data().parse::<u64>().unwrap());
+        let next = next(&mut events).await;
+        assert_eq!(next.name, "tick");
+        seen.push(next.data.parse::<u64>().unwrap());
     }
     // An attempt that was not acknowledged may have arrived all the same.
     seen.retain(|n| *n != 0);
@@ -243,22 +247,27 @@ async fn a_restart_of_the_broker_loses_nothing<B: Backend + AsMut<Broker>>() {
     assert_eq!(seen, [4, 5, 6]);
 }
 
-/// The broker stays away: open streams end with an error, which `sse/serve` turns into an event.
+/// The broker stays away: open streams end in band.
 #[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
 async fn a_long_outage_ends_the_streams<B: Backend + AsMut<Broker>>() {
     let mut broker = B::fresh().await;
     let store = broker.connect().await;
-    let log = SharedLog::start(store, IN_MEMORY, Duration::from_millis(300))
-        .await
-        .unwrap();
+    let max_outage = Duration::from_millis(300);
+    let log = SharedLog::start(
+        store,
+        Config {
+            max_outage,
+            ..config()
+        },
+    )
+    .await
+    .unwrap();
     let mut events = open(&log, &LastEventId::None).await.unwrap();
     publish(&log, 1..=1).await;
     let cursor = read(&mut events, 1..=1).await;
     broker.as_mut().kill();
-    let end = within("the end of the stream", events.next())
-        .await
-        .unwrap();
-    assert!(matches!(end, Err(Unavailable::Broker)));
+    let end = next(&mut events).await;
+    assert_eq!((end.name.as_str(), end.data.as_str()), UNAVAILABLE);
     assert!(events.next().await.is_none());
     // What is in memory needs no broker: the client may come back, and waits again.
     assert!(open(&log, &cursor).await.is_some());
@@ -279,7 +288,7 @@ async fn a_frozen_broker_fails_in_bounded_time<B: Backend + AsMut<Broker>>() {
     frozen.unwrap_err();
     publish_when_it_is_back(&log, 2).await;
     within("the event after the freeze", async {
-        while next(&mut events).await.data() != "2" {}
+        while next(&mut events).await.data != "2" {}
     })
     .await;
 }
@@ -313,7 +322,7 @@ async fn a_slow_broker_is_waited_for_within_bounds<B: Backend + AsMut<Broker>>()
     let replay = async {
         // Older than what is in memory: this needs the broker.
         let mut replay = open(&log, &LastEventId::None).await.unwrap();
-        replay.next().await
+        replay.next().await.map(|end| (end.name, end.data))
     };
     let (published, replayed) = tokio::join!(
         tokio::time::timeout(BOUND, log.publish(&lost)),
@@ -322,15 +331,13 @@ async fn a_slow_broker_is_waited_for_within_bounds<B: Backend + AsMut<Broker>>()
     broker.signal("CONT");
     published.expect("a bound").expect_err("not acknowledged");
     let replayed = replayed.expect("a bound");
-    assert!(
-        matches!(replayed, Some(Err(Unavailable::Broker))),
-        "{replayed:?}"
-    );
+    let (name, data) = replayed.unwrap();
+    assert_eq!((name.as_str(), data.as_str()), UNAVAILABLE);
 
     publish_when_it_is_back(&log, last + 2).await;
     let mut seen = Vec::new();
     while seen.last() != Some(&(last + 2)) {
-        seen.push(next(&mut events).await.data().parse::<u64>().unwrap());
+        seen.push(next(&mut events).await.data.parse::<u64>().unwrap());
     }
     // Attempts that were not acknowledged may have arrived all the same.
     seen.retain(|n| *n != 0);
@@ -357,9 +364,9 @@ async fn everybody_sees_one_order<B: Backend>() {
             'reconnect: for turn in reader.. {
                 let mut events = open(&instances[turn % 2], &cursor).await.unwrap();
                 for _ in 0..3 {
-                    let message = next(&mut events).await;
-                    cursor = LastEventId::Id(message.id().unwrap().to_owned());
-                    seen.push(message.data().to_owned());
+                    let next = next(&mut events).await;
+                    cursor = LastEventId::Id(next.id);
+                    seen.push(next.data);
                     if seen.len() == 60 {
                         break 'reconnect;
                     }
@@ -375,13 +382,106 @@ async fn everybody_sees_one_order<B: Backend>() {
     }
 }
 
+/// A restored backup: the broker has fewer events than it has acknowledged, and gives out their numbers again.
+#[tokio::test]
+async fn a_log_that_went_back_is_a_reset_for_who_is_connected() {
+    let broker = Memory::new(KEPT);
+    let log = broker.instance().await;
+    let mut events = open(&log, &LastEventId::None).await.unwrap();
+    publish(&log, 1..=10).await;
+    let cursor = read(&mut events, 1..=10).await;
+    broker.set_back(5);
+    reset(&mut events, "ahead").await;
+    read(&mut events, 1..=5).await;
+    publish(&log, 106..=111).await;
+    read(&mut events, 106..=111).await;
+    drop(cursor);
+}
+
+/// The same while nobody looked: the lost numbers have been given out again when the reader comes.
+#[tokio::test]
+async fn a_log_that_went_back_and_on_is_a_reset_as_well() {
+    let broker = Memory::new(KEPT);
+    let log = broker.instance().await;
+    let mut events = open(&log, &LastEventId::None).await.unwrap();
+    publish(&log, 1..=10).await;
+    read(&mut events, 1..=10).await;
+    broker.replace_after(5, (106..=120).map(event));
+    reset(&mut events, "ahead").await;
+    while next(&mut events).await.data != "120" {}
+}
+
+/// A cursor that the broker no longer has is a reset, and not a question that is repeated without a pause.
+#[tokio::test]
+async fn a_log_that_went_back_is_not_asked_at_full_speed() {
+    let broker = Memory::new(KEPT);
+    let log = broker.instance().await;
+    publish(&log, 1..=500).await;
+    let mut events = open(&log, &LastEventId::None).await.unwrap();
+    read(&mut events, 1..=500).await;
+    broker.set_back(100);
+    let cursor = LastEventId::Id("7-300".to_owned());
+    let mut back = open(&log, &cursor).await.unwrap();
+    let before = broker.reads();
+    reset(&mut events, "ahead").await;
+    reset(&mut back, "ahead").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let reads = broker.reads() - before;
+    assert!(reads < 20, "{reads} reads");
+}
+
+/// A client that reads half as fast as is published: it is reset once in a while, and in between it gets events.
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_is_reset_once_and_then_served() {
+    let broker = Memory::new(100);
+    let log = broker.instance().await;
+    let mut events = open(&log, &LastEventId::None).await.unwrap();
+    let (mut ticks, mut resets) = (0, 0);
+    for n in 0..5_000 {
+        publish(&log, [n]).await;
+        if n % 2 == 0 {
+            match next(&mut events).await.name.as_str() {
+                "tick" => ticks += 1,
+                _ => resets += 1,
+            }
+        }
+    }
+    assert!(resets > 0, "it must be too slow");
+    assert!(ticks > 20 * resets, "{ticks} events, {resets} resets");
+}
+
+/// Many subscribers behind memory: their reads of the broker are few at a time.
+#[tokio::test]
+async fn reads_of_the_broker_are_bounded() {
+    let broker = Memory::new(KEPT);
+    let reads = Arc::new(tokio::sync::Semaphore::new(2));
+    let config = Config {
+        reads: reads.clone(),
+        ..config()
+    };
+    let log = SharedLog::start(broker.clone(), config).await.unwrap();
+    publish(&log, 1..=100).await;
+    let held = reads.acquire_many(2).await.unwrap();
+    let mut behind = Vec::new();
+    for _ in 0..50 {
+        behind.push(open(&log, &LastEventId::None).await.unwrap());
+    }
+    let before = broker.reads();
+    assert!(behind.iter_mut().all(Events::is_waiting));
+    assert_eq!(broker.reads(), before);
+    drop(held);
+    for events in &mut behind {
+        read(events, 1..=100).await;
+    }
+}
+
 /// Over HTTP: the instance that serves a client goes away, and the other one continues its stream.
 #[tokio::test]
 async fn a_client_of_a_stopped_instance_continues_on_the_other() {
     let broker = Memory::fresh().await;
     let instance = async || {
         let log = Arc::new(broker.instance().await);
-        let streams = Streams::new(Config::default(), CancellationToken::new());
+        let streams = Streams::start(streams::Config::default(), CancellationToken::new());
         (log.clone(), Server::start(app(log, streams)).await)
     };
     let ((log_a, a), (log_b, b)) = (instance().await, instance().await);
@@ -408,7 +508,7 @@ async fn a_client_of_a_stopped_instance_continues_on_the_other() {
     transcript.response(&on_b);
     let epoch = id.split('-').next().unwrap();
     let text = transcript.finish().replace(epoch, "[epoch]");
-    insta::with_settings!({filters => vec![(r"retry: \d+", "retry: [1000-5000]")]}, {
+    insta::with_settings!({filters => vec![(r"retry: \d+", "retry: [1500-4500]")]}, {
         insta::assert_snapshot!("resume_on_another_instance", text);
     });
 }
@@ -435,16 +535,13 @@ macro_rules! contract {
     };
 }
 
-/// Two instances in one process share the memory.
-struct Memory(Arc<MemoryLog>);
-
 impl Backend for Memory {
-    type Store = Arc<MemoryLog>;
+    type Store = Self;
     async fn fresh() -> Self {
-        Self(Arc::new(MemoryLog::new(KEPT)))
+        Self::new(KEPT)
     }
-    async fn connect(&self) -> Self::Store {
-        self.0.clone()
+    async fn connect(&self) -> Self {
+        self.clone()
     }
     async fn wipe(&self) {
         unreachable!("a log in memory is wiped by the end of its process");

@@ -14,7 +14,7 @@ use axum::routing::any;
 use bytes::Bytes;
 use eventsource_stream::Eventsource;
 use futures::{FutureExt, StreamExt, stream};
-use http_body_util::{Empty, Full};
+use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use snippets::sse::consume::{End, EventSource};
@@ -169,8 +169,11 @@ async fn which_statuses_are_tried_again() {
         (500, true, false),
         (501, false, false),
         (502, true, false),
-        (503, true, true),
+        (503, true, false),
         (504, true, false),
+        (520, true, false),
+        (530, true, false),
+        (531, false, false),
         (205, false, false),
         (301, false, false),
     ] {
@@ -220,7 +223,7 @@ async fn retry_after_is_waited_for_within_a_bound() {
         let begin = Instant::now();
         let (mut source, _) = source!(Policy::default(), [busy(value), stream_of("data: a\n\n")]);
         next!(source).unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(1), "{value}");
+        assert!(begin.elapsed() <= Duration::from_secs(1), "{value}");
     }
 }
 
@@ -240,14 +243,15 @@ async fn waits_are_jittered_doubled_and_reset_only_by_a_stable_stream() {
     };
     for (failures, ceiling) in [(0, 500), (1, 1_000), (3, 4_000), (12, 120_000)] {
         let waits = waits(failures);
-        let most = waits.iter().max().unwrap().as_millis();
+        let most = waits.iter().max().unwrap().as_millis() - 500;
         let least = waits.iter().min().unwrap().as_millis();
-        // Full jitter: 200 draws cover the whole range.
+        assert!(least >= 500, "the least wait: {least}");
+        // 200 draws cover the whole range of the random part.
         assert!(
             most <= ceiling && most > ceiling * 3 / 4,
             "{failures}: {most}"
         );
-        assert!(least < ceiling / 4, "{failures}: {least}");
+        assert!(least < 500 + ceiling / 4, "{failures}: {least}");
     }
 
     // A server that accepts, sends an event and fails is not hammered at the shortest wait.
@@ -260,23 +264,24 @@ async fn waits_are_jittered_doubled_and_reset_only_by_a_stable_stream() {
     assert_eq!(flapping.failures(), 6);
     assert_eq!(flapping.judge(&stream_of("")), Verdict::Read);
     tokio::time::advance(Duration::from_secs(30)).await;
-    assert!(flapping.wait(None, None).unwrap() <= Duration::from_millis(500));
+    assert!(flapping.wait(None, None).unwrap() <= Duration::from_secs(1));
     assert_eq!(flapping.failures(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_streams_retry_counts_within_bounds() {
-    let most = |retry: u64| {
-        let retry = Some(Duration::from_millis(retry));
-        let waits = (0..200).map(|_| Reconnect::new(Policy::default()).wait(None, retry).unwrap());
-        waits.max().unwrap()
-    };
-    assert!(
-        most(0) > Duration::from_millis(300),
-        "retry: 0 does not hammer the server"
-    );
-    assert!(most(4_000) > Duration::from_secs(3));
-    assert!(most(u64::MAX) <= Duration::from_secs(30));
+    for (retry, least, most) in [
+        (0, 500, 1_000),
+        (10_000, 10_000, 20_000),
+        (u64::MAX, 30_000, 60_000),
+    ] {
+        for _ in 0..200 {
+            let retry = Some(Duration::from_millis(retry));
+            let wait = Reconnect::new(Policy::default()).wait(None, retry).unwrap();
+            // Never earlier than the server asked.
+            assert!((least..=most).contains(&wait.as_millis()), "{wait:?}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -370,7 +375,7 @@ async fn a_request_that_does_work_is_sent_once() {
     assert!(matches!(next!(source), Err(End::Cut(_))));
     assert_eq!(requests.lock().unwrap().len(), 1);
 
-    // Refused before any work: the server said so.
+    // Refused by a rate limit, before any work.
     let (mut source, requests) = source!(
         once(),
         [answer(429, "text/plain", ""), stream_of("data: a\n\n")]
@@ -379,18 +384,65 @@ async fn a_request_that_does_work_is_sent_once() {
     assert_eq!(requests.lock().unwrap().len(), 2);
 }
 
+/// The usual way to read a stream in a task that does other things too: `select!` in a loop.
 #[tokio::test(start_paused = true)]
-async fn a_dropped_call_does_not_send_the_request_twice() {
+async fn next_may_be_dropped_and_called_again() {
     let sent = Arc::new(Mutex::new(0));
     let count = sent.clone();
     let connect = move |_| {
         *count.lock().unwrap() += 1;
-        std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
+        async {
+            // Longer than the tick.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let body = stream::once(async { Ok::<_, Infallible>("data: hi\n\n") });
+            let response = Response::builder().header(header::CONTENT_TYPE, "text/event-stream");
+            let body = Body::from_stream(body.chain(stream::pending()));
+            Ok::<_, Infallible>(response.body(body).unwrap())
+        }
     };
-    let mut source = EventSource::new(once(), Limits::default(), connect);
-    assert!(source.next().now_or_never().is_none());
-    assert!(matches!(source.next().await, Err(End::Cut(_))));
-    assert_eq!(*sent.lock().unwrap(), 1);
+    for policy in [once(), Policy::default()] {
+        *sent.lock().unwrap() = 0;
+        let mut source = EventSource::new(policy, Limits::default(), connect.clone());
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        let started = Instant::now();
+        let mut next = async || loop {
+            tokio::select! {
+                event = source.next() => return event,
+                _ = tick.tick() => {}
+            }
+        };
+        assert_eq!(next().await.unwrap().unwrap().data, "hi");
+        assert!(started.elapsed() < Duration::from_millis(400));
+        assert_eq!(*sent.lock().unwrap(), 1);
+        // Silence is noticed too: 45 s after the event, however often the future was dropped.
+        let silent = Instant::now();
+        match next().await {
+            Err(End::Cut(why)) => assert!(why.contains("silent"), "{why}"),
+            again => assert_eq!(again.unwrap().unwrap().data, "hi"),
+        }
+        let silent = silent.elapsed().as_secs();
+        assert!((45..49).contains(&silent), "{silent}");
+    }
+}
+
+/// A caller that was away for longer than the idle timeout gets what came meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_was_away_loses_nothing() {
+    let late = stream::iter(0..3).then(|n| async move {
+        // As hyper, which reads only after it was polled.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok::<_, Infallible>(format!("data: {n}\n\n"))
+    });
+    let response = Response::builder()
+        .header(header::CONTENT_TYPE, "text/event-stream")
+        .body(Body::from_stream(late.chain(stream::pending())))
+        .unwrap();
+    let (mut source, requests) = source!(Policy::default(), [response]);
+    for n in 0..3 {
+        assert_eq!(next!(source).unwrap().unwrap(), n.to_string());
+        tokio::time::advance(Duration::from_secs(300)).await;
+    }
+    assert_eq!(requests.lock().unwrap().len(), 1);
 }
 
 // Over real transports.

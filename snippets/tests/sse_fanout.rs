@@ -1,45 +1,103 @@
-//! `sse/fanout`: what is shared, what a slow reader costs whom, and who is freed when.
+//! `sse/fanout`: what is shared, what a slow client costs others, and when topics and clients are freed.
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use axum::body::Body;
+use axum::http::Request;
 use http_body_util::BodyExt;
-use snippets::sse::fanout::{Config, Hub, SlowConsumer};
-use snippets::sse::listen::{Listener, SocketLimits, serve};
-use snippets::sse::message::LastEventId;
-use snippets::sse::subscription::{self, Subscription};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::advance;
+use snippets::connections::listen::{self, SocketLimits};
+use snippets::sse::event::{Event, LastEventId};
+use snippets::sse::log::{self, Slow};
+use snippets::sse::streams::{self, Streams};
+use snippets::sse::topics::{Bounds, TooManyTopics, Topics};
+use snippets::sse::{fanout, log_reader::Reader};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::support::raw::End;
-use crate::support::{RawClient, Server, Transcript, eventually, within};
+use crate::support::transcript::sse_filters;
+use crate::support::{RawClient, Server, Transcript, eventually, stalled_get, within};
 
 const TOPIC: &str = "prices";
 const PATH: &str = "/topics/prices/events";
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn small(slow: SlowConsumer) -> Config {
-    Config {
+/// Each event on its own, so that frames do not depend on the machine's speed.
+fn feed() -> log::Config {
+    log::Config {
+        join: Duration::ZERO,
+        ..fanout::feed()
+    }
+}
+
+fn small(slow: Slow) -> log::Config {
+    log::Config {
         queue: 3,
-        history: 5,
+        events: 5,
         slow,
-        ..Config::default()
+        ..feed()
+    }
+}
+
+struct Service {
+    topics: Topics,
+    streams: Streams,
+    stop: CancellationToken,
+}
+
+fn service(config: log::Config, bounds: Bounds) -> Service {
+    let stop = CancellationToken::new();
+    Service {
+        topics: Topics::start(config, bounds),
+        streams: Streams::start(streams::Config::default(), stop.clone()),
+        stop,
+    }
+}
+
+impl Service {
+    fn app(&self) -> axum::Router {
+        fanout::app(self.topics.clone(), self.streams.clone())
+    }
+
+    async fn listen(&self, sockets: SocketLimits) -> Server {
+        let config = listen::Config {
+            sockets,
+            ..listen::Config::default()
+        };
+        Server::with(self.app(), config).await
+    }
+
+    fn publish(&self, numbers: impl IntoIterator<Item = u32>) {
+        for number in numbers {
+            self.send(&number.to_string());
+        }
+    }
+
+    fn send(&self, text: &str) {
+        let event = Event::text("tick", text).unwrap();
+        self.topics.publish(TOPIC, &event).unwrap();
+    }
+
+    /// Readers of the topic.
+    fn readers(&self) -> usize {
+        self.topics.log(TOPIC).unwrap().readers()
+    }
+
+    /// The response to a client that sends `cursor`, after its first bytes.
+    async fn joined(&self, cursor: LastEventId) -> (String, Body) {
+        let reader = self.topics.read(TOPIC, &cursor).unwrap().unwrap();
+        let slot = self.streams.admit().unwrap();
+        let mut body = slot.respond(reader).into_body();
+        let first = text(&mut body).await.unwrap();
+        (first, body)
     }
 }
 
 /// The next frame, `None` at the end of the response.
-async fn frame(subscription: &mut Subscription) -> Option<Bytes> {
-    // A day of paused time is no time.
-    let day = Duration::from_secs(24 * 3600);
-    let frame = tokio::time::timeout(day, subscription.frame())
-        .await
-        .expect("a frame")?;
-    Some(frame.unwrap().into_data().unwrap())
-}
-
-async fn text(subscription: &mut Subscription) -> Option<String> {
-    let bytes = frame(subscription).await?;
+async fn text(body: &mut Body) -> Option<String> {
+    let frame = within("a frame", body.frame()).await?;
+    let bytes = frame.unwrap().into_data().unwrap();
     Some(String::from_utf8(bytes.to_vec()).unwrap())
 }
 
@@ -55,28 +113,19 @@ fn data(frame: &str) -> Vec<String> {
         .collect()
 }
 
-/// A subscriber that has read its prelude.
-async fn joined(hub: &Hub) -> Subscription {
-    let mut subscription = hub.subscribe(TOPIC, &LastEventId::None);
-    text(&mut subscription).await.unwrap();
-    subscription
+fn last_id(text: &str) -> String {
+    let id = text.lines().rev().find_map(|l| l.strip_prefix("id: "));
+    id.unwrap().to_owned()
 }
 
-fn publish(hub: &Hub, numbers: impl IntoIterator<Item = u32>) {
-    for number in numbers {
-        hub.publish(TOPIC, "tick", &number.to_string()).unwrap();
-    }
-}
-
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_event_is_encoded_once_for_all() {
-    let hub = Hub::start(Config::default());
-    let (mut one, mut two) = (joined(&hub).await, joined(&hub).await);
-    assert_eq!(hub.publish(TOPIC, "tick", "1").unwrap(), 2);
-    let (first, second) = (
-        frame(&mut one).await.unwrap(),
-        frame(&mut two).await.unwrap(),
-    );
+    let service = service(feed(), Bounds::default());
+    let (_, mut one) = service.joined(LastEventId::None).await;
+    let (_, mut two) = service.joined(LastEventId::None).await;
+    service.publish([1]);
+    let bytes = async |body: &mut Body| body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let (first, second) = (bytes(&mut one).await, bytes(&mut two).await);
     assert!(first.ends_with(b"event: tick\ndata: 1\n\n"));
     assert_eq!(
         first.as_ptr(),
@@ -85,220 +134,192 @@ async fn an_event_is_encoded_once_for_all() {
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_event_type_that_breaks_the_format_is_refused() {
-    let hub = Hub::start(Config::default());
-    let mut one = joined(&hub).await;
-    assert!(hub.publish(TOPIC, "a\ndata: b", "1").is_err());
-    publish(&hub, [2]);
-    assert_eq!(data(&text(&mut one).await.unwrap()), ["2"]);
-}
-
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn slow_consumers_are_disconnected_and_miss_nothing_when_they_come_back() {
-    let hub = Hub::start(small(SlowConsumer::Disconnect));
-    let mut slow = joined(&hub).await;
-    publish(&hub, [1]);
-    let first = text(&mut slow).await.unwrap();
-    let id = first
-        .lines()
-        .find_map(|line| line.strip_prefix("id: "))
-        .unwrap();
-    publish(&hub, 2..=5);
+    let service = service(small(Slow::End), Bounds::default());
+    let (_, mut slow) = service.joined(LastEventId::None).await;
+    service.publish([1]);
+    let id = last_id(&text(&mut slow).await.unwrap());
+    service.publish(2..=5);
     assert_eq!(text(&mut slow).await, None, "four waiting, three allowed");
 
-    let mut back = hub.subscribe(TOPIC, &LastEventId::Id(id.to_owned()));
-    assert_eq!(data(&text(&mut back).await.unwrap()), [""; 0]);
+    let (first, mut back) = service.joined(LastEventId::Id(id.clone())).await;
+    assert!(first.starts_with(&format!("id: {id}\n")), "{first}");
     // What it replays does not count as its queue.
     assert_eq!(data(&text(&mut back).await.unwrap()), ["2", "3", "4", "5"]);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn slow_consumers_lose_the_oldest_and_are_told() {
-    let hub = Hub::start(small(SlowConsumer::DropOldest));
-    let mut slow = joined(&hub).await;
-    publish(&hub, 1..=3);
+    let service = service(small(Slow::Reset), Bounds::default());
+    let (_, mut slow) = service.joined(LastEventId::None).await;
+    service.publish(1..=3);
     assert_eq!(data(&text(&mut slow).await.unwrap()), ["1", "2", "3"]);
-    publish(&hub, 4..=20);
-    assert_eq!(
-        data(&text(&mut slow).await.unwrap()),
-        ["reset", "18", "19", "20"]
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn slow_consumers_get_the_latest_only() {
-    let hub = Hub::start(small(SlowConsumer::Conflate));
-    let mut slow = joined(&hub).await;
-    publish(&hub, 1..=20);
+    service.publish(4..=20);
+    let reset = text(&mut slow).await.unwrap();
+    assert!(reset.contains(r#"{"reason":"trimmed"}"#), "{reset}");
     assert_eq!(data(&text(&mut slow).await.unwrap()), ["20"]);
-    publish(&hub, [21]);
-    assert_eq!(data(&text(&mut slow).await.unwrap()), ["21"]);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
+async fn slow_consumers_get_the_latest_only() {
+    let service = service(small(Slow::Newest), Bounds::default());
+    let (_, mut slow) = service.joined(LastEventId::None).await;
+    service.publish(1..=20);
+    assert_eq!(data(&text(&mut slow).await.unwrap()), ["20"]);
+    service.publish([21]);
+    assert_eq!(data(&text(&mut slow).await.unwrap()), ["21"]);
+    // Each event is the whole state: a client that connects now gets it.
+    let (_, mut late) = service.joined(LastEventId::None).await;
+    assert_eq!(data(&text(&mut late).await.unwrap()), ["21"]);
+}
+
+#[tokio::test]
 async fn a_cursor_that_cannot_be_continued_is_a_reset() {
-    let hub = Hub::start(small(SlowConsumer::Disconnect));
-    let mut one = joined(&hub).await;
-    publish(&hub, 1..=3);
-    let seen = text(&mut one).await.unwrap();
-    let third = seen.lines().rfind(|line| line.starts_with("id: ")).unwrap()[4..].to_owned();
-    publish(&hub, 4..=9);
-    let epoch = third.split_once('-').unwrap().0;
-    // Trimmed, from another life of the topic, not yet given out, not ours.
-    let other = format!("{:08x}-9", !u32::from_str_radix(epoch, 16).unwrap());
-    for id in [
-        third.clone(),
+    let service = service(small(Slow::End), Bounds::default());
+    let (_, mut one) = service.joined(LastEventId::None).await;
+    service.publish(1..=3);
+    let third = last_id(&text(&mut one).await.unwrap());
+    service.publish(4..=9);
+    let epoch = third.split_once('-').unwrap().0.to_owned();
+    // Trimmed, from another lifetime of the topic, not yet given out, not ours.
+    let other = format!("{:x}-9", !u64::from_str_radix(&epoch, 16).unwrap());
+    let ids = [
+        third,
         other,
         format!("{epoch}-10"),
         format!("{epoch}-x"),
         "9".to_owned(),
-    ] {
-        let mut back = hub.subscribe(TOPIC, &LastEventId::Id(id.clone()));
-        assert_eq!(data(&text(&mut back).await.unwrap()), ["reset"], "{id}");
+    ];
+    let cursors = ids.map(LastEventId::Id).into_iter();
+    for cursor in cursors.chain([LastEventId::Unusable]) {
+        let (first, mut back) = service.joined(cursor.clone()).await;
+        assert!(
+            !first.contains("id: "),
+            "no cursor before the reset: {first}"
+        );
+        assert_eq!(
+            data(&text(&mut back).await.unwrap()),
+            ["reset"],
+            "{cursor:?}"
+        );
     }
-    let mut back = hub.subscribe(TOPIC, &LastEventId::Unusable);
-    assert_eq!(data(&text(&mut back).await.unwrap()), ["reset"]);
     // The newest, and the one before the oldest that is kept (5..=9).
-    let mut back = hub.subscribe(TOPIC, &LastEventId::Id(format!("{epoch}-4")));
-    text(&mut back).await.unwrap();
-    assert_eq!(
-        data(&text(&mut back).await.unwrap()),
-        ["5", "6", "7", "8", "9"]
-    );
-    let mut back = hub.subscribe(TOPIC, &LastEventId::Id(format!("{epoch}-9")));
-    assert_eq!(data(&text(&mut back).await.unwrap()), [""; 0]);
-    publish(&hub, [10]);
+    let (_, mut back) = service.joined(LastEventId::Id(format!("{epoch}-4"))).await;
+    let all = data(&text(&mut back).await.unwrap());
+    assert_eq!(all, ["5", "6", "7", "8", "9"]);
+    let (_, mut back) = service.joined(LastEventId::Id(format!("{epoch}-9"))).await;
+    service.publish([10]);
     assert_eq!(data(&text(&mut back).await.unwrap()), ["10"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_quiet_topic_is_kept_alive_and_an_old_response_ends() {
-    let hub = Hub::start(Config {
+    let topics = Topics::start(feed(), Bounds::default());
+    let config = streams::Config {
         max_age: Duration::from_secs(40),
-        ..Config::default()
-    });
-    let mut one = joined(&hub).await;
-    assert_eq!(text(&mut one).await.unwrap(), ":\n\n");
-    publish(&hub, [1]);
-    assert_eq!(data(&text(&mut one).await.unwrap()), ["1"]);
-    assert_eq!(text(&mut one).await.unwrap(), ":\n\n");
-    assert_eq!(text(&mut one).await, None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn events_in_quick_succession_are_joined_and_the_first_is_not_held_back() {
-    let hub = Hub::start(Config {
-        join: Duration::from_millis(20),
-        ..Config::default()
-    });
-    let mut one = joined(&hub).await;
-    let reader = tokio::spawn(async move {
-        let mut frames = Vec::new();
-        for _ in 0..2 {
-            frames.push(data(&text(&mut one).await.unwrap()));
-        }
-        (frames, one)
-    });
-    // The reader waits before anything is published.
-    tokio::task::yield_now().await;
-    publish(&hub, [1]);
-    tokio::task::yield_now().await;
-    publish(&hub, [2]);
-    advance(Duration::from_millis(10)).await;
-    publish(&hub, [3]);
-    let (frames, _one) = within("the reader", reader).await.unwrap();
-    assert_eq!(frames, [vec!["1"], vec!["2", "3"]]);
+        ..streams::Config::default()
+    };
+    let streams = Streams::start(config, CancellationToken::new());
+    let reader = topics.read(TOPIC, &LastEventId::None).unwrap().unwrap();
+    let mut body = streams.admit().unwrap().respond(reader).into_body();
+    text(&mut body).await.unwrap();
+    let ping = "event: ping\ndata: {}\n\n";
+    assert_eq!(text(&mut body).await.unwrap(), ping);
+    let event = Event::text("tick", "1").unwrap();
+    topics.publish(TOPIC, &event).unwrap();
+    assert_eq!(data(&text(&mut body).await.unwrap()), ["1"]);
+    while let Some(frame) = text(&mut body).await {
+        assert_eq!(frame, ping);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_topic_is_freed_when_nobody_has_it() {
-    let at_once = Hub::start(Config {
-        linger: Duration::ZERO,
-        ..Config::default()
-    });
-    let (one, two) = (joined(&at_once).await, joined(&at_once).await);
-    assert_eq!(at_once.counts(), (1, 2));
-    drop(one);
-    assert_eq!(at_once.counts(), (1, 1));
-    drop(two);
-    assert_eq!(at_once.counts(), (0, 0));
-    assert_eq!(at_once.publish(TOPIC, "tick", "1").unwrap(), 0);
-    assert_eq!(at_once.counts(), (0, 0), "publishing makes no topic");
-
-    let lingering = Hub::start(Config::default());
-    drop(joined(&lingering).await);
-    assert_eq!(lingering.counts(), (1, 0));
-    advance(Duration::from_secs(59)).await;
-    drop(joined(&lingering).await);
-    advance(Duration::from_secs(59)).await;
-    assert_eq!(
-        lingering.counts(),
-        (1, 0),
-        "it begins anew with each subscriber"
-    );
-    advance(Duration::from_secs(20)).await;
-    eventually("the topic is freed", || lingering.counts() == (0, 0)).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn close_ends_the_responses_after_what_is_waiting() {
-    let hub = Hub::start(Config::default());
-    let mut one = joined(&hub).await;
-    publish(&hub, [1]);
-    hub.close();
-    assert_eq!(data(&text(&mut one).await.unwrap()), ["1"]);
-    assert_eq!(text(&mut one).await, None);
-}
-
-/// `listen::serve` on a loopback port.
-async fn listen(
-    hub: &Hub,
-    limits: SocketLimits,
-    max_age: Duration,
-) -> (Server2, CancellationToken) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let stop = CancellationToken::new();
-    let app = subscription::router(hub.clone());
-    let listener = Listener::new(listener, limits);
-    let task = tokio::spawn(serve(listener, app, max_age, stop.clone(), HOUR));
-    (Server2 { addr, task }, stop)
-}
-
-struct Server2 {
-    addr: std::net::SocketAddr,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Server2 {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// A client that sends its request and reads nothing, with a small receive buffer.
-async fn stalled(addr: std::net::SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let mut client = RawClient {
-        socket: socket.connect(addr).await.unwrap(),
-        received: Vec::new(),
-        end: End::Open,
+    let bounds = Bounds {
+        linger: Duration::from_secs(60),
+        ..Bounds::default()
     };
-    client.send_request("GET", PATH, &[]).await;
-    client.socket
+    let service = service(feed(), bounds);
+    service.publish([1]);
+    assert_eq!(service.topics.count(), 0, "publishing makes no topic");
+    drop(service.joined(LastEventId::None).await);
+    assert_eq!(service.topics.count(), 1);
+    sleep(Duration::from_secs(45)).await;
+    let (_, open) = service.joined(LastEventId::None).await;
+    sleep(2 * HOUR).await;
+    assert_eq!(service.topics.count(), 1, "it has a reader");
+    drop(open);
+    sleep(Duration::from_secs(45)).await;
+    assert_eq!(
+        service.topics.count(),
+        1,
+        "it is kept for a client that reconnects"
+    );
+    sleep(Duration::from_secs(50)).await;
+    assert_eq!(service.topics.count(), 0, "freed");
 }
 
-/// Publishes until `done`; a reader that reads gets everything, whatever the stalled ones do.
-async fn publish_until(hub: &Hub, reader: &mut RawClient, done: impl Fn() -> bool) {
+#[tokio::test]
+async fn topics_are_bounded_in_number_and_bytes() {
+    let bounds = Bounds {
+        max_topics: 3,
+        ..Bounds::default()
+    };
+    let service = service(feed(), bounds);
+    let ask = async |method: &str, topic: usize| {
+        let request = Request::builder().method(method);
+        let request = request.uri(format!("/topics/{topic}/events"));
+        let response = service.app().oneshot(request.body(Body::empty()).unwrap());
+        response.await.unwrap()
+    };
+    for topic in 0..10 {
+        assert_eq!(ask("HEAD", topic).await.status(), 200);
+    }
+    assert_eq!(service.topics.count(), 0, "HEAD makes no topic");
+    let mut open = Vec::new();
+    for topic in 0..3 {
+        open.push(ask("GET", topic).await);
+    }
+    let refused = ask("GET", 3).await;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(ask("GET", 0).await.status(), 200, "that topic exists");
+    assert!(matches!(service.topics.log("3"), Err(TooManyTopics)));
+    let log = service.topics.log("0").unwrap();
+    let event = Event::text("tick", &"x".repeat(20_000)).unwrap();
+    for _ in 0..100 {
+        log.publish(&event).unwrap();
+    }
+    let (_, bytes) = log.kept();
+    assert!(bytes <= feed().bytes, "{bytes}");
+}
+
+#[tokio::test]
+async fn after_the_shutdown_nothing_is_opened() {
+    let service = service(feed(), Bounds::default());
+    service.stop.cancel();
+    let request = Request::get("/topics/new/events")
+        .body(Body::empty())
+        .unwrap();
+    assert_eq!(service.app().oneshot(request).await.unwrap().status(), 503);
+    assert_eq!(service.topics.count(), 0);
+}
+
+async fn reader(addr: std::net::SocketAddr) -> RawClient {
+    let mut reader = RawClient::get(addr, PATH, &[]).await;
+    reader.read_until("retry: ").await;
+    reader
+}
+
+/// Publishes until `done`; a client that reads gets everything, whatever the stalled one does.
+async fn publish_until(service: &Service, reader: &mut RawClient, done: impl Fn() -> bool) {
     let filler = "x".repeat(16 * 1024);
     let mut number = 0;
-    within("the stalled reader is freed", async {
+    within("the stalled client is freed", async {
         while !done() {
             number += 1;
-            hub.publish(TOPIC, "tick", &format!("{number} {filler}"))
-                .unwrap();
+            service.send(&format!("{number} {filler}"));
             reader.received.clear();
             while !String::from_utf8_lossy(&reader.received).contains(&format!("data: {number} ")) {
                 assert!(reader.read_some().await, "the reader was cut too");
@@ -308,155 +329,154 @@ async fn publish_until(hub: &Hub, reader: &mut RawClient, done: impl Fn() -> boo
     .await;
 }
 
-async fn reader(hub: &Hub, addr: std::net::SocketAddr) -> RawClient {
-    let mut reader = RawClient::get(addr, PATH, &[]).await;
-    reader.read_until("retry: ").await;
-    let _ = hub;
-    reader
+/// The stalled client is held by its socket alone: its queue is as long as the log.
+fn patient() -> log::Config {
+    log::Config {
+        queue: usize::MAX,
+        slow: Slow::Reset,
+        ..feed()
+    }
 }
 
 #[tokio::test]
 async fn a_stalled_reader_is_ended_by_the_send_deadline_and_delays_nobody() {
-    let hub = Hub::start(Config::default());
+    let service = service(patient(), Bounds::default());
     let limits = SocketLimits {
         send: Duration::from_millis(300),
         unacknowledged: HOUR,
         ..SocketLimits::default()
     };
-    let (server, _stop) = listen(&hub, limits, HOUR).await;
-    let _stalled = stalled(server.addr).await;
-    eventually("one subscriber", || hub.counts() == (1, 1)).await;
-    let mut reader = reader(&hub, server.addr).await;
-    assert_eq!(hub.counts(), (1, 2));
-    publish_until(&hub, &mut reader, || hub.counts() == (1, 1)).await;
+    let server = service.listen(limits).await;
+    let _stalled = stalled_get(server.addr, PATH).await;
+    eventually("one subscriber", || service.readers() == 1).await;
+    let mut reader = reader(server.addr).await;
+    assert_eq!(service.readers(), 2);
+    publish_until(&service, &mut reader, || service.readers() == 1).await;
+    eventually("its permit too", || service.streams.open() == 1).await;
 }
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn tcp_user_timeout_ends_a_reader_whose_window_stays_closed() {
-    let hub = Hub::start(Config::default());
+    let service = service(patient(), Bounds::default());
     let limits = SocketLimits {
         send: HOUR,
         unacknowledged: Duration::from_millis(500),
         ..SocketLimits::default()
     };
-    let (server, _stop) = listen(&hub, limits, HOUR).await;
-    let _stalled = stalled(server.addr).await;
-    eventually("one subscriber", || hub.counts() == (1, 1)).await;
-    let mut reader = reader(&hub, server.addr).await;
-    publish_until(&hub, &mut reader, || hub.counts() == (1, 1)).await;
-}
-
-#[tokio::test]
-async fn the_listener_limits_a_plain_axum_server_too() {
-    let hub = Hub::start(Config::default());
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let limits = SocketLimits {
-        send: Duration::from_millis(300),
-        ..SocketLimits::default()
-    };
-    let app = subscription::router(hub.clone());
-    let task = tokio::spawn(async move { axum::serve(Listener::new(listener, limits), app).await });
-    let server = Server2 {
-        addr,
-        task: tokio::spawn(async move { task.await.unwrap().unwrap() }),
-    };
-    let _stalled = stalled(server.addr).await;
-    eventually("one subscriber", || hub.counts() == (1, 1)).await;
-    let mut reader = reader(&hub, server.addr).await;
-    publish_until(&hub, &mut reader, || hub.counts() == (1, 1)).await;
-}
-
-#[tokio::test]
-async fn a_connection_ends_at_its_maximum_age_even_if_it_reads_a_little() {
-    let hub = Hub::start(Config::default());
-    let (server, _stop) = listen(&hub, SocketLimits::default(), Duration::from_millis(200)).await;
-    let mut client = RawClient::get(server.addr, PATH, &[]).await;
-    assert_ne!(client.read_to_end().await, End::Complete);
-    eventually("freed", || hub.counts().1 == 0).await;
+    let server = service.listen(limits).await;
+    let _stalled = stalled_get(server.addr, PATH).await;
+    eventually("one subscriber", || service.readers() == 1).await;
+    let mut reader = reader(server.addr).await;
+    publish_until(&service, &mut reader, || service.readers() == 1).await;
 }
 
 #[tokio::test]
 async fn fin_and_rst_free_a_subscriber_of_a_quiet_topic() {
-    let hub = Hub::start(Config {
-        linger: Duration::ZERO,
-        ..Config::default()
-    });
-    let (server, _stop) = listen(&hub, SocketLimits::default(), HOUR).await;
-    let fin = reader(&hub, server.addr).await;
-    let rst = reader(&hub, server.addr).await;
-    assert_eq!(hub.counts(), (1, 2));
-    drop(fin);
-    eventually("freed by FIN", || hub.counts() == (1, 1)).await;
-    rst.socket.set_zero_linger().unwrap();
-    drop(rst);
-    eventually("freed by RST, and the topic with it", || {
-        hub.counts() == (0, 0)
-    })
-    .await;
+    for plain in [false, true] {
+        let service = service(feed(), Bounds::default());
+        let server = match plain {
+            true => Server::plain(service.app()).await,
+            false => Server::start(service.app()).await,
+        };
+        let fin = reader(server.addr).await;
+        let rst = reader(server.addr).await;
+        assert_eq!(service.readers(), 2);
+        drop(fin);
+        eventually("freed by FIN", || service.readers() == 1).await;
+        rst.socket.set_zero_linger().unwrap();
+        drop(rst);
+        eventually("freed by RST", || service.readers() == 0).await;
+        eventually("and the permits", || service.streams.open() == 0).await;
+    }
 }
 
+/// Every pattern works under plain `axum::serve`; the other tests run under `connections::listen`.
 #[tokio::test]
-async fn a_shutdown_ends_when_the_hub_is_closed() {
-    let hub = Hub::start(Config::default());
-    let (mut server, stop) = listen(&hub, SocketLimits::default(), HOUR).await;
-    let mut client = reader(&hub, server.addr).await;
-    stop.cancel();
-    publish(&hub, [1]);
-    client.read_until("data: 1").await;
-    hub.close();
+async fn a_topic_under_plain_axum() {
+    let service = service(feed(), Bounds::default());
+    let server = Server::plain(service.app()).await;
+    let mut client = reader(server.addr).await;
+    service.publish([1]);
+    client.read_until("data: 1\n\n").await;
+    service.stop.cancel();
     assert_eq!(client.read_to_end().await, End::Complete);
-    within("serve returns", &mut server.task).await.unwrap();
+    assert!(client.body().ends_with("event: restart\ndata: {}\n\n"));
+}
+
+/// A reader on a thread of its own for each of eight, and a publisher: nothing is missed, nothing is repeated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_event_reaches_each_reader_once() {
+    let config = log::Config {
+        queue: usize::MAX,
+        ..log::Config::complete(5_000, 1 << 20)
+    };
+    let topics = Topics::start(config, Bounds::default());
+    let read = |mut reader: Reader| async move {
+        let mut seen = 0;
+        while let Some(chunk) = std::future::poll_fn(|cx| {
+            use snippets::sse::streams::Source;
+            reader.poll(cx)
+        })
+        .await
+        {
+            let text = std::str::from_utf8(&chunk.bytes).unwrap();
+            for line in text.lines().filter_map(|l| l.strip_prefix("data: ")) {
+                assert_eq!(line.parse::<u32>().unwrap(), seen);
+                seen += 1;
+            }
+        }
+        seen
+    };
+    let readers: Vec<_> = (0..8)
+        .map(|_| topics.read(TOPIC, &LastEventId::None).unwrap().unwrap())
+        .map(|reader| tokio::spawn(read(reader)))
+        .collect();
+    for n in 0..3_000_u32 {
+        let event = Event::text("tick", &n.to_string()).unwrap();
+        let event = if n == 2_999 { event.last() } else { event };
+        topics.publish(TOPIC, &event).unwrap();
+        if n % 7 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    for reader in readers {
+        assert_eq!(within("a reader", reader).await.unwrap(), 3_000);
+    }
 }
 
 #[tokio::test]
 async fn transcript() {
-    let hub = Hub::start(Config {
-        heartbeat: Duration::from_millis(50),
-        ..small(SlowConsumer::Disconnect)
-    });
-    let server = Server::start(subscription::router(hub.clone())).await;
+    let service = service(small(Slow::End), Bounds::default());
+    let server = Server::start(service.app()).await;
     let mut transcript = Transcript::new();
     let request = |cursor: &str| format!("GET {PATH} HTTP/1.1\nhost: localhost\n{cursor}");
 
     let mut client = RawClient::get(server.addr, PATH, &[]).await;
     client.read_until("retry: ").await;
-    publish(&hub, [101]);
+    service.publish([101]);
     client.read_until("data: 101\n\n").await;
-    let id = client
-        .body()
-        .lines()
-        .rfind(|line| line.starts_with("id: "))
-        .unwrap()[4..]
-        .to_owned();
-    client.read_until(":\n\n").await;
+    let id = last_id(&client.body());
     transcript.request(&request("")).response(&client);
     drop(client);
 
-    transcript.note("the client has gone; two events are published; it comes back");
-    publish(&hub, [102, 103]);
+    transcript.note("the client has disconnected; two events are published; it reconnects");
+    service.publish([102, 103]);
     let header = format!("last-event-id: {id}");
     let mut client = RawClient::get(server.addr, PATH, &[&header]).await;
     client.read_until("data: 103\n\n").await;
     transcript.request(&request(&header)).response(&client);
     drop(client);
 
-    transcript.note("it has gone again; more events are published than the topic keeps (5)");
-    publish(&hub, 104..=110);
+    transcript
+        .note("it has disconnected again; more events are published than the topic keeps (5)");
+    service.publish(104..=110);
     let mut client = RawClient::get(server.addr, PATH, &[&header]).await;
     client.read_until("event: reset").await;
-    client.read_until("{}\n\n").await;
+    client.read_until("\"}\n\n").await;
     transcript.request(&request(&header)).response(&client);
 
-    insta::with_settings!({filters => vec![
-        // The epoch of the topic and the client's own retry time are random.
-        (r"(id: )[0-9a-f]{8}-", "$1[epoch]-"),
-        (r"retry: \d+", "retry: [1500 to 4499]"),
-        // Heartbeats that come only where the machine is slow.
-        (r"(retry: [^\n]+\n\n|data: (?:103|\{\})\n\n)(:\n\n)+", "$1"),
-        (r"(:\n\n)+", ":\n\n"),
-    ]}, {
+    insta::with_settings!({filters => sse_filters()}, {
         insta::assert_snapshot!("sse_fanout", transcript.finish());
     });
 }

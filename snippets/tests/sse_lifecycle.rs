@@ -8,43 +8,51 @@ use axum::body::Body;
 use axum::http::Request;
 use axum::routing::get;
 use futures::{StreamExt, stream};
+use http_body_util::BodyExt;
+use snippets::connections::listen::{self, serve};
+use snippets::sse::event::Event;
 use snippets::sse::jobs::{self, Jobs, Progress};
-use snippets::sse::lifecycle::{Drained, WorkError, produce, serve_on, serve_until};
-use snippets::sse::listen::{Listener, SocketLimits};
-use snippets::sse::message::Message;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::lifecycle::{WorkError, produce};
+use snippets::sse::streams::{Config, Produced, Streams};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
 use crate::support::raw::End;
+use crate::support::transcript::sse_filters;
 use crate::support::{RawClient, Server, Transcript, eventually, within};
 
-fn exact() -> Config {
+/// All at once, so that no test waits.
+fn at_once() -> Config {
     Config {
-        retry_min: Duration::from_millis(2000),
-        retry_spread: Duration::ZERO,
+        drain_spread: Duration::ZERO,
         ..Config::default()
     }
 }
 
-fn message(name: &str) -> Message {
-    Message::new(name, &()).unwrap()
+fn draining(drain: Duration) -> listen::Config {
+    listen::Config {
+        drain,
+        ..listen::Config::default()
+    }
 }
 
-/// Serves `jobs` with `drain`, opens one stream, and returns what a shutdown does to both.
-async fn shut_down(app: impl FnOnce(Streams) -> Router, drain: Duration) -> (RawClient, Drained) {
+const HOUR: Duration = Duration::from_secs(3600);
+const RESTART: &str = "event: restart\ndata: {}\n\n";
+
+fn event(name: &str) -> Event {
+    Event::new(name, &()).unwrap()
+}
+
+/// Serves `app` with `drain`, opens one stream, and returns what a shutdown does to it, and how many connections it leaves.
+async fn shut_down(app: impl FnOnce(Streams) -> Router, drain: Duration) -> (RawClient, usize) {
     let shutdown = CancellationToken::new();
-    let streams = Streams::new(exact(), shutdown.clone());
+    let streams = Streams::start(at_once(), shutdown.clone());
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve_until(
-        listener,
-        app(streams.clone()),
-        shutdown.clone(),
-        drain,
-    ));
+    let app = app(streams.clone());
+    let server = tokio::spawn(serve(listener, app, draining(drain), shutdown.clone()));
     let mut client = RawClient::get(addr, "/jobs/1/events", &[]).await;
     client.read_until("retry").await;
     shutdown.cancel();
@@ -52,41 +60,100 @@ async fn shut_down(app: impl FnOnce(Streams) -> Router, drain: Duration) -> (Raw
         streams.admit().is_err(),
         "no new stream after the shutdown began"
     );
-    let drained = within("the server to end", server).await.unwrap().unwrap();
-    (client, drained)
+    let left = within("the server to end", server).await.unwrap();
+    (client, left)
 }
 
 #[tokio::test]
 async fn a_shutdown_ends_every_stream_in_band() {
     let jobs = Jobs::default();
-    let _worker = jobs.insert(1);
-    let hour = Duration::from_secs(3600);
-    let (mut client, drained) = shut_down(|streams| jobs::app(jobs, streams), hour).await;
-    assert_eq!(drained, Drained::Complete);
+    let _worker = jobs.insert(1).unwrap();
+    let (mut client, left) = shut_down(|streams| jobs::app(jobs, streams), HOUR).await;
+    assert_eq!(left, 0);
     assert_eq!(client.read_to_end().await, End::Complete);
-    let restart = "event: restart\nretry: 2000\ndata: {}\n\n";
-    assert!(client.body().ends_with(restart), "{}", client.body());
+    assert!(client.body().ends_with(RESTART), "{}", client.body());
 }
 
-/// The same on the listener that cuts stalled peers.
+/// The same under plain `axum::serve`, whose graceful shutdown waits for the streams: `Streams` ends them.
 #[tokio::test]
-async fn a_listener_with_deadlines_is_drained_too() {
+async fn a_shutdown_under_plain_axum() {
     let shutdown = CancellationToken::new();
-    let streams = Streams::new(exact(), shutdown.clone());
     let jobs = Jobs::default();
-    let _worker = jobs.insert(1);
-    let inner = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let addr = inner.local_addr().unwrap();
-    let listener = Listener::new(inner, SocketLimits::default());
-    let app = jobs::app(jobs, streams);
-    let hour = Duration::from_secs(3600);
-    let server = tokio::spawn(serve_on(listener, app, shutdown.clone(), hour));
-    let mut client = RawClient::get(addr, "/jobs/1/events", &[]).await;
+    let _worker = jobs.insert(1).unwrap();
+    let app = jobs::app(jobs, Streams::start(at_once(), shutdown.clone()));
+    let mut server = Server::plain(app).await;
+    let mut client = RawClient::get(server.addr, "/jobs/1/events", &[]).await;
     client.read_until("retry").await;
     shutdown.cancel();
-    let drained = within("the server to end", server).await.unwrap();
-    assert_eq!(drained.unwrap(), Drained::Complete);
+    within("the server to end", server.begin_shutdown())
+        .await
+        .unwrap();
     assert_eq!(client.read_to_end().await, End::Complete);
+    assert!(client.body().ends_with(RESTART), "{}", client.body());
+}
+
+/// Virtual time, and bodies without sockets: 1,000 streams end evenly within the spread, none is forgotten.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_is_spread() {
+    let shutdown = CancellationToken::new();
+    let streams = Streams::start(Config::default(), shutdown.clone());
+    let bodies: Vec<_> = (0..1_000)
+        .map(|n| {
+            // Every second one is never without an event.
+            let events = match n % 2 {
+                0 => stream::pending().left_stream(),
+                _ => stream::repeat_with(|| Ok::<_, Infallible>(event("busy"))).right_stream(),
+            };
+            streams
+                .admit()
+                .unwrap()
+                .respond(Produced::new(events))
+                .into_body()
+        })
+        .collect();
+    let ends = bodies.into_iter().map(async |mut body| {
+        let begun = tokio::time::Instant::now();
+        let mut last = Default::default();
+        while let Some(Ok(frame)) = body.frame().await {
+            last = frame.into_data().unwrap();
+            // A socket: a busy stream does not run in no time.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(last, RESTART);
+        begun.elapsed().as_millis() / 1000
+    });
+    shutdown.cancel();
+    let mut seconds = BTreeMap::new();
+    for second in futures::future::join_all(ends).await {
+        *seconds.entry(second).or_insert(0) += 1;
+    }
+    for second in 0..5 {
+        let ended = seconds.get(&second).copied().unwrap_or(0);
+        assert!((150..=250).contains(&ended), "{seconds:?}");
+    }
+    assert_eq!(streams.drained(HOUR).await, 0);
+}
+
+/// A connection without a request has nothing to finish.
+#[tokio::test]
+async fn idle_connections_end_with_the_shutdown() {
+    let stop = CancellationToken::new();
+    let jobs = Jobs::default();
+    let app = jobs::app(jobs, Streams::start(at_once(), stop.clone()));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let config = listen::Config {
+        head: HOUR,
+        ..draining(HOUR)
+    };
+    let server = tokio::spawn(serve(listener, app, config, stop.clone()));
+    let mut fresh = RawClient::connect(addr).await;
+    let mut used = RawClient::get(addr, "/jobs/1/events", &[]).await;
+    used.read_head().await;
+    assert_eq!(used.status(), 404);
+    stop.cancel();
+    assert_eq!(within("the server", server).await.unwrap(), 0);
+    assert!(!fresh.read_some().await && !used.read_some().await);
 }
 
 /// One HTTP/2 connection with three streams.
@@ -94,12 +161,11 @@ async fn a_listener_with_deadlines_is_drained_too() {
 async fn a_shutdown_ends_every_stream_of_an_http2_connection() {
     let shutdown = CancellationToken::new();
     let jobs = Jobs::default();
-    let _worker = jobs.insert(1);
-    let app = jobs::app(jobs, Streams::new(exact(), shutdown.clone()));
+    let _worker = jobs.insert(1).unwrap();
+    let app = jobs::app(jobs, Streams::start(at_once(), shutdown.clone()));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}/jobs/1/events", listener.local_addr().unwrap());
-    let hour = Duration::from_secs(3600);
-    let server = tokio::spawn(serve_until(listener, app, shutdown.clone(), hour));
+    let server = tokio::spawn(serve(listener, app, draining(HOUR), shutdown.clone()));
     let client = reqwest::Client::builder()
         .http2_prior_knowledge()
         .build()
@@ -115,13 +181,11 @@ async fn a_shutdown_ends_every_stream_of_an_http2_connection() {
         let body = within("the end of a stream", response.text())
             .await
             .unwrap();
-        assert!(
-            body.ends_with("event: restart\nretry: 2000\ndata: {}\n\n"),
-            "{body}"
-        );
+        assert!(body.ends_with(RESTART), "{body}");
     }
-    let drained = within("the server to end", server).await.unwrap().unwrap();
-    assert_eq!(drained, Drained::Complete);
+    drop(client);
+    let left = within("the server to end", server).await.unwrap();
+    assert_eq!(left, 0);
 }
 
 #[tokio::test]
@@ -131,22 +195,23 @@ async fn a_stream_that_does_not_listen_ends_with_the_deadline() {
         Body::from_stream(quiet.chain(stream::pending::<Result<_, Infallible>>()))
     };
     let app = Router::new().route("/jobs/1/events", get(deaf));
-    let (_client, drained) = shut_down(|_| app, Duration::from_millis(50)).await;
-    assert_eq!(drained, Drained::DeadlinePassed);
+    let (_client, left) = shut_down(|_| app, Duration::from_millis(50)).await;
+    assert_eq!(left, 1, "the connection that is left ends with the runtime");
 }
 
 #[tokio::test]
 async fn transcript() {
     let jobs = Jobs::default();
-    let _worker = jobs.insert(1);
-    let hour = Duration::from_secs(3600);
-    let (mut client, _) = shut_down(|streams| jobs::app(jobs, streams), hour).await;
+    let _worker = jobs.insert(1).unwrap();
+    let (mut client, _) = shut_down(|streams| jobs::app(jobs, streams), HOUR).await;
     client.read_to_end().await;
     let mut transcript = Transcript::new();
     transcript
         .request("GET /jobs/1/events HTTP/1.1\nhost: localhost")
         .response(&client);
-    insta::assert_snapshot!("sse_lifecycle", transcript.finish());
+    insta::with_settings!({filters => sse_filters()}, {
+        insta::assert_snapshot!("sse_lifecycle", transcript.finish());
+    });
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -161,8 +226,8 @@ enum Leave {
 async fn a_client_that_leaves_a_quiet_stream_is_noticed() {
     for leave in [Leave::Fin, Leave::Reset, Leave::HalfClose] {
         let jobs = Jobs::default();
-        let _worker = jobs.insert(1);
-        let streams = Streams::new(Config::default(), CancellationToken::new());
+        let _worker = jobs.insert(1).unwrap();
+        let streams = Streams::start(Config::default(), CancellationToken::new());
         let server = Server::start(jobs::app(jobs, streams.clone())).await;
         let mut client = RawClient::get(server.addr, "/jobs/1/events", &[]).await;
         client.read_until("percent").await;
@@ -219,16 +284,18 @@ async fn silent_upstream(_guard: DropGuard) -> Result<(), Infallible> {
 #[tokio::test]
 async fn the_work_is_cancelled_while_it_waits_for_a_silent_upstream() {
     let cancelled = CancellationToken::new();
-    let streams = Streams::new(Config::default(), CancellationToken::new());
+    let streams = Streams::start(Config::default(), CancellationToken::new());
     let handler = {
         let cancelled = cancelled.clone();
         async move || {
             let guard = cancelled.clone().drop_guard();
             let work = produce(8, |messages| async move {
-                let _ = messages.send(message("thinking")).await;
+                let _ = messages.send(event("thinking")).await;
                 silent_upstream(guard).await
             });
-            streams.admit().map(|slot| slot.respond(work))
+            streams
+                .admit()
+                .map(|slot| slot.respond(Produced::new(work)))
         }
     };
     let server = Server::start(Router::new().route("/", get(handler))).await;
@@ -242,7 +309,7 @@ async fn the_work_is_cancelled_while_it_waits_for_a_silent_upstream() {
 #[tokio::test]
 async fn failures_of_the_work_are_its_last_item() {
     let failing = produce(8, async |messages| {
-        let _ = messages.send(message("a")).await;
+        let _ = messages.send(event("a")).await;
         Err("no quota")
     });
     let items: Vec<_> = within("the items", failing.collect()).await;
@@ -251,14 +318,14 @@ async fn failures_of_the_work_are_its_last_item() {
     assert_eq!(items.len(), 2);
 
     let panicking = produce(8, async |messages| -> Result<(), Infallible> {
-        let _ = messages.send(message("a")).await;
+        let _ = messages.send(event("a")).await;
         panic!("a bug")
     });
     let items: Vec<_> = within("the items", panicking.collect()).await;
     assert!(matches!(items[..], [Ok(_), Err(WorkError::Panicked)]));
 
     let fine = produce(8, async |messages| -> Result<(), Infallible> {
-        let _ = messages.send(message("a").last()).await;
+        let _ = messages.send(event("a").last()).await;
         Ok(())
     });
     let items: Vec<_> = within("the items", fine.collect()).await;
@@ -271,7 +338,7 @@ async fn a_slow_client_slows_the_work() {
     let sent = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counter = sent.clone();
     let work = produce(4, async move |messages| -> Result<(), Infallible> {
-        while messages.send(message("n")).await.is_ok() {
+        while messages.send(event("n")).await.is_ok() {
             counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         }
         Ok(())
@@ -293,8 +360,8 @@ async fn reconnects(config: Config) -> BTreeMap<u128, usize> {
     const CLIENTS: usize = 400;
     let shutdown = CancellationToken::new();
     let jobs = Jobs::default();
-    let _worker = jobs.insert(1);
-    let app = jobs::app(jobs, Streams::new(config, shutdown.clone()));
+    let _worker = jobs.insert(1).unwrap();
+    let app = jobs::app(jobs, Streams::start(config, shutdown.clone()));
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         let request = Request::get("/jobs/1/events").body(Body::empty()).unwrap();
@@ -323,20 +390,19 @@ async fn reconnects(config: Config) -> BTreeMap<u128, usize> {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_restart_the_clients_come_back_one_after_the_other() {
-    let spread = reconnects(Config::default()).await;
-    // 400 over 4 s: 10 in each 100 ms on average. 40 would be ten standard deviations.
-    let busiest = spread.values().max().unwrap();
-    assert!(*busiest < 40, "{spread:?}");
-    // Without the spread, all of them in the same moment.
-    let together = reconnects(exact()).await;
-    assert_eq!(together.into_iter().collect::<Vec<_>>(), [(20, 400)]);
+    // 400 over 3 s even if all end at once: 14 in each 100 ms on average. 45 would be eight standard deviations.
+    for config in [Config::default(), at_once()] {
+        let spread = reconnects(config).await;
+        let busiest = spread.values().max().unwrap();
+        assert!(*busiest < 45, "{spread:?}");
+    }
 }
 
 #[tokio::test]
 async fn connects_and_disconnects_leave_nothing_behind() {
     let jobs = Jobs::default();
-    let _worker = jobs.insert(1);
-    let streams = Streams::new(
+    let _worker = jobs.insert(1).unwrap();
+    let streams = Streams::start(
         Config {
             max_streams: 50,
             ..Config::default()
@@ -361,18 +427,24 @@ async fn connects_and_disconnects_leave_nothing_behind() {
 /// on its standard input is a new percentage; it ends with its input.
 fn serve_with_few_descriptors() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _entered = runtime.enter();
     let jobs = Jobs::default();
-    let worker = jobs.insert(1);
-    let streams = Streams::new(Config::default(), CancellationToken::new());
+    let worker = jobs.insert(1).unwrap();
+    let streams = Streams::start(Config::default(), CancellationToken::new());
     let listener = runtime
         .block_on(TcpListener::bind(("127.0.0.1", 0)))
         .unwrap();
     println!("\nport {}", listener.local_addr().unwrap().port());
     let app = jobs::app(jobs, streams);
-    runtime.spawn(async move { axum::serve(listener, app).await });
+    runtime.spawn(serve(
+        listener,
+        app,
+        listen::Config::default(),
+        CancellationToken::new(),
+    ));
     for line in std::io::stdin().lines() {
         let percent = line.unwrap().parse().unwrap();
-        worker.send_replace(Progress { percent });
+        worker.set(Progress { percent }).unwrap();
     }
 }
 

@@ -6,14 +6,17 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::Response;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, stream};
+use http_body_util::BodyExt;
 use serde_json::json;
-use snippets::sse::message::Message;
-use snippets::sse::per_user::PerUser;
-use snippets::sse::protect::{self, PublicError, Service, Sessions, while_valid};
-use snippets::sse::resume::Log;
-use snippets::sse::serve::{Config, Streams};
+use snippets::connections::per_user::PerUser;
+use snippets::sse::cursor::Cursor;
+use snippets::sse::event::Event;
+use snippets::sse::log::{self, Log};
+use snippets::sse::protect::{self, PublicError, Service, Sessions};
+use snippets::sse::streams::{Config, Produced, Streams};
 use snippets::sse::tickets::{MAX_LIFE, Tickets};
+use snippets::sse::until::{Until, Users, invalid};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -25,8 +28,6 @@ const ORIGIN: &str = "https://app.example";
 pub fn service(max_streams: usize, per_user: usize, recheck: Duration) -> Arc<Service> {
     let config = Config {
         max_streams,
-        retry_min: Duration::from_millis(2000),
-        retry_spread: Duration::ZERO,
         ..Config::default()
     };
     let sessions = Sessions::default();
@@ -36,10 +37,14 @@ pub fn service(max_streams: usize, per_user: usize, recheck: Duration) -> Arc<Se
     Arc::new(Service {
         sessions,
         tickets: Tickets::new(Duration::from_secs(30), 100, 3),
-        streams: Streams::new(config, CancellationToken::new()),
+        streams: Streams::start(config, CancellationToken::new()),
         per_user: PerUser::new(per_user),
         recheck,
-        log: Arc::new(Log::new(1, 100, 100_000)),
+        users: Users::default(),
+        log: Log::starting_after(
+            Cursor { epoch: 1, seq: 0 },
+            log::Config::complete(100, 100_000),
+        ),
     })
 }
 
@@ -84,7 +89,7 @@ async fn transcript() {
     let service = service(10, 1, HOUR);
     service
         .log
-        .publish(Message::new("note", &json!({"n": 1})).unwrap())
+        .publish(&Event::new("note", &json!({"n": 1})).unwrap())
         .unwrap();
     let ticket = ticket(&app(&service), "alice-1").await;
     let server = Server::start(app(&service)).await;
@@ -98,7 +103,7 @@ async fn transcript() {
     client.read_until("\"n\":1}\n\n").await;
     transcript.request(request).response(&client);
 
-    transcript.note("the same URL again, as EventSource asks when it reconnects");
+    transcript.note("the same URL again, as an EventSource sends it when it reconnects");
     let mut again = RawClient::get(server.addr, &path, &[header]).await;
     again.read_until("}").await;
     transcript.request(request).response(&again);
@@ -113,6 +118,7 @@ async fn transcript() {
     transcript.response(&third);
 
     insta::with_settings!({filters => vec![
+        (r"retry: \d+", "retry: [1500 to 4500]"),
         (r"retry-after: [1-5]\b", "retry-after: [1 to 5]"),
         // The connection is kept for the next request; the answer has ended.
         (r"\}\[the response stays open\]", "}"),
@@ -241,7 +247,7 @@ async fn limits_per_user_and_in_all_count_open_streams() {
     let service = service(3, 2, HOUR);
     service
         .log
-        .publish(Message::new("note", &()).unwrap())
+        .publish(&Event::new("note", &()).unwrap())
         .unwrap();
     let server = Server::start(app(&service)).await;
     let open = async |token: &str| {
@@ -289,7 +295,7 @@ async fn a_logout_ends_the_open_stream() {
     let service = service(10, 10, Duration::from_millis(20));
     service
         .log
-        .publish(Message::new("note", &()).unwrap())
+        .publish(&Event::new("note", &()).unwrap())
         .unwrap();
     let server = Server::start(app(&service)).await;
     let cookie = "cookie: session=alice-1";
@@ -302,33 +308,92 @@ async fn a_logout_ends_the_open_stream() {
     assert_eq!(service.per_user.users(), 0);
 }
 
+fn streams() -> Streams {
+    Streams::start(Config::default(), CancellationToken::new())
+}
+
+fn unauthorized() -> Event {
+    Event::unreserved("unauthorized", &()).unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_busy_stream_is_checked_as_well() {
     let every = Duration::from_secs(30);
-    // Often, since a `select!` that is not biased would be right by chance.
-    for _ in 0..20 {
-        let valid = Arc::new(Mutex::new(true));
-        let asked = valid.clone();
-        let busy = stream::repeat_with(|| Message::new("n", &()));
-        let mut open = Box::pin(while_valid(busy, every, move || *asked.lock().unwrap()));
-        let mut next = || {
-            let message = open.next().now_or_never().unwrap();
-            message.map(|message| message.unwrap().name().to_owned())
-        };
-        assert_eq!(next().as_deref(), Some("n"));
-        *valid.lock().unwrap() = false;
-        assert_eq!(next().as_deref(), Some("n"), "not before the check");
-        tokio::time::advance(every).await;
-        assert_eq!(next().as_deref(), Some("unauthorized"));
-        assert_eq!(next(), None);
-    }
+    let valid = Arc::new(Mutex::new(true));
+    let asked = valid.clone();
+    let busy = Produced::new(stream::repeat_with(|| Event::new("n", &())));
+    // A session store behind a network: the answer takes its time.
+    let over = invalid(every, move || {
+        let asked = asked.clone();
+        async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            *asked.lock().unwrap()
+        }
+    });
+    let slot = streams().admit().unwrap();
+    let mut body = slot
+        .respond(Until::new(busy, over, unauthorized()))
+        .into_body();
+    let mut next = || {
+        let frame = body.frame().now_or_never().unwrap()?;
+        let bytes = frame.unwrap().into_data().unwrap();
+        Some(String::from_utf8(bytes.to_vec()).unwrap())
+    };
+    next();
+    let event = Some("event: n\ndata: null\n\n".to_owned());
+    assert_eq!(next(), event);
+    *valid.lock().unwrap() = false;
+    assert_eq!(next(), event, "not before the check");
+    tokio::time::advance(every).await;
+    assert_eq!(next(), event, "not before the answer");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(
+        next().as_deref(),
+        Some("event: unauthorized\ndata: null\n\n")
+    );
+    assert_eq!(next(), None);
 }
 
 #[tokio::test]
 async fn a_stream_that_ends_by_itself_is_not_called_unauthorized() {
-    let one = stream::iter([Message::new("n", &()).map(Message::last)]);
-    let seen: Vec<_> = within("the end", while_valid(one, HOUR, || true).collect()).await;
-    assert!(matches!(&seen[..], [Ok(message)] if message.name() == "n"));
+    let one = Produced::new(stream::iter([Event::new("n", &()).map(Event::last)]));
+    let over = std::future::pending();
+    let slot = streams().admit().unwrap();
+    let body = slot
+        .respond(Until::new(one, over, unauthorized()))
+        .into_body();
+    let body = within("the end", body.collect()).await.unwrap().to_bytes();
+    assert!(body.ends_with(b"event: n\ndata: null\n\n"), "{body:?}");
+}
+
+/// A logout that does not wait for the next check, on a quiet stream.
+#[tokio::test]
+async fn a_user_is_disconnected_at_once() {
+    let service = service(10, 10, HOUR);
+    let server = Server::start(app(&service)).await;
+    let open = async |token: &str| {
+        let cookie = format!("cookie: session={token}");
+        let mut client = RawClient::get(server.addr, "/events", &[&cookie]).await;
+        client.read_until("retry").await;
+        client
+    };
+    let (mut one, mut two) = (open("alice-1").await, open("alice-2").await);
+    let bob = open("bob-1").await;
+    assert_eq!(service.users.count(), 2);
+    service.users.disconnect("alice");
+    for client in [&mut one, &mut two] {
+        assert_eq!(client.read_to_end().await, End::Complete);
+        let last = "event: unauthorized\ndata: {\"code\":\"unauthorized\"}\n\n";
+        assert!(client.body().ends_with(last), "{}", client.body());
+    }
+    eventually("bob alone", || service.streams.open() == 1).await;
+    // Her session is still valid here: she may connect again, and is disconnected again.
+    let mut again = open("alice-1").await;
+    service.users.disconnect("alice");
+    assert_eq!(again.read_to_end().await, End::Complete);
+    drop(bob);
+    eventually("nothing is kept", || service.users.count() == 0).await;
+    service.users.disconnect("alice");
 }
 
 #[tokio::test]

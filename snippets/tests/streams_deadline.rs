@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::{Router, body::Body, routing::get};
 use futures::{StreamExt, stream};
-use snippets::streams::deadline::{Silent, client, until_silent};
+use snippets::streams::deadline::{Silent, client, until_silent, until_stuck};
 use tokio::time::Instant;
 use tokio_stream::wrappers::IntervalStream;
 
@@ -39,6 +39,27 @@ async fn a_healthy_stream_is_never_cut() {
         items.iter().all(Result::is_ok),
         "2 1/2 hours with a limit of 10 s"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_are_not_silence_and_without_content_they_are_not_progress() {
+    let pings = || {
+        let ticks = IntervalStream::new(tokio::time::interval(Duration::from_secs(9)));
+        ticks.map(|_| "ping")
+    };
+    let items = until_stuck(pings(), LIMIT * 3, |item| *item != "ping");
+    let items: Vec<_> = items.collect().await;
+    assert_eq!(items.len(), 5, "0, 9, 18 and 27 s, then the limit at 30 s");
+    assert_eq!(items[4], Err(Silent(LIMIT * 3)));
+    // Content between them starts the clock again, and so does not the time that the reader takes.
+    let mixed = pings()
+        .enumerate()
+        .map(|(n, ping)| if n % 3 == 0 { "content" } else { ping });
+    let mut items = std::pin::pin!(until_stuck(mixed.take(300), LIMIT * 3, |item| *item != "ping"));
+    for _ in 0..300 {
+        assert!(items.next().await.unwrap().is_ok());
+        tokio::time::sleep(LIMIT * 5).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,11 +50,12 @@ async fn transcript() {
         r#"{"type":"count","id":5,"to":0}"#,
         r#"{"type":"announce","id":6,"text":"x"}"#,
         r#"{"type":"shout","id":7}"#,
+        r#"{"type":"echo","id":8}"#,
     ] {
         client.send_text(bad).await;
         client.next().await;
     }
-    client.note("the fifth was one too many");
+    client.note("the fifth malformed one was too many; `forbidden` does not count");
     assert_eq!(client.next_close().await, Some(1008));
     finish(&mut client, 1008).await;
     insta::assert_snapshot!(client.transcript());

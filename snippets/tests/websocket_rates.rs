@@ -27,7 +27,7 @@ fn quotas() -> Quotas {
         bytes: burst(1000),
         sockets: 2,
         control: burst(2),
-        refusals: burst(2),
+        refusals: burst(4),
         connects: burst(2),
     }
 }
@@ -62,19 +62,41 @@ async fn messages_over_the_limit_are_answered_and_then_end_the_connection() {
     let rates = Rates::new(quotas());
     let outbox = Outbox::new(16, 1 << 20);
     let mut handler = rates.limit(&ada(), &outbox, Count(0));
-    for _ in 0..6 {
+    for _ in 0..3 {
         handler.on_message("x".into(), &outbox);
     }
     assert_eq!(
         [text(&outbox), text(&outbox), text(&outbox)],
         ["1", "2", "3"]
     );
-    for _ in 0..2 {
+    let null = serde_json::Value::Null;
+    for (message, id, room) in [
+        (
+            r#"{"type":"publish","id":"m1","room":"talk"}"#,
+            "m1".into(),
+            "talk".into(),
+        ),
+        (
+            r#"{"type":"join","room":"talk"}"#,
+            null.clone(),
+            "talk".into(),
+        ),
+        (
+            r#"{"type":"echo","id":7,"room":["no","name"]}"#,
+            7.into(),
+            null.clone(),
+        ),
+        ("no JSON", null.clone(), null),
+    ] {
+        handler.on_message(message.into(), &outbox);
         let answer: serde_json::Value = serde_json::from_str(&text(&outbox)).unwrap();
         assert_eq!(answer["code"], "rate_limited");
+        assert_eq!((&answer["id"], &answer["room"]), (&id, &room));
         assert!(answer["retry_after_ms"].as_u64().unwrap() > 3_500_000);
     }
-    assert_eq!(text(&outbox), "close 1008");
+    // Load, and not a mistake of the client: it reconnects later.
+    handler.on_message("x".into(), &outbox);
+    assert_eq!(text(&outbox), "close 1013");
 }
 
 #[tokio::test]
@@ -147,6 +169,27 @@ async fn a_user_has_so_many_open_sockets() {
     assert!(!open().1.is_closed());
 }
 
+/// A logout or a ban ends all of them, and of nobody else.
+#[tokio::test]
+async fn a_user_is_disconnected_on_all_sockets() {
+    let rates = Rates::new(quotas());
+    let open = |user: &User| {
+        let outbox = Outbox::new(16, 1 << 20);
+        (rates.limit(user, &outbox, Count(0)), outbox)
+    };
+    let eve = User {
+        name: "eve".into(),
+        ..ada()
+    };
+    let (first, second, other) = (open(&ada()), open(&ada()), open(&eve));
+    assert_eq!(rates.disconnect("ada", 4401, "logged out"), 2);
+    assert_eq!(text(&first.1), "close 4401");
+    assert_eq!(text(&second.1), "close 4401");
+    assert!(!other.1.is_closed());
+    drop((first, second));
+    assert_eq!(rates.disconnect("ada", 4401, "logged out"), 0);
+}
+
 #[tokio::test]
 async fn control_frames_are_limited() {
     let rates = Rates::new(quotas());
@@ -156,7 +199,7 @@ async fn control_frames_are_limited() {
     handler.on_control(&outbox);
     assert!(!outbox.is_closed());
     handler.on_control(&outbox);
-    assert_eq!(text(&outbox), "close 1008");
+    assert_eq!(text(&outbox), "close 1013");
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,7 +207,7 @@ async fn the_session_ends_behind_the_limits_too() {
     let outbox = Outbox::new(16, 1 << 20);
     let _handler = Rates::new(quotas()).limit(&ada(), &outbox, Count(0));
     tokio::time::sleep(Duration::from_secs(3601)).await;
-    assert_eq!(text(&outbox), "close 4401");
+    assert_eq!(text(&outbox), "close 4408");
 }
 
 #[tokio::test]

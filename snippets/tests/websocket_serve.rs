@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::extract::ws::Message;
 use axum::routing::any;
 use futures::{SinkExt, StreamExt};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::messages;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::serve::{Handler, Sockets};
+use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
@@ -27,8 +27,8 @@ impl Handler for Echo {
     }
 }
 
-async fn echo(State(sockets): State<Sockets>, ws: WebSocketUpgrade) -> axum::response::Response {
-    sockets.accept(ws, |_| Echo)
+async fn echo(State(sockets): State<Sockets>, upgrade: Upgrade) -> axum::response::Response {
+    sockets.accept(upgrade, |_| Echo)
 }
 
 fn sockets(limits: Limits) -> Sockets {
@@ -351,7 +351,6 @@ async fn the_closing_handshake_has_a_deadline() {
 async fn a_half_open_peer_is_dropped() {
     let limits = Limits {
         ping_every: Duration::from_millis(40),
-        silence: Duration::from_millis(100),
         ..Limits::default()
     };
     let sockets = sockets(limits);
@@ -377,8 +376,8 @@ async fn a_half_open_peer_is_dropped() {
 #[tokio::test]
 async fn any_frame_keeps_a_connection() {
     let limits = Limits {
-        ping_every: Duration::from_millis(20),
-        silence: Duration::from_secs(1),
+        ping_every: Duration::from_millis(50),
+        silent_pings: 20,
         ..Limits::default()
     };
     let server = echo_server(limits).await;
@@ -391,6 +390,19 @@ async fn any_frame_keeps_a_connection() {
     }
 }
 
+async fn flood(State(sockets): State<Sockets>, upgrade: Upgrade) -> axum::response::Response {
+    sockets.accept(upgrade, |outbox| {
+        let outbox = outbox.clone();
+        tokio::spawn(async move {
+            while outbox
+                .send_when_room(Message::Binary(vec![0; 64 * 1024].into()))
+                .await
+            {}
+        });
+        Echo
+    })
+}
+
 // C8: a peer that does not read. Without the deadline the write, and even that of Close, would never end.
 #[tokio::test]
 async fn a_peer_that_does_not_read_is_dropped() {
@@ -400,21 +412,6 @@ async fn a_peer_that_does_not_read_is_dropped() {
         ..Limits::default()
     };
     let sockets = sockets(limits);
-    async fn flood(
-        State(sockets): State<Sockets>,
-        ws: WebSocketUpgrade,
-    ) -> axum::response::Response {
-        sockets.accept(ws, |outbox| {
-            let outbox = outbox.clone();
-            tokio::spawn(async move {
-                while outbox
-                    .send_when_room(Message::Binary(vec![0; 64 * 1024].into()))
-                    .await
-                {}
-            });
-            Echo
-        })
-    }
     let server = Server::start(
         Router::new()
             .route("/flood", any(flood))
@@ -526,7 +523,7 @@ async fn connect_h2(server: &Server, path: &str) -> http::Response<hyper::body::
 // C12.
 #[tokio::test]
 async fn serves_websockets_over_http2() {
-    async fn with_get(ws: WebSocketUpgrade) -> axum::response::Response {
+    async fn with_get(ws: axum::extract::ws::WebSocketUpgrade) -> axum::response::Response {
         ws.on_upgrade(async |_| {})
     }
     let app =
@@ -605,7 +602,7 @@ async fn compression_is_not_negotiated() {
     );
 }
 
-/// The writer does not outlive the reader, however that ends.
+/// A panic ends one connection, and gives its place back.
 #[tokio::test]
 async fn a_handler_that_panics_ends_its_connection() {
     struct Panics;
@@ -614,11 +611,8 @@ async fn a_handler_that_panics_ends_its_connection() {
             panic!("as the test wants it");
         }
     }
-    async fn upgrade(
-        State(sockets): State<Sockets>,
-        ws: WebSocketUpgrade,
-    ) -> axum::response::Response {
-        sockets.accept(ws, |_| Panics)
+    async fn upgrade(State(sockets): State<Sockets>, upgrade: Upgrade) -> axum::response::Response {
+        sockets.accept(upgrade, |_| Panics)
     }
     let sockets = sockets(Limits::default());
     let app = Router::new()
@@ -629,4 +623,161 @@ async fn a_handler_that_panics_ends_its_connection() {
     client.send_text("x").await;
     assert!(matches!(client.next().await, Seen::Cut(_)));
     assert_eq!(sockets.drained(PATIENCE).await, 0);
+}
+
+/// The deadline is for a peer that takes nothing. This one reads for twice the deadline what no batch could take within it.
+#[tokio::test]
+async fn a_slow_reader_is_not_dropped() {
+    use snippets::connections::listen;
+    use tokio::io::AsyncReadExt;
+    let deadline = Duration::from_secs(3);
+    let sockets = sockets(Limits {
+        send_deadline: deadline,
+        ..Limits::default()
+    });
+    let app = Router::new()
+        .route("/flood", any(flood))
+        .with_state(sockets.clone());
+    // With a bounded send buffer: the kernel reports room when a third of it is free, and an unbounded one is megabytes.
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .unwrap();
+    let addr = listener.local_addr().unwrap();
+    let config = listen::Config::default();
+    tokio::spawn(listen::serve(
+        listener,
+        app,
+        config,
+        CancellationToken::new(),
+    ));
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(32 * 1024).unwrap();
+    let socket = socket.connect(addr).await.unwrap();
+    let mut client = FrameClient::handshake_on(socket, "/flood", &[]).await;
+    let mut some = [0; 16 * 1024];
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < 2 * deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let read = within("more", client.socket.read(&mut some)).await.unwrap();
+        assert!(read > 0, "dropped");
+    }
+    assert_eq!(sockets.count(), 1);
+}
+
+/// `listen` and `axum::serve` carry the same bytes: messages, violations, an early frame, the shutdown.
+#[tokio::test]
+async fn the_wire_is_the_same_under_listen() {
+    use snippets::connections::listen;
+    use tokio::io::AsyncReadExt;
+    let mut transcripts = Vec::new();
+    for under_listen in [false, true] {
+        let stop = CancellationToken::new();
+        let limits = Limits {
+            drain_spread: Duration::ZERO,
+            ..Limits::default()
+        };
+        let sockets = Sockets::new(limits, stop.clone());
+        let app = Router::new()
+            .route("/echo", any(echo))
+            .with_state(sockets.clone());
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .unwrap();
+        let addr = listener.local_addr().unwrap();
+        if under_listen {
+            let config = listen::Config::default();
+            tokio::spawn(listen::serve(
+                listener,
+                app,
+                config,
+                CancellationToken::new(),
+            ));
+        } else {
+            tokio::spawn(async move { axum::serve(listener, app).await });
+        }
+        let mut all = String::new();
+        for frames in [
+            vec![Frame::text("hello"), Frame::new(PING, "p")],
+            vec![Frame::new(TEXT, b"\xce\xff")],
+            vec![Frame::new(BINARY, vec![b'x'; 100_000])],
+        ] {
+            let mut client = FrameClient::connect(addr, "/echo").await;
+            for frame in frames {
+                client.send(frame).await;
+                if let Seen::Frame(frame) = client.next().await
+                    && let Some(code) = frame.close_code()
+                {
+                    finish(&mut client, code).await;
+                }
+            }
+            all.push_str(&client.transcript());
+        }
+        // The first frame is in the same segment as the handshake.
+        let mut early = tokio::net::TcpStream::connect(addr).await.unwrap();
+        let mut request = crate::support::frames::handshake_request("/echo", &[]).into_bytes();
+        request.extend(Frame::text("early").encode());
+        early.write_all(&request).await.unwrap();
+        let mut received = Vec::new();
+        within("the echo", async {
+            while !received.ends_with(b"early") {
+                assert!(early.read_buf(&mut received).await.unwrap() > 0);
+            }
+        })
+        .await;
+        drop(early);
+        let mut last = FrameClient::connect(addr, "/echo").await;
+        stop.cancel();
+        assert_eq!(last.next_close().await, Some(1001));
+        finish(&mut last, 1001).await;
+        assert_eq!(sockets.drained(PATIENCE).await, 0);
+        transcripts.push(all);
+    }
+    assert_eq!(transcripts[0], transcripts[1]);
+}
+
+/// A peer that floods pings and does not read is not read either: its pongs are not gathered.
+#[tokio::test]
+async fn pongs_for_a_peer_that_does_not_read_are_bounded() {
+    let limits = Limits {
+        send_deadline: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    let sockets = sockets(limits);
+    let app = Router::new()
+        .route("/echo", any(echo))
+        .with_state(sockets.clone());
+    let server = Server::start(app).await;
+    let mut client = FrameClient::connect_small(server.addr, "/echo").await;
+    let pings = Frame::new(PING, "x".repeat(125)).encode().repeat(1000);
+    // This ends because the server stops reading and then drops the peer; otherwise it would gather pongs without end.
+    within("the server to drop the peer", async {
+        while client.socket.write_all(&pings).await.is_ok() {}
+    })
+    .await;
+    assert_eq!(sockets.drained(PATIENCE).await, 0);
+}
+
+/// 503, which clients retry, and not a socket too many.
+#[tokio::test]
+async fn open_sockets_are_bounded() {
+    let limits = Limits {
+        sockets: 1,
+        ..Limits::default()
+    };
+    let server = echo_server(limits).await;
+    let first = FrameClient::connect(server.addr, "/echo").await;
+    let refused = FrameClient::handshake(server.addr, "/echo", &[]).await;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.head.contains("retry-after: "), "{}", refused.head);
+    drop(first);
+    within("the place to be free", async {
+        while FrameClient::handshake(server.addr, "/echo", &[])
+            .await
+            .status()
+            != 101
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }

@@ -10,32 +10,31 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::StreamExt;
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use snippets::sse::fanout::{Config, Hub, SlowConsumer};
-use snippets::sse::message::{LastEventId, Message};
-use snippets::sse::serve::Streams;
+use snippets::sse::event::{Event, LastEventId};
+use snippets::sse::fanout;
+use snippets::sse::log::{Config, Log, Slow};
+use snippets::sse::log_reader::Reader;
+use snippets::sse::streams::{Produced, Source, Streams};
 use snippets::streams::pace::ticker;
 use tokio::time::sleep;
 use tokio_stream::wrappers::IntervalStream;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-const TOPIC: &str = "prices";
 /// Subscribers in process that read at once; the page and the slow one make a hundred.
 const FAST: usize = 98;
 const EVENTS: usize = 80;
 const PERIOD: Duration = Duration::from_millis(50);
 /// What may wait for one subscriber.
 const QUEUE: usize = 16;
-/// What is kept for one who comes back.
+/// What is kept for one that reconnects.
 const HISTORY: usize = 64;
 /// The slow one's pause between two reads: thirty events.
 const PAUSE: Duration = Duration::from_millis(1500);
 
 /// One run: its topic, its subscribers and its publisher. Dropped, all of it ends.
 struct Run {
-    hub: Hub,
+    log: Arc<Log>,
     counts: Arc<Counts>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -44,11 +43,11 @@ struct Run {
 struct Counts {
     published: AtomicUsize,
     fast: Vec<AtomicUsize>,
-    slow: Slow,
+    slow: SlowReader,
 }
 
 #[derive(Default)]
-struct Slow {
+struct SlowReader {
     events: AtomicUsize,
     resets: AtomicUsize,
     ended: AtomicUsize,
@@ -59,16 +58,14 @@ struct Live {
     /// The newest run: one reader at a time watches, so a new one replaces it.
     run: Arc<Mutex<Option<Run>>>,
     streams: Streams,
-    shutdown: CancellationToken,
 }
 
-/// `POST /run/{policy}` begins anew; `GET /topics/prices/events` is the page's own subscription, and
+/// `POST /run/{policy}` starts again; `GET /topics/prices/events` is the page's own subscription, and
 /// `GET /counts` says what the others have.
-pub fn router(streams: Streams, shutdown: CancellationToken) -> Router {
+pub fn router(streams: Streams) -> Router {
     let live = Live {
         run: Arc::default(),
         streams,
-        shutdown,
     };
     Router::new()
         .route("/run/{policy}", post(begin))
@@ -82,28 +79,29 @@ async fn begin(
     Path(policy): Path<String>,
 ) -> Result<Json<Value>, StatusCode> {
     let slow = match policy.as_str() {
-        "disconnect" => SlowConsumer::Disconnect,
-        "drop-oldest" => SlowConsumer::DropOldest,
-        "conflate" => SlowConsumer::Conflate,
+        "disconnect" => Slow::End,
+        "drop-oldest" => Slow::Reset,
+        "conflate" => Slow::Newest,
         _ => return Err(StatusCode::NOT_FOUND),
     };
-    let hub = Hub::start(Config {
+    let log = Log::new(Config {
         queue: QUEUE,
-        history: HISTORY,
+        events: HISTORY,
         slow,
-        ..Config::default()
+        join: Duration::ZERO,
+        ..fanout::feed()
     });
     let counts = Arc::new(Counts {
         fast: (0..FAST).map(|_| AtomicUsize::new(0)).collect(),
         ..Counts::default()
     });
-    let mut tasks = vec![tokio::spawn(read_slowly(hub.clone(), counts.clone()))];
+    let mut tasks = vec![tokio::spawn(read_slowly(log.clone(), counts.clone()))];
     for n in 0..FAST {
-        tasks.push(tokio::spawn(read(hub.clone(), counts.clone(), n)));
+        tasks.push(tokio::spawn(read(log.clone(), counts.clone(), n)));
     }
-    tasks.push(tokio::spawn(publish(hub.clone(), counts.clone())));
+    tasks.push(tokio::spawn(publish(log.clone(), counts.clone())));
     let run = Run {
-        hub,
+        log,
         counts,
         _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
     };
@@ -113,36 +111,29 @@ async fn begin(
     ))
 }
 
-/// As the pattern's own route, on the hub of the newest run.
-async fn follow(State(live): State<Live>, last_event_id: LastEventId) -> Response {
-    let hub = {
+/// As the pattern's own route, on the log of the newest run.
+async fn follow(State(live): State<Live>, cursor: LastEventId) -> Response {
+    let log = {
         let run = live.run.lock().unwrap_or_else(PoisonError::into_inner);
-        run.as_ref().map(|run| run.hub.clone())
+        run.as_ref().map(|run| run.log.clone())
     };
-    match hub {
-        Some(hub) => subscription_of(&hub, &last_event_id, live.shutdown.clone()),
-        None => StatusCode::NO_CONTENT.into_response(),
+    let Some(reader) = log.and_then(|log| log.read(&cursor)) else {
+        return StatusCode::NO_CONTENT.into_response();
+    };
+    match live.streams.admit() {
+        Ok(slot) => slot.respond(reader),
+        Err(refused) => refused.into_response(),
     }
 }
 
-fn subscription_of(hub: &Hub, cursor: &LastEventId, shutdown: CancellationToken) -> Response {
-    let response = hub.subscribe(TOPIC, cursor).into_response();
-    // The program ends without a hub of its own to close.
-    response.map(|body| {
-        let frames = body
-            .into_data_stream()
-            .take_until(shutdown.cancelled_owned());
-        axum::body::Body::from_stream(frames.fuse())
-    })
-}
-
-async fn publish(hub: Hub, counts: Arc<Counts>) {
+async fn publish(log: Arc<Log>, counts: Arc<Counts>) {
     // The page has time to subscribe.
     sleep(Duration::from_millis(400)).await;
     let mut ticks = ticker(PERIOD);
     for n in 1..=EVENTS {
         ticks.tick().await;
-        if hub.publish(TOPIC, "price", &n.to_string()).is_err() {
+        let published = Event::new("price", &n).map(|price| log.publish(&price));
+        if !matches!(published, Ok(Ok(_))) {
             return;
         }
         counts.published.store(n, Relaxed);
@@ -154,37 +145,42 @@ fn events(frame: &str) -> usize {
     frame.matches("event: price\n").count()
 }
 
-async fn read(hub: Hub, counts: Arc<Counts>, n: usize) {
-    let mut body = hub.subscribe(TOPIC, &LastEventId::None);
-    while let Some(Ok(frame)) = body.frame().await {
-        if let (Some(data), Some(count)) = (frame.data_ref(), counts.fast.get(n)) {
-            count.fetch_add(events(&String::from_utf8_lossy(data)), Relaxed);
+/// The next chunk of a reader, as text. An empty one is the end.
+async fn chunk(reader: &mut Reader) -> String {
+    let chunk = std::future::poll_fn(|cx| reader.poll(cx)).await;
+    chunk.map_or_else(String::new, |chunk| {
+        String::from_utf8_lossy(&chunk.bytes).into_owned()
+    })
+}
+
+async fn read(log: Arc<Log>, counts: Arc<Counts>, n: usize) {
+    let Some(mut reader) = log.read(&LastEventId::None) else {
+        return;
+    };
+    loop {
+        let text = chunk(&mut reader).await;
+        if text.is_empty() {
+            return;
+        }
+        if let Some(count) = counts.fast.get(n) {
+            count.fetch_add(events(&text), Relaxed);
         }
     }
 }
 
-/// Reads a frame of events, then does something else. When its response ends it comes back, as an EventSource does.
-async fn read_slowly(hub: Hub, counts: Arc<Counts>) {
+/// Reads a chunk of events, then does something else. When its response ends it reconnects, as an EventSource does.
+async fn read_slowly(log: Arc<Log>, counts: Arc<Counts>) {
     let mut cursor = LastEventId::None;
-    loop {
-        let mut body = hub.subscribe(TOPIC, &cursor);
-        while let Some(Ok(frame)) = body.frame().await {
-            let Some(data) = frame.data_ref() else {
-                continue;
-            };
-            let text = String::from_utf8_lossy(data);
-            counts.slow.events.fetch_add(events(&text), Relaxed);
-            counts
-                .slow
-                .resets
-                .fetch_add(text.matches("event: reset\n").count(), Relaxed);
-            if let Some(id) = text
-                .lines()
-                .rev()
-                .find_map(|line| line.strip_prefix("id: "))
-            {
-                cursor = LastEventId::Id(id.to_owned());
+    while let Some(mut reader) = log.read(&cursor) {
+        loop {
+            let text = chunk(&mut reader).await;
+            if text.is_empty() {
+                break;
             }
+            counts.slow.events.fetch_add(events(&text), Relaxed);
+            let resets = text.matches("event: reset\n").count();
+            counts.slow.resets.fetch_add(resets, Relaxed);
+            cursor = LastEventId::Id(reader.at().to_string());
             if events(&text) > 0 {
                 sleep(PAUSE).await;
             }
@@ -195,7 +191,7 @@ async fn read_slowly(hub: Hub, counts: Arc<Counts>) {
 
 async fn counts(State(live): State<Live>) -> Response {
     let run = live.run.clone();
-    let messages = IntervalStream::new(ticker(Duration::from_millis(200))).map(move |_| {
+    let counts = IntervalStream::new(ticker(Duration::from_millis(200))).map(move |_| {
         let run = run.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = run.as_ref().map(|run| {
             let all = || run.counts.fast.iter().map(|count| count.load(Relaxed));
@@ -207,13 +203,13 @@ async fn counts(State(live): State<Live>) -> Response {
                 "slow": slow.events.load(Relaxed),
                 "resets": slow.resets.load(Relaxed),
                 "ended": slow.ended.load(Relaxed),
-                "held": run.hub.held(TOPIC),
+                "held": run.log.kept().1,
             })
         });
-        Message::new("counts", &counts)
+        Event::new("counts", &counts)
     });
     match live.streams.admit() {
-        Ok(slot) => slot.respond(messages),
+        Ok(slot) => slot.respond(Produced::new(counts)),
         Err(refused) => refused.into_response(),
     }
 }

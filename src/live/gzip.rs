@@ -62,7 +62,7 @@ fn ticks(asked: &Asked, shutdown: CancellationToken) -> Response {
     ([(header::CACHE_CONTROL, cache_control)], Sse::new(ticks)).into_response()
 }
 
-/// Stands for a proxy that compresses what asks for it, and gives out what the compressor gives out.
+/// Simulates a proxy that compresses on request and never flushes: output leaves when the compressor emits it.
 async fn compress_without_flushing(request: Request, next: Next) -> Response {
     let has = |headers: &HeaderMap, name: header::HeaderName, word: &str| {
         headers

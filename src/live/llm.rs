@@ -10,12 +10,13 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
-use snippets::llm::per_user::PerUser;
-use snippets::llm::relay::{self, Config, Relay, UserId};
+use snippets::connections::per_user::PerUser;
+use snippets::llm::relay::{self, Config, Relay};
+use snippets::llm::request::UserId;
 use snippets::llm::resume::{self, Generations, Limits};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::llm::upstream::{Dialect, Upstream};
-use snippets::sse::serve::{self, Streams};
+use snippets::sse::streams::{self, Streams};
 use tokio_util::sync::CancellationToken;
 
 const ANSWER: &str = "A stream ends twice: once in the protocol and once in the bytes. The bytes may \
@@ -34,14 +35,14 @@ pub fn router(shutdown: CancellationToken) -> Router {
         pace,
         ..Script::reply(Reply::text(ANSWER))
     });
-    let streams = serve::Config {
+    let streams = streams::Config {
         max_streams: 100,
         heartbeat: Duration::from_secs(2),
-        ..serve::Config::default()
+        ..streams::Config::default()
     };
     let relay = |upstream, silence| Relay {
         upstream,
-        streams: Streams::new(streams.clone(), CancellationToken::new()),
+        streams: Streams::start(streams.clone(), CancellationToken::new()),
         places: PerUser::new(20),
         config: Config {
             silence,
@@ -60,6 +61,7 @@ pub fn router(shutdown: CancellationToken) -> Router {
             }
             let limits = Limits {
                 most: 50,
+                per_user: 50,
                 keep: Duration::from_secs(120),
                 abandon: Duration::from_secs(30),
             };

@@ -11,10 +11,11 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use snippets::sse::event::Event;
 use snippets::sse::jobs::{self, Jobs, Progress};
-use snippets::sse::message::Message;
-use snippets::sse::resume::{self, Log};
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::log::{self, Log};
+use snippets::sse::resume;
+use snippets::sse::streams::{Config, Streams};
 use tokio_util::sync::CancellationToken;
 
 /// Jobs that are remembered; an older one is forgotten.
@@ -28,24 +29,24 @@ pub fn router(shutdown: CancellationToken) -> Router {
     let config = Config {
         max_streams: 200,
         heartbeat: Duration::from_secs(5),
-        retry_min: Duration::from_millis(1000),
-        retry_spread: Duration::from_millis(500),
+        retry: Duration::from_secs(1),
+        drain_spread: Duration::ZERO,
         ..Config::default()
     };
-    let streams = Streams::new(config, shutdown.clone());
+    let streams = Streams::start(config, shutdown.clone());
     let started = Started {
         jobs: Jobs::default(),
         ids: Arc::default(),
         shutdown,
     };
-    let fanout = super::fanout::router(streams.clone(), started.shutdown.clone());
+    let fanout = super::fanout::router(streams.clone());
     let gzip = super::gzip::router(started.shutdown.clone());
     let serve = jobs::app(started.jobs.clone(), streams.clone()).merge(
         Router::new()
             .route("/jobs", post(start))
             .with_state(started),
     );
-    let log = Arc::new(Log::new(rand::random(), LOG_EVENTS, 64 * 1024));
+    let log = Log::new(log::Config::complete(LOG_EVENTS, 64 * 1024));
     let resume = resume::app(log.clone(), streams).merge(
         Router::new()
             .route("/publish", post(publish))
@@ -66,7 +67,7 @@ struct Started {
     shutdown: CancellationToken,
 }
 
-async fn start(State(started): State<Started>) -> Json<Value> {
+async fn start(State(started): State<Started>) -> Result<Json<Value>, StatusCode> {
     let id = {
         let mut guard = started.ids.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, known) = &mut *guard;
@@ -80,14 +81,17 @@ async fn start(State(started): State<Started>) -> Json<Value> {
         *next
     };
     let worker = started.jobs.insert(id);
+    let worker = worker.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     let work = async move {
         for percent in (5..=100).step_by(5) {
             tokio::time::sleep(Duration::from_millis(300)).await;
-            worker.send_replace(Progress { percent });
+            if worker.set(Progress { percent }).is_err() {
+                return;
+            }
         }
     };
     tokio::spawn(async move { started.shutdown.run_until_cancelled(work).await });
-    Json(json!({ "id": id }))
+    Ok(Json(json!({ "id": id })))
 }
 
 #[derive(Deserialize)]
@@ -101,9 +105,8 @@ async fn publish(
 ) -> Result<StatusCode, StatusCode> {
     for _ in 0..publish.count.min(50) {
         let data = json!({ "text": TEXTS[rand::random_range(0..TEXTS.len())] });
-        Message::new("line", &data)
-            .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
-            .and_then(|line| log.publish(line).map_err(|_| StatusCode::CONFLICT))?;
+        let line = Event::new("line", &data).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+        log.publish(&line).map_err(|_| StatusCode::CONFLICT)?;
     }
     Ok(StatusCode::NO_CONTENT)
 }

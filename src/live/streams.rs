@@ -15,8 +15,8 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde_json::{Value, json};
-use snippets::sse::message::Message;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::Event;
+use snippets::sse::streams::{Config, Produced, Streams};
 use snippets::streams::backpressure::byte_channel;
 use snippets::streams::pace::ticker;
 use tokio::sync::mpsc;
@@ -69,7 +69,7 @@ pub fn router(shutdown: CancellationToken) -> Router {
             max_streams,
             ..Config::default()
         };
-        Streams::new(config, shutdown.clone())
+        Streams::start(config, shutdown.clone())
     };
     let live = Live {
         run: Arc::default(),
@@ -168,13 +168,13 @@ async fn depths(State(live): State<Live>) -> Response {
     let run = current(&live);
     let messages = IntervalStream::new(ticker(Duration::from_millis(200))).map(move |_| {
         let (bounded, unbounded) = (run.bounded.bytes(), run.unbounded.bytes());
-        Message::new(
+        Event::new(
             "depth",
             &json!({ "bounded": bounded, "unbounded": unbounded }),
         )
     });
     match live.depths.admit() {
-        Ok(slot) => slot.respond(messages),
+        Ok(slot) => slot.respond(Produced::new(messages)),
         Err(refused) => refused.into_response(),
     }
 }

@@ -4,18 +4,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::extract::ws::Message;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::any;
 use snippets::websocket::limits::Limits;
-use snippets::websocket::outbox::{Full, Outbox};
+use snippets::websocket::outbox::Outbox;
 use snippets::websocket::protect::User;
 use snippets::websocket::rates::{Quotas, Rates};
-use snippets::websocket::rooms::{Hub, Rules};
+use snippets::websocket::rooms::{Full, Hub, Rules};
 use snippets::websocket::rooms_endpoint;
-use snippets::websocket::serve::{Handler, Sockets};
+use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,13 +27,12 @@ pub fn router(shutdown: CancellationToken) -> Router {
         history_bytes: 32 * 1024,
         rooms: 50,
         members: 50,
-        keep_empty: Duration::from_secs(60),
         full: |_| Full::DropOldest,
+        ..Rules::default()
     });
     let limits = Limits {
         message: 4096,
         ping_every: Duration::from_secs(5),
-        silence: Duration::from_secs(15),
         ..Limits::default()
     };
     let sockets = Sockets::new(limits, shutdown.clone());
@@ -41,7 +40,6 @@ pub fn router(shutdown: CancellationToken) -> Router {
         .layer(middleware::from_fn(guest));
     let large = Limits {
         message: 16 << 20,
-        read_buffer: 64 * 1024,
         queue: 2_000,
         queue_bytes: 64 << 20,
         ..Limits::default()
@@ -65,8 +63,8 @@ async fn guest(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-async fn echo(State(sockets): State<Sockets>, ws: WebSocketUpgrade) -> Response {
-    sockets.accept(ws, |_| Echo)
+async fn echo(State(sockets): State<Sockets>, upgrade: Upgrade) -> Response {
+    sockets.accept(upgrade, |_| Echo)
 }
 
 struct Echo;

@@ -5,9 +5,6 @@ use std::path::Path;
 
 /// Tokens are counted as characters / 4, as the stores do.
 pub const CHAPTER_TOKENS: usize = 4_000;
-/// The whole tree is copied by an install.
-pub const TREE_BYTES: u64 = 4 * 1024 * 1024;
-pub const FILE_BYTES: u64 = 512 * 1024;
 
 const HEADINGS: [&str; 5] = [
     "Code",
@@ -73,52 +70,6 @@ pub fn check(root: &Path, document: &Path) -> Vec<String> {
     }
     if !text.starts_with("# ") {
         problems.push(format!("{name}: begins with its title"));
-    }
-    problems
-}
-
-/// Problems of a tree that an install would copy.
-pub fn check_tree(root: &Path, files: &[std::path::PathBuf]) -> Vec<String> {
-    let mut problems = Vec::new();
-    let mut total = 0;
-    for file in files {
-        let Ok(meta) = fs::symlink_metadata(root.join(file)) else {
-            continue;
-        };
-        total += meta.len();
-        if meta.len() > FILE_BYTES {
-            problems.push(format!(
-                "{}: {} bytes, the limit is {FILE_BYTES}",
-                file.display(),
-                meta.len()
-            ));
-        }
-        if meta.file_type().is_symlink() {
-            problems.push(format!(
-                "{}: a symlink makes the stores refuse the pack",
-                file.display()
-            ));
-        }
-        match file.file_name().and_then(|n| n.to_str()) {
-            Some("SKILL.md") if file != Path::new("SKILL.md") => {
-                problems.push(format!(
-                    "{}: a second SKILL.md makes the stores refuse the pack",
-                    file.display()
-                ));
-            }
-            Some("metadata.json") => {
-                problems.push(format!(
-                    "{}: an installer drops files of this name",
-                    file.display()
-                ));
-            }
-            _ => {}
-        }
-    }
-    if total > TREE_BYTES {
-        problems.push(format!(
-            "the tree has {total} bytes, the limit is {TREE_BYTES}"
-        ));
     }
     problems
 }

@@ -92,7 +92,7 @@ impl Item {
                 &["TypeScript server"]
             }
             ("streams", "readable") => &["TypeScript server"],
-            (_, "browser" | "event-source") => &["page"],
+            (_, "browser" | "event-source" | "react") => &["page"],
             ("sse", "wire") => &["SSE server", "SSE client"],
             ("sse", "consume") => &["SSE client"],
             ("websocket", "client") => &["WebSocket client"],

@@ -1,192 +1,879 @@
-//! What a pattern file needs besides itself: siblings and crates, read from the paths in the source.
+//! `copying.tsv`, which `copy` reads: for each pattern its files, its packages, its chapter and how to start. All of it comes from
+//! the sources, the chapters and the lock files. `UPDATE=1 cargo test --test book` rewrites it.
+//!
+//! One line per row, nine columns separated by tabs: name, language (`rust`, `ts`, `next`, `conf`, `service`, `folder`, or `-` for a
+//! chapter without files), files, packages, chapter, kind of probe, number of files, summary, start. Blanks separate files and packages; `~` is a blank
+//! within a package; ` ;; ` separates the lines of the start. Files are below `snippets/src`, `snippets/typescript/src`,
+//! `snippets/typescript/nextjs` or the root, by language; `streaming/` of a Next.js row is `snippets/typescript/src`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::checklist::TOPICS;
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use regex::Regex;
+use toml::Value as Toml;
 
-/// Files (`topic/name.rs`) and crates that `file` needs, itself included.
-pub fn needs(root: &Path, file: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+use super::checklist;
+
+pub const TABLE: &str = "copying.tsv";
+const HEADER: &str = "# name\tlanguage\tfiles\tpackages\tchapter\tprobe\tcount\tsummary\tstart";
+const RUST: &str = "snippets/src";
+const TYPESCRIPT: &str = "snippets/typescript/src";
+const NEXT: &str = "snippets/typescript/nextjs";
+/// A pattern with more files than these is not one.
+pub const MOST_FILES: usize = 8;
+
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// `sse/resume`; TypeScript patterns and Rust patterns may share a name.
+    pub name: String,
+    pub language: &'static str,
+    pub files: BTreeSet<String>,
+    /// What `cargo add` or `npm i` get, with `~` for a blank.
+    pub packages: Vec<String>,
+    pub chapter: String,
+    pub probe: String,
+    pub summary: String,
+    pub start: Vec<String>,
+}
+
+/// The table as text, or what is wrong with its sources.
+pub fn table(root: &Path) -> Result<String, Vec<String>> {
+    let mut text = format!("{HEADER}\n");
+    for row in rows(root)? {
+        let dash = |text: &str| match text {
+            "" => "-".to_owned(),
+            text => text.replace('\t', " "),
+        };
+        let files: Vec<&str> = row.files.iter().map(String::as_str).collect();
+        let columns = [
+            row.name.clone(),
+            row.language.to_owned(),
+            dash(&files.join(" ")),
+            dash(&row.packages.join(" ")),
+            dash(&row.chapter),
+            dash(&row.probe),
+            files.len().to_string(),
+            dash(&row.summary),
+            dash(&row.start.join(" ;; ")),
+        ];
+        text.push_str(&columns.join("\t"));
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// Compares the table with the sources, or rewrites it.
+pub fn check(root: &Path, update: bool) -> Vec<String> {
+    let made = match table(root) {
+        Ok(made) => made,
+        Err(problems) => return problems,
+    };
+    let path = root.join(TABLE);
+    if fs::read_to_string(&path).is_ok_and(|found| found == made) {
+        return Vec::new();
+    }
+    if update {
+        return match fs::write(&path, made) {
+            Ok(()) => Vec::new(),
+            Err(e) => vec![format!("{TABLE}: {e}")],
+        };
+    }
+    vec![format!(
+        "{TABLE}: out of date; `UPDATE=1 cargo test --test book` rewrites it"
+    )]
+}
+
+pub fn rows(root: &Path) -> Result<Vec<Row>, Vec<String>> {
+    let mut problems = Vec::new();
+    let sources = Sources::read(root);
+    let chapters = chapters(root);
+    let probes = probes(root);
+    let mut rows = Vec::new();
+    rows.extend(rust_rows(&sources, &mut problems));
+    rows.extend(typescript_rows(&sources, &mut problems));
+    // A chapter without a pattern of its name is the patterns that it shows.
+    for chapter in &chapters {
+        if !rows.iter().any(|row| row.name == chapter.name) {
+            rows.push(chapter_row(&sources, chapter, &mut problems));
+        }
+    }
+    rows.extend(service_rows(&sources, &mut problems));
+    for row in &mut rows {
+        let own = chapters.iter().find(|chapter| chapter.name == row.name);
+        let shows = |chapter: &&Chapter| {
+            chapter
+                .shows
+                .iter()
+                .any(|path| *path == own_path(row, root))
+        };
+        if row.chapter.is_empty()
+            && let Some(chapter) = own.or_else(|| chapters.iter().find(shows))
+        {
+            row.chapter = chapter.name.clone();
+        }
+        if let Some(kind) = probes.get(&row.chapter) {
+            row.probe = kind.clone();
+        }
+    }
+    // What no chapter shows is explained where it is used.
+    let named: Vec<(BTreeSet<String>, &'static str, String)> = rows
+        .iter()
+        .filter(|row| row.name == row.chapter)
+        .map(|row| (row.files.clone(), row.language, row.chapter.clone()))
+        .collect();
+    for row in rows.iter_mut().filter(|row| row.chapter.is_empty()) {
+        let own = row.files.iter().find(|file| is_main(file, &row.name));
+        let used = named
+            .iter()
+            .filter(|(files, language, _)| {
+                *language == row.language && own.is_some_and(|own| files.contains(own))
+            })
+            .min_by_key(|(files, _, _)| files.len());
+        if let Some((_, _, chapter)) = used {
+            row.chapter = chapter.clone();
+        }
+    }
+    rows.sort_by(|a, b| (order(&a.name), a.language).cmp(&(order(&b.name), b.language)));
+    if problems.is_empty() {
+        Ok(rows)
+    } else {
+        Err(problems)
+    }
+}
+
+/// In the order of the book, what is not in it last.
+fn order(name: &str) -> (usize, String) {
+    let topic = name.split('/').next().unwrap_or(name);
+    let at = checklist::TOPICS.iter().position(|(t, _, _)| *t == topic);
+    (at.unwrap_or(usize::MAX), name.to_owned())
+}
+
+/// Whether `file` is the file, or one of the folder, that gave `name` its name.
+fn is_main(file: &str, name: &str) -> bool {
+    let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+    stem == name || stem.strip_suffix("/mod") == Some(name)
+}
+
+/// The path of the row's own file from the root.
+fn own_path(row: &Row, root: &Path) -> String {
+    let base = match row.language {
+        "rust" => RUST,
+        "ts" => TYPESCRIPT,
+        _ => return String::new(),
+    };
+    let own = row.files.iter().find(|file| is_main(file, &row.name));
+    let path = format!("{base}/{}", own.map_or("", String::as_str));
+    debug_assert!(root.join(&path).exists());
+    path
+}
+
+/// What the rows are made of.
+struct Sources {
+    root: PathBuf,
+    /// `[workspace.dependencies]` with the version of the lock file.
+    crates: BTreeMap<String, String>,
+    /// Packages of both package.json.
+    npm: BTreeMap<String, String>,
+}
+
+impl Sources {
+    fn read(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            crates: crates(root),
+            npm: npm(root),
+        }
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.root.join(path)).ok()
+    }
+
+    /// Files below `folder` that end with one of `ends`, relative to it.
+    fn files(&self, folder: &str, ends: &[&str]) -> Vec<String> {
+        let mut found = Vec::new();
+        super::walk(&self.root, Path::new(folder), &mut |path| {
+            let path = path.strip_prefix(folder).unwrap_or(path);
+            let path = path.to_string_lossy().replace('\\', "/");
+            if ends.iter().any(|end| path.ends_with(end)) {
+                found.push(path);
+            }
+        });
+        found
+    }
+}
+
+// --- Rust ---
+
+fn rust_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for file in sources.files(RUST, &[".rs"]) {
+        let parts: Vec<&str> = file.split('/').collect();
+        let name = match parts.as_slice() {
+            [topic, file] if *file != "mod.rs" => format!("{topic}/{}", &file[..file.len() - 3]),
+            [topic, folder, "mod.rs"] => format!("{topic}/{folder}"),
+            _ => continue,
+        };
+        let (files, crates) = rust_needs(sources, [file.clone()], problems);
+        let text = sources.text(&format!("{RUST}/{file}")).unwrap_or_default();
+        rows.push(Row {
+            name,
+            language: "rust",
+            files,
+            packages: cargo_packages(sources, &crates),
+            chapter: String::new(),
+            probe: String::new(),
+            summary: first_sentence(&head(&text, "//!").0),
+            start: rust_start(&text),
+        });
+    }
+    rows
+}
+
+/// Files below `snippets/src` and crates that `start` needs, itself included.
+fn rust_needs(
+    sources: &Sources,
+    start: impl IntoIterator<Item = String>,
+    problems: &mut Vec<String>,
+) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut files, mut crates) = (BTreeSet::new(), BTreeSet::new());
-    let known = dependencies(root);
-    let mut pending = vec![file.to_owned()];
+    let mut pending: Vec<String> = start.into_iter().collect();
     while let Some(file) = pending.pop() {
-        let Ok(text) = fs::read_to_string(root.join("snippets/src").join(&file)) else {
+        if files.contains(&file) {
+            continue;
+        }
+        let path = format!("{RUST}/{file}");
+        let Some(text) = sources.text(&path) else {
+            problems.push(format!("{path}: cannot be read"));
             continue;
         };
-        if !files.insert(file.clone()) {
-            continue;
-        }
-        // Comments name siblings that are not needed.
-        let code: String = text
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"))
-            .map(|line| format!("{line}\n"))
-            .collect();
-        for name in &known {
-            let path = format!("{}::", name.replace('-', "_"));
-            if mentions(&code, &path) {
-                crates.insert(name.clone());
+        match text.parse::<TokenStream>() {
+            Err(e) => problems.push(format!("{path}: {e}")),
+            Ok(tokens) => {
+                for path in paths(tokens) {
+                    if let Some(module) = resolve(sources, &file, &path) {
+                        pending.push(module);
+                    }
+                    let name = path[0].replace('_', "-");
+                    for name in [path[0].clone(), name] {
+                        if path.len() > 1 && sources.crates.contains_key(&name) {
+                            crates.insert(name);
+                        }
+                    }
+                }
             }
         }
-        for module in modules(&code, &file) {
-            pending.extend(resolve(root, &module));
-        }
+        files.insert(file);
     }
     (files, crates)
 }
 
-/// Whether `path` stands in `code` at the beginning of a path.
-fn mentions(code: &str, path: &str) -> bool {
-    code.match_indices(path).any(|(at, _)| {
-        let before = code[..at].chars().next_back();
-        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+/// Every path in `tokens`, the branches of `a::{b, c::d}` apart; `mod x;` as `mod::x`. Comments and strings are no tokens.
+fn paths(tokens: TokenStream) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut at = 0;
+    while at < tokens.len() {
+        at = match &tokens[at] {
+            TokenTree::Ident(name) if *name == "mod" => {
+                if let (Some(TokenTree::Ident(name)), Some(TokenTree::Punct(end))) =
+                    (tokens.get(at + 1), tokens.get(at + 2))
+                    && end.as_char() == ';'
+                {
+                    found.push(vec!["mod".to_owned(), name.to_string()]);
+                }
+                at + 1
+            }
+            TokenTree::Ident(_) => path(&tokens, at, &[], &mut found),
+            TokenTree::Group(group) => {
+                found.extend(paths(group.stream()));
+                at + 1
+            }
+            _ => at + 1,
+        };
+    }
+    found
+}
+
+/// Adds the path that begins at `at` below `prefix`; returns where it ends.
+fn path(
+    tokens: &[TokenTree],
+    mut at: usize,
+    prefix: &[String],
+    found: &mut Vec<Vec<String>>,
+) -> usize {
+    let mut path = prefix.to_vec();
+    loop {
+        match tokens.get(at) {
+            Some(TokenTree::Ident(name)) => path.push(name.to_string()),
+            Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
+                let inner: Vec<TokenTree> = group.stream().into_iter().collect();
+                let mut at_branch = 0;
+                while at_branch < inner.len() {
+                    let next = self::path(&inner, at_branch, &path, found);
+                    at_branch = inner[next..]
+                        .iter()
+                        .position(|t| matches!(t, TokenTree::Punct(p) if p.as_char() == ','))
+                        .map_or(inner.len(), |comma| next + comma + 1);
+                }
+                return at + 1;
+            }
+            // `a::<T>`, `a::*`: the rest is read by the caller.
+            _ => {
+                path.push("*".to_owned());
+                break;
+            }
+        }
+        at += 1;
+        let colon =
+            |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
+        if !colon(at) || !colon(at + 1) {
+            break;
+        }
+        at += 2;
+    }
+    found.push(path);
+    at
+}
+
+/// The file below `snippets/src` that `path` in `file` leads to. A topic's `mod.rs` only lists its files, and so does a folder's
+/// as long as nothing but its files is named.
+fn resolve(sources: &Sources, file: &str, path: &[String]) -> Option<String> {
+    let parent = |module: &str| module.rsplit_once('/').map_or("", |(p, _)| p).to_owned();
+    let own = file
+        .trim_end_matches(".rs")
+        .trim_end_matches("/mod")
+        .to_owned();
+    let mut module = match path.first()?.as_str() {
+        "crate" | "snippets" => String::new(),
+        "self" | "mod" => own,
+        "super" => parent(&own),
+        _ => return None,
+    };
+    // `pub(super)` is no path.
+    if path.len() == 1 {
+        return None;
+    }
+    let is_file = |path: &str| sources.root.join(RUST).join(path).is_file();
+    let mut found = None;
+    if module.contains('/') && is_file(&format!("{module}/mod.rs")) {
+        found = Some(format!("{module}/mod.rs"));
+    }
+    for name in &path[1..] {
+        module = match name.as_str() {
+            "super" => parent(&module),
+            _ if module.is_empty() => name.clone(),
+            _ => format!("{module}/{name}"),
+        };
+        let (single, folder) = (format!("{module}.rs"), format!("{module}/mod.rs"));
+        if is_file(&single) {
+            return Some(single);
+        }
+        if is_file(&folder) && module.contains('/') {
+            found = Some(folder);
+        }
+    }
+    found
+}
+
+/// How to start: the code block of the file's head, else its public functions.
+fn rust_start(text: &str) -> Vec<String> {
+    let (_, code) = head(text, "//!");
+    if !code.is_empty() {
+        return code;
+    }
+    let Ok(file) = syn::parse_file(text) else {
+        return Vec::new();
+    };
+    let mut names = Vec::new();
+    let public = |v: &syn::Visibility| matches!(v, syn::Visibility::Public(_));
+    for item in &file.items {
+        match item {
+            syn::Item::Fn(item) if public(&item.vis) => {
+                names.push((None, item.sig.ident.to_string()));
+            }
+            syn::Item::Impl(item) if item.trait_.is_none() => {
+                for function in &item.items {
+                    if let syn::ImplItem::Fn(function) = function
+                        && public(&function.vis)
+                        && let syn::Type::Path(of) = &*item.self_ty
+                    {
+                        let of = of.path.segments.last().map(|s| s.ident.to_string());
+                        names.push((of, function.sig.ident.to_string()));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    names.sort_by_key(|(of, name)| (of.is_some(), !matches!(name.as_str(), "new" | "start")));
+    let lines = names.iter().filter_map(|(of, name)| {
+        let begin = ["pub fn ", "pub async fn "].iter().find_map(|fun| {
+            ["(", "<"]
+                .iter()
+                .find_map(|open| text.find(&format!("{fun}{name}{open}")))
+        })?;
+        let signature = text[begin..].split(['{', ';']).next()?;
+        let signature = signature.split("\nwhere").next()?;
+        let signature: Vec<&str> = signature.split_whitespace().collect();
+        let signature = signature.join(" ").replace("( ", "(").replace(", )", ")");
+        Some(match of {
+            Some(of) => signature.replacen(name.as_str(), &format!("{of}::{name}"), 1),
+            None => signature,
+        })
+    });
+    lines.take(3).collect()
+}
+
+// --- TypeScript ---
+
+fn typescript_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for file in sources.files(TYPESCRIPT, &[".ts", ".tsx"]) {
+        let (files, packages) = typescript_needs(sources, [file.clone()], false, problems);
+        let text = sources
+            .text(&format!("{TYPESCRIPT}/{file}"))
+            .unwrap_or_default();
+        let (mut prose, mut start) = head(&text, "//");
+        if let Some(first) = prose.first_mut()
+            && let Some((_, rest)) = first.split_once(": ")
+        {
+            let mut letters = rest.chars();
+            *first = letters
+                .next()
+                .into_iter()
+                .flat_map(char::to_uppercase)
+                .chain(letters)
+                .collect();
+        }
+        if start.is_empty() {
+            start = vec![import_line(&file, &text)];
+        }
+        rows.push(Row {
+            name: file
+                .rsplit_once('.')
+                .map_or(&*file, |(name, _)| name)
+                .to_owned(),
+            language: "ts",
+            files,
+            packages: npm_packages(sources, &packages),
+            chapter: String::new(),
+            probe: String::new(),
+            summary: first_sentence(&prose),
+            start,
+        });
+    }
+    rows
+}
+
+/// `import { … } from "…"` of everything but types that `text` exports.
+fn import_line(file: &str, text: &str) -> String {
+    let export = Regex::new(
+        r"(?m)^export (?:async )?(?:function\*?|class|const) ([A-Za-z_$][A-Za-z0-9_$]*)",
+    )
+    .unwrap();
+    let names: Vec<&str> = export
+        .captures_iter(text)
+        .map(|c| c.get(1).unwrap().as_str())
+        .collect();
+    format!("import {{ {} }} from \"{file}\";", names.join(", "))
+}
+
+/// Files and packages that `start` needs, itself included. Paths of a Next.js row are the application's, with `streaming/` for the patterns.
+fn typescript_needs(
+    sources: &Sources,
+    start: impl IntoIterator<Item = String>,
+    next: bool,
+    problems: &mut Vec<String>,
+) -> (BTreeSet<String>, BTreeSet<String>) {
+    let import = Regex::new(r#"(?m)(?:^import|^export|^\} from| from|import\()\s*(?:type\s+)?[^"'\n;]*?["']([^"']+)["']"#).unwrap();
+    let (mut files, mut packages) = (BTreeSet::new(), BTreeSet::new());
+    let mut pending: Vec<String> = start.into_iter().collect();
+    while let Some(file) = pending.pop() {
+        if files.contains(&file) {
+            continue;
+        }
+        let path = match file.strip_prefix("streaming/") {
+            Some(pattern) if next => format!("{TYPESCRIPT}/{pattern}"),
+            _ if next => format!("{NEXT}/{file}"),
+            _ => format!("{TYPESCRIPT}/{file}"),
+        };
+        let Some(text) = sources.text(&path) else {
+            problems.push(format!("{path}: cannot be read"));
+            continue;
+        };
+        let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for import in import.captures_iter(&text) {
+            let name = &import[1];
+            if let Some(path) = name.strip_prefix("@/") {
+                pending.push(path.to_owned());
+            } else if name.starts_with('.') {
+                pending.push(join(folder, name));
+            } else if name.starts_with("node:") {
+                packages.insert("@types/node".to_owned());
+            } else {
+                let parts = if name.starts_with('@') { 2 } else { 1 };
+                let package = name.split('/').take(parts).collect::<Vec<_>>().join("/");
+                let types = format!("@types/{package}");
+                if sources.npm.contains_key(&types) {
+                    packages.insert(types);
+                }
+                packages.insert(package);
+            }
+        }
+        files.insert(file);
+    }
+    (files, packages)
+}
+
+/// `path` as seen from `folder`.
+fn join(folder: &str, path: &str) -> String {
+    let mut parts: Vec<&str> = folder.split('/').filter(|p| !p.is_empty()).collect();
+    for part in path.split('/') {
+        match part {
+            "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+// --- Chapters and services ---
+
+struct Chapter {
+    name: String,
+    title: String,
+    /// Paths from the root.
+    shows: BTreeSet<String>,
+}
+
+fn chapters(root: &Path) -> Vec<Chapter> {
+    let from = Regex::new(r"(?m)^<!-- from: ([^ #]+)").unwrap();
+    let mut found = Vec::new();
+    for document in super::documents(root) {
+        if !super::budgets::is_chapter(&document) {
+            continue;
+        }
+        let text = fs::read_to_string(root.join(&document)).unwrap_or_default();
+        let name = document.with_extension("");
+        found.push(Chapter {
+            name: name
+                .strip_prefix("book/src")
+                .unwrap()
+                .to_string_lossy()
+                .into_owned(),
+            title: text
+                .lines()
+                .next()
+                .unwrap_or("")
+                .trim_start_matches("# ")
+                .to_owned(),
+            shows: from.captures_iter(&text).map(|c| c[1].to_owned()).collect(),
+        });
+    }
+    found
+}
+
+fn chapter_row(sources: &Sources, chapter: &Chapter, problems: &mut Vec<String>) -> Row {
+    let below = |base: &str| -> Vec<String> {
+        let prefix = format!("{base}/");
+        let all = chapter
+            .shows
+            .iter()
+            .filter_map(|path| path.strip_prefix(&prefix));
+        all.map(str::to_owned).collect()
+    };
+    let next: Vec<String> = below(NEXT)
+        .into_iter()
+        // The application's own configuration is shown, and merged by hand.
+        .filter(|path| path.contains('/') || path.starts_with("instrumentation"))
+        .collect();
+    let conf: Vec<String> = chapter
+        .shows
+        .iter()
+        .filter(|path| path.starts_with("book/src/") || path.starts_with("services/"))
+        .cloned()
+        .collect();
+    let mut start = Vec::new();
+    let (language, files, packages) = if !next.is_empty() {
+        let (files, packages) = typescript_needs(sources, next, true, problems);
+        ("next", files, npm_packages(sources, &packages))
+    } else if !below(RUST).is_empty() {
+        let (files, crates) = rust_needs(sources, below(RUST), problems);
+        ("rust", files, cargo_packages(sources, &crates))
+    } else if !below(TYPESCRIPT).is_empty() {
+        for file in below(TYPESCRIPT) {
+            let text = sources
+                .text(&format!("{TYPESCRIPT}/{file}"))
+                .unwrap_or_default();
+            start.push(import_line(&file, &text));
+        }
+        let (files, packages) = typescript_needs(sources, below(TYPESCRIPT), false, problems);
+        ("ts", files, npm_packages(sources, &packages))
+    } else if !conf.is_empty() {
+        ("conf", conf.into_iter().collect(), Vec::new())
+    } else {
+        ("-", BTreeSet::new(), Vec::new())
+    };
+    Row {
+        name: chapter.name.clone(),
+        language,
+        files,
+        packages,
+        chapter: chapter.name.clone(),
+        probe: String::new(),
+        summary: chapter.title.clone(),
+        start,
+    }
+}
+
+/// A service is a crate `services/NAME` (`app()` in `src/lib.rs`) that names the patterns `snippets::…`; its row has the patterns.
+fn service_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let Ok(entries) = fs::read_dir(sources.root.join("services")) else {
+        return rows;
+    };
+    let chapter = Regex::new(r"book/src/([a-z]+/[a-z_]+)\.md").unwrap();
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let folder = format!("services/{name}");
+        let Some(manifest) = sources.text(&format!("{folder}/Cargo.toml")) else {
+            rows.extend(folder_row(sources, &name));
+            continue;
+        };
+        let mut start = BTreeSet::new();
+        for file in sources.files(&format!("{folder}/src"), &[".rs"]) {
+            let text = sources
+                .text(&format!("{folder}/src/{file}"))
+                .unwrap_or_default();
+            let Ok(tokens) = text.parse::<TokenStream>() else {
+                problems.push(format!("{folder}/src/{file}: is not Rust"));
+                continue;
+            };
+            let found = paths(tokens)
+                .into_iter()
+                .filter(|path| path[0] == "snippets");
+            start.extend(found.filter_map(|path| resolve(sources, "mod.rs", &path)));
+        }
+        let (files, mut crates) = rust_needs(sources, start, problems);
+        let toml: Toml = match toml::from_str(&manifest) {
+            Ok(toml) => toml,
+            Err(e) => {
+                problems.push(format!("{folder}/Cargo.toml: {e}"));
+                continue;
+            }
+        };
+        for (dependency, value) in toml
+            .get("dependencies")
+            .and_then(Toml::as_table)
+            .into_iter()
+            .flatten()
+        {
+            if dependency == "snippets" {
+                continue;
+            }
+            let inherited = value.get("workspace").and_then(Toml::as_bool) == Some(true);
+            if !inherited || !sources.crates.contains_key(dependency) {
+                problems.push(format!(
+                    "{folder}/Cargo.toml: {dependency} is not `workspace = true`"
+                ));
+            }
+            crates.insert(dependency.clone());
+        }
+        let readme = sources
+            .text(&format!("{folder}/README.md"))
+            .unwrap_or_default();
+        let mut paragraphs = readme.split("\n\n").skip(1);
+        rows.push(Row {
+            name: format!("service/{name}"),
+            language: "service",
+            files,
+            packages: cargo_packages(sources, &crates),
+            chapter: chapter
+                .captures(&readme)
+                .map_or(String::new(), |c| c[1].to_owned()),
+            probe: String::new(),
+            summary: first_sentence(&[paragraphs.next().unwrap_or("").replace('\n', " ")]),
+            start: Vec::new(),
+        });
+    }
+    rows
+}
+
+/// A service in another language is copied as it is.
+fn folder_row(sources: &Sources, name: &str) -> Option<Row> {
+    let package = sources.text(&format!("services/{name}/package.json"))?;
+    let package: serde_json::Value = serde_json::from_str(&package).ok()?;
+    let summary = package["description"].as_str().unwrap_or_default();
+    Some(Row {
+        name: format!("service/{name}"),
+        language: "folder",
+        files: BTreeSet::new(),
+        packages: Vec::new(),
+        chapter: String::new(),
+        probe: String::new(),
+        summary: summary.to_owned(),
+        start: Vec::new(),
     })
 }
 
-fn dependencies(root: &Path) -> Vec<String> {
-    let manifest = fs::read_to_string(root.join("snippets/Cargo.toml")).unwrap_or_default();
-    manifest
-        .lines()
-        .skip_while(|line| *line != "[dependencies]")
-        .skip(1)
-        .take_while(|line| !line.starts_with('['))
-        .filter_map(|line| line.split(['.', ' ', '=']).next())
-        .filter(|name| !name.is_empty() && !name.starts_with('#'))
-        .map(str::to_owned)
+/// The kind of probe that has checks for each chapter.
+fn probes(root: &Path) -> BTreeMap<String, String> {
+    let mut kinds = BTreeMap::new();
+    for item in checklist::read_all(root).unwrap_or_default() {
+        let kind = item.id.split('-').next().unwrap_or_default();
+        if item.probe && ["sse", "ws", "llm"].contains(&kind) {
+            kinds.entry(item.chapter.clone()).or_insert(kind.to_owned());
+        }
+    }
+    kinds
+}
+
+// --- Heads of files ---
+
+/// Prose and code of the comment that opens a file.
+fn head(text: &str, mark: &str) -> (Vec<String>, Vec<String>) {
+    let (mut prose, mut code) = (Vec::new(), Vec::new());
+    let mut in_code = false;
+    for line in text.lines().map_while(|line| line.strip_prefix(mark)) {
+        let line = line.strip_prefix(' ').unwrap_or(line);
+        if line.starts_with("```") {
+            in_code = !in_code;
+        } else if in_code && !line.starts_with("# ") && line != "#" {
+            code.push(line.to_owned());
+        } else if !in_code {
+            prose.push(line.to_owned());
+        }
+    }
+    (prose, code)
+}
+
+fn first_sentence(prose: &[String]) -> String {
+    let paragraph: Vec<&str> = prose
+        .iter()
+        .map(|line| line.trim())
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let paragraph = paragraph.join(" ");
+    let end = paragraph.find(". ").map_or(paragraph.len(), |at| at + 1);
+    let link = Regex::new(r"\[(`[^`]*`)\](?:\([^)]*\))?").unwrap();
+    link.replace_all(&paragraph[..end], "$1").into_owned()
+}
+
+// --- Packages ---
+
+fn crates(root: &Path) -> BTreeMap<String, String> {
+    let read = |path: &str| -> Toml {
+        let text = fs::read_to_string(root.join(path)).unwrap_or_default();
+        toml::from_str(&text).unwrap_or(Toml::Boolean(false))
+    };
+    let (manifest, lock) = (read("Cargo.toml"), read("Cargo.lock"));
+    let locked: Vec<(&str, &str)> = lock
+        .get("package")
+        .and_then(Toml::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|p| Some((p.get("name")?.as_str()?, p.get("version")?.as_str()?)))
+        .collect();
+    let shared = manifest
+        .get("workspace")
+        .and_then(|w| w.get("dependencies"))
+        .and_then(Toml::as_table);
+    // What only the patterns use has its version there.
+    let own = read("snippets/Cargo.toml");
+    let own = own.get("dependencies").and_then(Toml::as_table);
+    let own = own
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| value.is_str() || value.get("version").is_some());
+    let mut found = BTreeMap::new();
+    for (name, value) in shared.into_iter().flatten().chain(own) {
+        let field = |key: &str| value.get(key);
+        let requirement = value
+            .as_str()
+            .or(field("version").and_then(Toml::as_str))
+            .unwrap_or("");
+        let version = locked
+            .iter()
+            .filter(|(package, version)| package == name && compatible(requirement, version))
+            .map(|(_, version)| *version)
+            .next_back();
+        let version = version.unwrap_or(requirement);
+        let version = version.split('+').next().unwrap_or(version);
+        let mut line = format!("{name}@{version}");
+        if field("default-features").and_then(Toml::as_bool) == Some(false) {
+            line.push_str("~--no-default-features");
+        }
+        let features: Vec<&str> = field("features")
+            .and_then(Toml::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Toml::as_str)
+            .collect();
+        if !features.is_empty() {
+            line.push_str(&format!("~--features~{}", features.join(",")));
+        }
+        found.insert(name.clone(), line);
+    }
+    found
+}
+
+/// Whether `version` is one that cargo takes for `requirement`: the same first number that is not 0, and not older.
+fn compatible(requirement: &str, version: &str) -> bool {
+    let numbers = |text: &str| -> Vec<u64> {
+        let core = text
+            .trim_start_matches('=')
+            .split(['-', '+'])
+            .next()
+            .unwrap_or("");
+        core.split('.').map(|n| n.parse().unwrap_or(0)).collect()
+    };
+    let (wanted, has) = (numbers(requirement), numbers(version));
+    let fixed = wanted
+        .iter()
+        .position(|n| *n > 0)
+        .map_or(wanted.len(), |at| at + 1);
+    has.get(..fixed) == wanted.get(..fixed) && has >= wanted
+}
+
+fn cargo_packages(sources: &Sources, crates: &BTreeSet<String>) -> Vec<String> {
+    crates
+        .iter()
+        .filter_map(|name| sources.crates.get(name).cloned())
         .collect()
 }
 
-/// Module paths (`llm/providers/event`) that `code` of `file` names.
-fn modules(code: &str, file: &str) -> Vec<String> {
-    let flat: String = code.split_whitespace().collect::<Vec<_>>().join(" ");
-    let here = Path::new(file);
-    let is_mod = here.file_name().is_some_and(|n| n == "mod.rs");
-    let own = here
-        .parent()
-        .map(|p| p.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let above = Path::new(&own)
-        .parent()
-        .map(|p| p.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let (self_base, super_base) = if is_mod {
-        (own.clone(), above)
-    } else {
-        (file.trim_end_matches(".rs").to_owned(), own.clone())
-    };
-    let mut found = Vec::new();
-    for (prefix, base) in [
-        ("super::", super_base.as_str()),
-        ("crate::", ""),
-        ("self::", self_base.as_str()),
-    ] {
-        for (at, _) in flat.match_indices(prefix) {
-            let before = flat[..at].chars().next_back();
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
-                continue;
-            }
-            expand(&flat[at + prefix.len()..], base, &mut found);
-        }
-    }
-    if is_mod {
-        for line in code.lines() {
-            let line = line.trim().trim_start_matches("pub ");
-            if let Some(name) = line
-                .strip_prefix("mod ")
-                .and_then(|rest| rest.strip_suffix(';'))
-            {
-                found.push(join(&own, name));
+fn npm(root: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for folder in [NEXT, "snippets/typescript"] {
+        let text = fs::read_to_string(root.join(folder).join("package.json")).unwrap_or_default();
+        let package: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        for kind in ["dependencies", "devDependencies"] {
+            for (name, version) in package[kind].as_object().into_iter().flatten() {
+                found.insert(
+                    name.clone(),
+                    version.as_str().unwrap_or_default().to_owned(),
+                );
             }
         }
     }
     found
 }
 
-/// The paths that begin with `rest`: `a::b`, `{a::b, c}`, `a::{b, c}`.
-fn expand(rest: &str, base: &str, found: &mut Vec<String>) {
-    let rest = rest.trim_start();
-    if let Some(group) = rest.strip_prefix('{') {
-        let mut depth = 0;
-        let mut begin = 0;
-        for (at, c) in group.char_indices() {
-            match c {
-                '{' => depth += 1,
-                '}' if depth == 0 => {
-                    expand(&group[begin..at], base, found);
-                    return;
-                }
-                '}' => depth -= 1,
-                ',' if depth == 0 => {
-                    expand(&group[begin..at], base, found);
-                    begin = at + 1;
-                }
-                _ => {}
-            }
-        }
-        return;
-    }
-    let name: String = rest
-        .chars()
-        .take_while(|c| c.is_alphanumeric() || *c == '_')
-        .collect();
-    if name.is_empty() || name == "super" {
-        return;
-    }
-    let path = join(base, &name);
-    found.push(path.clone());
-    if let Some(deeper) = rest[name.len()..].strip_prefix("::") {
-        expand(deeper, &path, found);
-    }
-}
-
-fn join(base: &str, name: &str) -> String {
-    if base.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{base}/{name}")
-    }
-}
-
-/// The file of a module path, where it is one. A topic's `mod.rs` only lists its files.
-fn resolve(root: &Path, module: &str) -> Option<String> {
-    let src = root.join("snippets/src");
-    let file = format!("{module}.rs");
-    let folder = format!("{module}/mod.rs");
-    if src.join(&file).is_file() {
-        Some(file)
-    } else if module.contains('/') && src.join(&folder).is_file() {
-        Some(folder)
-    } else {
-        None
-    }
-}
-
-/// The table of all patterns.
-pub fn table(root: &Path) -> String {
-    let mut text = String::from("| pattern | files | crates |\n|---|---|---|\n");
-    for (topic, _, _) in TOPICS {
-        super::walk(root, &Path::new("snippets/src").join(topic), &mut |path| {
-            let file = path
-                .strip_prefix("snippets/src")
-                .unwrap()
-                .to_string_lossy()
-                .into_owned();
-            if file.matches('/').count() != 1 || file.ends_with("mod.rs") {
-                return;
-            }
-            let (mut files, crates) = needs(root, &file);
-            files.remove(&file);
-            let list =
-                |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(" ");
-            text.push_str(&format!(
-                "| {} | {file} {} | {} |\n",
-                file.trim_end_matches(".rs"),
-                list(&files),
-                list(&crates)
-            ));
-        });
-    }
-    text
+fn npm_packages(sources: &Sources, packages: &BTreeSet<String>) -> Vec<String> {
+    let line = |name: &String| {
+        let version = sources.npm.get(name)?;
+        let dev = if name.starts_with("@types/") {
+            "-D~"
+        } else {
+            ""
+        };
+        Some(format!("{dev}{name}@{version}"))
+    };
+    packages.iter().filter_map(line).collect()
 }

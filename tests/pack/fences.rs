@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 /// Languages whose fences must name their source.
-const CHECKED: [&str; 9] = [
-    "rust", "ts", "tsx", "js", "http", "nginx", "haproxy", "caddy", "yaml",
+const CHECKED: [&str; 10] = [
+    "rust", "ts", "tsx", "js", "python", "http", "nginx", "haproxy", "caddy", "yaml",
 ];
 
 /// A fenced block of a document.

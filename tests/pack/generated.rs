@@ -1,5 +1,5 @@
 //! Blocks of the book that are generated: checklist items, the chapters for each kind of endpoint,
-//! wrong twins, what to copy, and whole files of Markdown (`<!-- copy: path -->` … `<!-- /copy -->`).
+//! wrong twins, and whole files of Markdown (`<!-- copy: path -->` … `<!-- /copy -->`).
 //!
 //! `<!-- checklist: sse/resume -->` … `<!-- /checklist -->` and
 //! `<!-- anti-patterns: sse/resume -->` … `<!-- /anti-patterns -->`; with `all` instead of a chapter
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::checklist::{self, ENDPOINTS, EVERY_SERVER, GROUPS, Item, Level, TOPICS};
 use super::fences::directive;
 
-const KINDS: [&str; 5] = ["checklist", "endpoints", "anti-patterns", "copying", "copy"];
+const KINDS: [&str; 4] = ["checklist", "endpoints", "anti-patterns", "copy"];
 
 /// Compares every generated block of `document`; returns the corrected text and the problems.
 pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
@@ -39,7 +39,6 @@ pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
                 "copy" => {
                     fs::read_to_string(root.join(&argument)).map_err(|e| format!("{argument}: {e}"))
                 }
-                "copying" => Ok(super::copying::table(root)),
                 _ => twins_block(root, &argument),
             };
             match made {
@@ -296,7 +295,8 @@ fn twins_block(root: &Path, which: &str) -> Result<String, String> {
                 "| {} | {} <br> `{}` | [{}]({}.md) |\n",
                 sentence(&twin.wrong).replace('|', "\\|"),
                 sentence(&twin.harm).replace('|', "\\|"),
-                twin.path.display(),
+                // The tests are not installed.
+                twin.path.file_name().and_then(|n| n.to_str()).unwrap_or(""),
                 twin.instead,
                 twin.instead
             ));

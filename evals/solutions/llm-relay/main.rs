@@ -10,14 +10,14 @@ use axum::{Json, Router};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
+use snippets::connections::per_user::PerUser;
 use snippets::llm::chat::ChatEvent;
-use snippets::llm::meter::Meter;
-use snippets::llm::per_user::PerUser;
 use snippets::llm::providers::FinishReason;
 use snippets::llm::relay::{Config, Relay};
+use snippets::llm::request::Conversation;
 use snippets::llm::upstream::{Dialect, Role, Turn, Upstream};
-use snippets::sse::message::{InvalidMessage, Message};
-use snippets::sse::serve::{self, Streams};
+use snippets::sse::event::{Event, InvalidEvent};
+use snippets::sse::streams::{self, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Deserialize)]
@@ -38,17 +38,24 @@ async fn chat(State(relay): State<Arc<Relay>>, Json(chat): Json<Chat>) -> Respon
         content: chat.prompt,
     };
     // A failure before the head is an event as well: the task knows no statuses for it.
-    match relay.answer(vec![turn], Meter::start(|_| {})).await {
-        Ok(events) => slot.respond(events.map(|event| message(&event))),
-        Err(error) => slot.respond(futures::stream::iter([message(&ChatEvent::Failed(error))])),
+    let conversation = Conversation {
+        turns: vec![turn],
+        ..Conversation::default()
+    };
+    match relay.answer("", conversation).await {
+        Ok(events) => slot.respond(Produced::new(events.map(|event| message(&event)))),
+        Err(error) => {
+            let failed = [message(&ChatEvent::Failed(error))];
+            slot.respond(Produced::new(futures::stream::iter(failed)))
+        }
     }
 }
 
-fn message(event: &ChatEvent) -> Result<Message, InvalidMessage> {
+fn message(event: &ChatEvent) -> Result<Event, InvalidEvent> {
     match event {
-        ChatEvent::Delta(_, text) => Message::new("delta", &json!({ "text": text })),
+        ChatEvent::Delta(_, text) => Event::new("delta", &json!({ "text": text })),
         ChatEvent::Failed(error) => {
-            Message::new("failed", &json!({ "code": error.code })).map(Message::last)
+            Event::new("failed", &json!({ "code": error.code })).map(Event::last)
         }
         ChatEvent::Done(done) => {
             let reason = match &done.reason {
@@ -60,7 +67,7 @@ fn message(event: &ChatEvent) -> Result<Message, InvalidMessage> {
             };
             let usage = json!({ "input": done.usage.input, "output": done.usage.output });
             let data = json!({ "finish_reason": reason, "usage": usage });
-            Message::new("done", &data).map(Message::last)
+            Event::new("done", &data).map(Event::last)
         }
     }
 }
@@ -77,13 +84,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         "",
         silence * 2,
     )?;
-    let config = serve::Config {
+    let config = streams::Config {
         heartbeat: Duration::from_millis(env("HEARTBEAT_MS", "15000").parse()?),
-        ..serve::Config::default()
+        ..streams::Config::default()
     };
     let relay = Relay {
         upstream,
-        streams: Streams::new(config, CancellationToken::new()),
+        streams: Streams::start(config, CancellationToken::new()),
         places: PerUser::new(1000),
         config: Config::default(),
         shutdown: CancellationToken::new(),

@@ -12,10 +12,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use snippets::sse::lifecycle::serve_until;
-use snippets::sse::message::{LastEventId, Message};
-use snippets::sse::resume::Log;
-use snippets::sse::serve::{self, Config, Streams};
+use snippets::connections::listen;
+use snippets::sse::event::{Event, LastEventId};
+use snippets::sse::log::{self, Log};
+use snippets::sse::streams::{self, Config, Streams};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -37,22 +37,22 @@ struct App {
 
 async fn create(State(app): State<App>, Json(job): Json<Job>) -> (StatusCode, Json<Value>) {
     let id = app.ids.fetch_add(1, Ordering::Relaxed) + 1;
-    let log = Arc::new(Log::new(rand::random(), 10_000, 1024 * 1024));
+    let log = Log::new(log::Config::complete(10_000, 1024 * 1024));
     let mut logs = app.logs.lock().unwrap_or_else(PoisonError::into_inner);
     logs.insert(id, log.clone());
     app.runs.fetch_add(1, Ordering::Relaxed);
     tokio::spawn(async move {
-        let publish = |message: Message| drop(log.publish(message));
+        let publish = |event: Event| drop(log.publish(&event));
         for step in 1..=job.steps {
             if let Err(error) = work(&job, step).await {
                 eprintln!("job {id}: {error}");
-                let failed = Message::new("failed", &json!({ "code": "job_failed" }));
+                let failed = Event::new("failed", &json!({ "code": "job_failed" }));
                 return failed.map(|m| publish(m.last())).unwrap_or(());
             }
             let data = json!({ "label": job.label, "step": step });
-            Message::new("step", &data).map(publish).unwrap_or(());
+            Event::new("step", &data).map(publish).unwrap_or(());
         }
-        let done = Message::new("done", &json!({ "steps": job.steps }));
+        let done = Event::new("done", &json!({ "steps": job.steps }));
         done.map(|m| publish(m.last())).unwrap_or(());
     });
     (StatusCode::CREATED, Json(json!({ "id": id })))
@@ -72,11 +72,11 @@ async fn events(State(app): State<App>, Path(id): Path<u64>, cursor: LastEventId
         return StatusCode::NOT_FOUND.into_response();
     };
     drop(logs);
-    let Some(messages) = log.subscribe(&cursor) else {
+    let Some(reader) = log.read(&cursor) else {
         return StatusCode::NO_CONTENT.into_response();
     };
     match app.streams.admit() {
-        Ok(slot) => slot.respond(messages),
+        Ok(slot) => slot.respond(reader),
         Err(refused) => refused.into_response(),
     }
 }
@@ -89,15 +89,19 @@ async fn stats(State(app): State<App>) -> Json<Value> {
 async fn main() -> std::io::Result<()> {
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
     let stop = CancellationToken::new();
+    let spread = Config {
+        drain_spread: Duration::from_secs(1),
+        ..Config::default()
+    };
     let app = App {
         logs: Arc::default(),
         ids: Arc::default(),
         runs: Arc::default(),
-        streams: Streams::new(Config::default(), stop.clone()),
+        streams: Streams::start(spread, stop.clone()),
     };
     let app = Router::new()
         .route("/jobs", post(create))
-        .route("/jobs/{id}/events", get(events).head(serve::head))
+        .route("/jobs/{id}/events", get(events).head(streams::head))
         .route("/stats", get(stats))
         .with_state(app);
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
@@ -107,6 +111,10 @@ async fn main() -> std::io::Result<()> {
         term.recv().await;
         stopping.cancel();
     });
-    serve_until(listener, app, stop, Duration::from_secs(3)).await?;
+    let config = listen::Config {
+        drain: Duration::from_secs(3),
+        ..listen::Config::default()
+    };
+    listen::serve(listener, app, config, stop).await;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::extract::ws::Message;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::serve::{Handler, Sockets};
+use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -75,14 +75,14 @@ impl Drop for Member {
     }
 }
 
-async fn upgrade(State(board): State<Board>, headers: HeaderMap, ws: WebSocketUpgrade) -> Response {
+async fn upgrade(State(board): State<Board>, headers: HeaderMap, upgrade: Upgrade) -> Response {
     // A browser always sends Origin; clients that are none have no cookie to abuse.
     let origin = headers.get(header::ORIGIN);
     if origin.is_some_and(|origin| origin.as_bytes() != board.origin.as_bytes()) {
         return StatusCode::FORBIDDEN.into_response();
     }
     let sockets = board.sockets.clone();
-    sockets.accept(ws, move |outbox| {
+    sockets.accept(upgrade, move |outbox| {
         let mut members = board.members();
         members.next += 1;
         let key = members.next;
@@ -105,7 +105,6 @@ async fn main() -> std::io::Result<()> {
         queue: 256,
         queue_bytes: 1024 * 1024,
         ping_every: ping,
-        silence: ping.mul_f32(2.5),
         ..Limits::default()
     };
     let stop = CancellationToken::new();

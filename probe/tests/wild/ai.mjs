@@ -7,7 +7,9 @@ const [, , shape] = process.argv;
 const provider = createOpenAICompatible({ name: "probe", apiKey: "none", baseURL: process.env.UPSTREAM });
 const server = createServer((request, response) => {
   let body = "";
-  request.on("data", (data) => { body += data; });
+  request.on("data", (data) => {
+    body += data;
+  });
   request.on("end", () => {
     let prompt;
     try {

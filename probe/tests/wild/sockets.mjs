@@ -17,14 +17,19 @@ if (kind === "ws") {
   });
 } else if (kind === "ws-careful") {
   // The same library with its own means: origin, size, heartbeat.
-  const sockets = new WebSocketServer({ server, maxPayload: 64 * 1024,
+  const sockets = new WebSocketServer({
+    server,
+    maxPayload: 64 * 1024,
     handleProtocols: (offered) => (offered.has("chat.v1") ? "chat.v1" : false),
-    verifyClient: ({ origin, req }) => origin === "https://app.example" && req.headers.cookie === "sid=1" });
+    verifyClient: ({ origin, req }) => origin === "https://app.example" && req.headers.cookie === "sid=1",
+  });
   sockets.on("connection", (socket) => {
     let alive = true;
     let budget = 1000;
     socket.on("error", () => {});
-    socket.on("pong", () => { alive = true; });
+    socket.on("pong", () => {
+      alive = true;
+    });
     socket.on("message", (data, isBinary) => {
       if (isBinary) return socket.close(1003);
       if (--budget < 0) return socket.close(1008);

@@ -1,6 +1,6 @@
 // Event streams by hand on node:http, and with better-sse on node:http and on Express.
 import { createServer } from "node:http";
-import { createChannel, createSession, createEventBuffer } from "better-sse";
+import { createChannel, createEventBuffer, createSession } from "better-sse";
 import express from "express";
 
 const [, , kind] = process.argv;

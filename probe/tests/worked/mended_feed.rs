@@ -8,10 +8,11 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::Value;
-use snippets::sse::listen::{self, Listener, SocketLimits};
-use snippets::sse::message::Message;
-use snippets::sse::resume::{self, Log};
-use snippets::sse::serve::{Config, Streams};
+use snippets::connections::listen;
+use snippets::sse::event::Event;
+use snippets::sse::log::{self, Log};
+use snippets::sse::resume;
+use snippets::sse::streams::{Config, Streams};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::CorsLayer;
@@ -20,10 +21,10 @@ use tower_http::cors::CorsLayer;
 const KEPT_ORDERS: usize = 100_000;
 const KEPT_BYTES: usize = 64 << 20;
 
-/// `epoch` differs at every start, so that a cursor of an earlier process becomes a `reset`.
-pub fn app(epoch: u64, dashboards: Vec<HeaderValue>, shutdown: CancellationToken) -> Router {
-    let log = Arc::new(Log::new(epoch, KEPT_ORDERS, KEPT_BYTES));
-    let streams = Streams::new(Config::default(), shutdown);
+/// The log's epoch differs at every start, so that a cursor of an earlier process becomes a `reset`.
+pub fn app(dashboards: Vec<HeaderValue>, shutdown: CancellationToken) -> Router {
+    let log = Log::new(log::Config::complete(KEPT_ORDERS, KEPT_BYTES));
+    let streams = Streams::start(Config::default(), shutdown);
     let orders = Router::new().route("/orders", post(place));
     let cors = CorsLayer::new()
         .allow_origin(dashboards)
@@ -37,19 +38,20 @@ pub fn app(epoch: u64, dashboards: Vec<HeaderValue>, shutdown: CancellationToken
 
 async fn place(State(log): State<Arc<Log>>, Json(order): Json<Value>) -> StatusCode {
     // One name for all: a status that comes from outside is data, never a field.
-    match Message::new("order", &order).map(|order| log.publish(order)) {
-        Ok(Ok(())) => StatusCode::ACCEPTED,
+    match Event::new("order", &order).map(|order| log.publish(&order)) {
+        Ok(Ok(_)) => StatusCode::ACCEPTED,
         Ok(Err(_)) | Err(_) => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
 
-/// Older than the streams may become: a connection that is left after it is dropped.
-const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 /// Below what the orchestrator waits before it kills.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// Until `shutdown` is cancelled, which ends every stream in band.
 pub async fn serve(listener: TcpListener, app: Router, shutdown: CancellationToken) {
-    let listener = Listener::new(listener, SocketLimits::default());
-    listen::serve(listener, app, MAX_AGE, shutdown, DRAIN).await;
+    let config = listen::Config {
+        drain: DRAIN,
+        ..listen::Config::default()
+    };
+    listen::serve(listener, app, config, shutdown).await;
 }

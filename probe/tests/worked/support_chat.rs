@@ -5,10 +5,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use snippets::websocket::limits::Limits;
-use snippets::websocket::outbox::Full;
 use snippets::websocket::protect::{Guard, authenticate};
 use snippets::websocket::rates::{Quotas, Rates};
-use snippets::websocket::rooms::{Hub, Rules};
+use snippets::websocket::rooms::{Full, Hub, Rules};
 use snippets::websocket::rooms_endpoint;
 use snippets::websocket::serve::Sockets;
 use tokio_util::sync::CancellationToken;
@@ -23,16 +22,14 @@ const ROOMS: usize = 2_000;
 const MEMBERS: usize = 8;
 /// A phone in a lift comes back within this.
 const KEEP_EMPTY: Duration = Duration::from_secs(10 * 60);
-/// Half of the load balancer's 60 s, and two pings of it.
+/// Less than half of the load balancer's 60 s. Whoever is silent for three of them is gone.
 const PING_EVERY: Duration = Duration::from_secs(20);
-const SILENCE: Duration = Duration::from_secs(50);
 
 /// The sockets of the service; cancelling `shutdown` closes each with 1001.
 pub fn sockets(shutdown: CancellationToken) -> Sockets {
     let limits = Limits {
         message: MESSAGE,
         ping_every: PING_EVERY,
-        silence: SILENCE,
         ..Limits::default()
     };
     Sockets::new(limits, shutdown)
@@ -48,6 +45,7 @@ pub fn app(sockets: Sockets, guard: Guard) -> Router {
         keep_empty: KEEP_EMPTY,
         // A conversation must be complete: who falls behind comes back and resumes.
         full: |_| Full::Disconnect,
+        ..Rules::default()
     });
     rooms_endpoint::router(sockets, hub, Rates::new(Quotas::default()))
         .layer(from_fn_with_state(guard, authenticate))

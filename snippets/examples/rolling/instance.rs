@@ -6,18 +6,16 @@ use std::time::Duration;
 
 use axum::response::Html;
 use axum::routing::get;
-use snippets::production::drain::{Instance, Plan, listen, signal};
+use snippets::production::drain::{Instance, Plan, bind, signal};
 use snippets::production::feed;
-use snippets::production::redis_log::RedisLog;
-use snippets::production::shared_log::SharedLog;
-use snippets::sse::listen::{Listener, SocketLimits};
-use snippets::sse::serve::{Config, Streams};
+use snippets::production::redis_log::{Durability, Redis};
+use snippets::production::shared_log::{self, SharedLog};
+use snippets::sse::streams::{Config, Streams};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::serve::Sockets;
 
-/// Events that Redis keeps, and that each instance keeps in memory.
+/// Events that Redis keeps.
 const KEPT: usize = 10_000;
-const IN_MEMORY: usize = 1_000;
 
 /// `instance NAME PORT REDIS`
 pub(crate) async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
@@ -25,15 +23,15 @@ pub(crate) async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
         return Err("instance NAME PORT REDIS".into());
     };
     raise_descriptors();
-    let store = RedisLog::connect(redis, "rolling", KEPT, Duration::from_secs(1)).await?;
-    let log = SharedLog::start(store, IN_MEMORY, Duration::from_secs(10)).await?;
+    let redis = Redis::connect(redis, Durability::Lossy, Duration::from_secs(1)).await?;
+    let log = redis.log("rolling", KEPT);
+    let log = SharedLog::start(log, shared_log::Config::default()).await?;
     // ANCHOR: instance
     let instance = Instance::default();
     // Short, for a demonstration. In production: `retry` and spread of seconds, and a notice above the balancer's probe.
     let spread = Duration::from_secs(1);
     let config = Config {
-        retry_min: Duration::from_millis(200),
-        retry_spread: Duration::from_millis(800),
+        retry: Duration::from_millis(500),
         drain_spread: spread,
         ..Config::default()
     };
@@ -45,14 +43,13 @@ pub(crate) async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
         notice: Duration::from_millis(200),
         deadline: Duration::from_secs(5),
     };
-    let streams = Streams::new(config, instance.stopping.clone());
+    let streams = Streams::start(config, instance.stopping.clone());
     let sockets = Sockets::new(limits, instance.stopping.clone());
     let app = feed::app(log.into(), streams.clone(), sockets.clone())
         .route("/", get(async || Html(include_str!("page.html"))))
         .merge(instance.ready());
-    let listener = listen(([127, 0, 0, 1], port.parse()?).into())?;
-    let listener = Listener::new(listener, SocketLimits::default());
-    let told = async {
+    let listener = bind(([127, 0, 0, 1], port.parse()?).into())?;
+    let leave = async {
         signal().await;
         say(format!(
             "{name}: leaving, {} event streams open",
@@ -62,11 +59,11 @@ pub(crate) async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let rest = async {
         sockets.drained(plan.deadline).await;
     };
-    let drained = instance
-        .serve(listener, app, plan.clone(), told, rest)
-        .await?;
+    let in_time = instance
+        .serve(listener, app, plan.clone(), leave, rest)
+        .await;
     // ANCHOR_END: instance
-    say(format!("{name}: {drained:?}"));
+    say(format!("{name}: ended, everything in time: {in_time}"));
     Ok(())
 }
 

@@ -1,25 +1,70 @@
 //! What the browser gets.
 //!
-//! `text`, `reasoning` and `refusal` carry `{"text"}` to append; then exactly one of `done` and `failed`. None is called `error`:
+//! By default `text`, `reasoning` and `refusal` carry `{"text"}` to append; then exactly one of `done` and `failed`. None is called `error`:
 //! `EventSource` fires its own `error` listeners for an event of that name, so a page could not tell it from a lost connection.
 //!
-//! Siblings: `public_error`, `providers`. Other topics: `sse/message`, `streams/pace`.
+//! Siblings: `public_error`, `model_event`. Other topics: `sse/event`, `streams/pace`.
 
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::{
-    providers::{FinishReason, ToolCall, Usage},
+    model_event::{FinishReason, ToolCall, Usage},
     public_error::PublicError,
 };
 use crate::{
-    sse::message::{InvalidMessage, Message},
+    sse::event::{Event, InvalidEvent},
     streams::pace::Merge,
 };
 
 /// Largest text of one event, in bytes, when tokens are merged.
 const MAX_TEXT: usize = 4096;
+
+/// The names of the events, for contracts that have others. `llm/chat-events.ts` is the same table in TypeScript.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Names {
+    /// `{"text"}` to append to the answer.
+    pub text: &'static str,
+    /// `{"text"}` to append to the reasoning.
+    pub reasoning: &'static str,
+    /// `{"text"}` that the model says in place of an answer.
+    pub refusal: &'static str,
+    /// Terminal: the answer is complete.
+    pub done: &'static str,
+    /// Terminal: the answer is not complete.
+    pub failed: &'static str,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            text: "text",
+            reasoning: "reasoning",
+            refusal: "refusal",
+            done: "done",
+            failed: "failed",
+        }
+    }
+}
+
+impl Names {
+    /// Call it at the start, so that no name fails when an answer does.
+    ///
+    /// # Errors
+    /// If one of them is not a name.
+    pub fn check(&self) -> Result<(), InvalidEvent> {
+        let all = [
+            self.text,
+            self.reasoning,
+            self.refusal,
+            self.done,
+            self.failed,
+        ];
+        all.iter()
+            .try_for_each(|name| Event::unreserved(name, &()).map(drop))
+    }
+}
 
 /// One event of the answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,24 +100,25 @@ pub struct Done {
 }
 
 impl ChatEvent {
-    /// The event as it goes over the wire.
+    /// The event as it is sent.
     ///
     /// # Errors
-    /// None in practice: names are constants.
-    pub fn message(&self) -> Result<Message, InvalidMessage> {
+    /// If one of `names` is not a name: see [`Names::check`].
+    pub fn event(&self, names: &Names) -> Result<Event, InvalidEvent> {
         match self {
             Self::Delta(kind, text) => {
                 let name = match kind {
-                    Kind::Text => "text",
-                    Kind::Reasoning => "reasoning",
-                    Kind::Refusal => "refusal",
+                    Kind::Text => names.text,
+                    Kind::Reasoning => names.reasoning,
+                    Kind::Refusal => names.refusal,
                 };
-                Message::new(name, &json!({ "text": text }))
+                Event::unreserved(name, &json!({ "text": text }))
             }
             Self::Done(done) => {
                 let reason = match &done.reason {
                     FinishReason::Stop => "stop",
                     FinishReason::ToolCalls => "tool_calls",
+                    FinishReason::AwaitsClient => "awaits_client",
                     FinishReason::MaxTokens => "max_tokens",
                     FinishReason::ContentFilter => "content_filter",
                     FinishReason::Refusal => "refusal",
@@ -86,9 +132,9 @@ impl ChatEvent {
                     .collect();
                 let (input, output) = (done.usage.input, done.usage.output);
                 let data = json!({ "reason": reason, "tools": tools, "usage": { "input": input, "output": output } });
-                Message::new("done", &data).map(Message::last)
+                Event::unreserved(names.done, &data).map(Event::last)
             }
-            Self::Failed(error) => Message::new("failed", error).map(Message::last),
+            Self::Failed(error) => Event::unreserved(names.failed, error).map(Event::last),
         }
     }
 

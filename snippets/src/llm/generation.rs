@@ -1,74 +1,111 @@
-//! One answer that runs without a reader: a task, a log, and what ends it.
+//! One answer that runs without a reader: a task, a log, and its ends.
 //!
-//! Promises: the log gets exactly one `done` or `failed`, also when the task panics; it is stopped by its token, and by nobody
-//! watching for a time; everyone who attaches reads the same log from their own position.
+//! Use it with `resume`, which has the endpoints. Guarantees: the log gets exactly one terminal event, even if the task panics; the answer
+//! is stopped by its token, and after a time without readers; everyone who attaches reads the same log from their own position.
 //!
-//! Siblings: `resume` has the endpoints, `relay` the answer, `chat`, `public_error`, `meter`. Other topics: `sse/resume` (the log), `sse/message`.
+//! Needs `relay`, `chat`, `public_error`, `sse/log`, `sse/streams`.
 
-use std::{sync::Arc, time::Duration};
+// ANCHOR: generation
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    chat::ChatEvent, meter::Meter, public_error::PublicError, relay::Relay, upstream::Turn,
+    chat::{ChatEvent, Names},
+    public_error::PublicError,
+    relay::Relay,
+    request::Conversation,
 };
 use crate::sse::{
-    message::{InvalidMessage, LastEventId, Message},
-    resume::Log,
+    event::LastEventId,
+    log::{Begin, Config, Log, Writer},
+    streams::{Holding, Source},
 };
 
 /// One answer.
 pub struct Generation {
     log: Arc<Log>,
+    names: Names,
     readers: watch::Sender<usize>,
+    ended: AtomicBool,
     /// Cancelled, it stops the model. Later it does nothing.
     pub stop: CancellationToken,
+    /// Cancelled, it frees the memory: the answer has ended, and its place is needed.
+    pub forget: CancellationToken,
 }
 
 impl Generation {
     /// Nothing runs yet. The log holds `max_bytes`: with less than the answer needs, readers get a `reset`.
-    pub fn new(max_bytes: usize) -> Arc<Self> {
+    pub fn new(max_bytes: usize, names: Names) -> Arc<Self> {
+        let config = Config {
+            begin: Begin::First, // an answer is useless without its start
+            ..Config::complete(usize::MAX, max_bytes)
+        };
         Arc::new(Self {
-            log: Arc::new(Log::new(rand::random(), usize::MAX, max_bytes)),
+            log: Log::new(config),
+            names,
             readers: watch::Sender::new(0),
+            ended: AtomicBool::new(false),
             stop: CancellationToken::new(),
+            forget: CancellationToken::new(),
         })
     }
 
     /// Runs to the end of the answer, to [`Generation::stop`], or until nobody has read for `abandon`.
-    pub async fn run(&self, relay: &Relay, turns: Vec<Turn>, abandon: Duration) {
-        let log = Finished(&self.log);
+    pub async fn run(
+        &self,
+        relay: &Relay,
+        user: &str,
+        conversation: Conversation,
+        abandon: Duration,
+    ) {
+        let _ended = Ended(&self.ended);
+        let broken = ChatEvent::Failed(PublicError::BROKEN).event(&self.names);
+        // Dropped before the terminal event (a panic, an aborted task), it publishes one.
+        let _writer = broken.map(|broken| Writer::new(self.log.clone(), broken));
         let answer = async {
-            match relay.answer(turns, Meter::start(relay.config.report)).await {
+            match relay.answer(user, conversation).await {
                 Ok(mut events) => {
                     while let Some(event) = events.next().await {
-                        log.publish(&event);
+                        self.publish(&event);
                     }
                 }
-                Err(error) => log.publish(&ChatEvent::Failed(error)),
+                Err(error) => self.publish(&ChatEvent::Failed(error)),
             }
         };
         // The branches that lose are dropped: with `answer`, the provider's connection closes.
         tokio::select! {
+            biased; // a Stop that was sent before the question asks nothing
+            () = self.stop.cancelled() => self.publish(&ChatEvent::Failed(PublicError::STOPPED)),
             () = answer => {}
-            () = self.stop.cancelled() => log.publish(&ChatEvent::Failed(PublicError::STOPPED)),
-            () = self.abandoned(abandon) => log.publish(&ChatEvent::Failed(PublicError::ABANDONED)),
+            () = self.abandoned(abandon) => self.publish(&ChatEvent::Failed(PublicError::ABANDONED)),
         }
     }
 
     /// What comes after `cursor`; `None` when the reader has everything.
-    pub fn read(
-        self: &Arc<Self>,
-        cursor: &LastEventId,
-    ) -> Option<impl Stream<Item = Result<Message, InvalidMessage>> + use<>> {
-        let messages = self.log.clone().subscribe(cursor)?;
-        let reader = Reader::of(self.clone());
-        Some(messages.map(move |message| {
-            let _until_the_stream_is_dropped = &reader;
-            message
-        }))
+    pub fn read(self: &Arc<Self>, cursor: &LastEventId) -> Option<impl Source + use<>> {
+        let reader = self.log.read(cursor)?;
+        Some(Holding(reader, Attached::to(self.clone())))
+    }
+
+    /// Whether the terminal event is in the log.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn publish(&self, event: &ChatEvent) {
+        if let Ok(event) = event.event(&self.names) {
+            // Refused after the terminal event, which is right for a Stop that comes too late.
+            let _ = self.log.publish(&event);
+        }
     }
 
     async fn abandoned(&self, limit: Duration) {
@@ -77,46 +114,37 @@ impl Generation {
             if readers.wait_for(|count| *count == 0).await.is_err() {
                 return;
             }
-            if timeout(limit, readers.wait_for(|count| *count > 0))
-                .await
-                .is_err()
-            {
+            let attached = timeout(limit, readers.wait_for(|count| *count > 0));
+            if attached.await.is_err() {
                 return;
             }
         }
     }
 }
+// ANCHOR_END: generation
 
+// ANCHOR: guards
 /// One attached reader.
-struct Reader(Arc<Generation>);
+struct Attached(Arc<Generation>);
 
-impl Reader {
-    fn of(generation: Arc<Generation>) -> Self {
+impl Attached {
+    fn to(generation: Arc<Generation>) -> Self {
         generation.readers.send_modify(|count| *count += 1);
         Self(generation)
     }
 }
 
-impl Drop for Reader {
+impl Drop for Attached {
     fn drop(&mut self) {
         self.0.readers.send_modify(|count| *count -= 1);
     }
 }
 
-/// Dropped before the terminal event (a panic, an aborted task), it publishes one.
-struct Finished<'a>(&'a Log);
+struct Ended<'a>(&'a AtomicBool);
 
-impl Finished<'_> {
-    fn publish(&self, event: &ChatEvent) {
-        if let Ok(message) = event.message() {
-            // Refused after the terminal event, which is what a Stop that comes too late needs.
-            let _ = self.0.publish(message);
-        }
-    }
-}
-
-impl Drop for Finished<'_> {
+impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        self.publish(&ChatEvent::Failed(PublicError::BROKEN));
+        self.0.store(true, Ordering::Release);
     }
 }
+// ANCHOR_END: guards

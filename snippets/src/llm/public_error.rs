@@ -2,7 +2,7 @@
 //!
 //! Promise: no text of the provider, no key and no internal name is in it; the code is stable.
 //!
-//! Sibling: `providers`.
+//! Sibling: `failure`.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::providers::{Failure, ModelError};
+use super::failure::{Failure, ModelError};
 
 /// What a client may know of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -47,6 +47,10 @@ impl PublicError {
     };
     /// The model was silent for too long.
     pub const SILENT: Self = Self::new("model_silent", StatusCode::GATEWAY_TIMEOUT, true);
+    /// The model sent heartbeats and no content for too long.
+    pub const STUCK: Self = Self::new("model_stuck", StatusCode::GATEWAY_TIMEOUT, true);
+    /// The conversation has a role that this service does not take from clients.
+    pub const ROLE: Self = Self::new("role_refused", StatusCode::UNPROCESSABLE_ENTITY, false);
     /// The answer reached a limit of this service.
     pub const TOO_LONG: Self = Self::new("too_long", StatusCode::BAD_GATEWAY, false);
     /// Nobody was reading any more.
@@ -73,14 +77,13 @@ impl PublicError {
     /// The model or the way to it broke.
     pub const BROKEN: Self = Self::new("model_failed", StatusCode::BAD_GATEWAY, true);
     const REJECTED: Self = Self::new("rejected", StatusCode::UNPROCESSABLE_ENTITY, false);
-    /// Never 401 or 403: it is our key that was refused, and a client would log its user out.
+    /// Our key, model or account. Never 401 or 403: a client would log its user out.
     const MISCONFIGURED: Self = Self::new("misconfigured", StatusCode::BAD_GATEWAY, false);
 
     fn after(self, wait: Option<Duration>) -> Self {
+        let seconds = wait.map(|wait| wait.as_millis().div_ceil(1000).min(3600) as u64);
         Self {
-            retry_after: wait
-                .map(|wait| wait.as_secs().min(3600))
-                .or(self.retry_after),
+            retry_after: seconds.or(self.retry_after),
             ..self
         }
     }
@@ -88,31 +91,23 @@ impl PublicError {
 
 impl From<&ModelError> for PublicError {
     fn from(error: &ModelError) -> Self {
-        match error {
-            ModelError::Status {
-                status,
-                retry_after,
-                ..
-            } => match status {
-                429 => Self::RATE_LIMITED.after(*retry_after),
-                503 | 529 => Self::OVERLOADED.after(*retry_after),
-                401..=404 => Self::MISCONFIGURED,
-                400 | 413 | 422 => Self::REJECTED,
-                _ => Self::BROKEN,
-            },
-            ModelError::Provider { failure, .. } => match failure {
-                Failure::RateLimited => Self::RATE_LIMITED,
-                Failure::Overloaded => Self::OVERLOADED,
-                Failure::Internal => Self::BROKEN,
-                Failure::Rejected => Self::REJECTED,
-            },
-            ModelError::Truncated => Self {
-                code: "truncated",
-                ..Self::BROKEN
-            },
-            ModelError::Malformed(_) | ModelError::TooLarge { .. } | ModelError::Transport(_) => {
-                Self::BROKEN
+        let wait = match error {
+            ModelError::Status { retry_after, .. } => *retry_after,
+            ModelError::Truncated => {
+                return Self {
+                    code: "truncated",
+                    ..Self::BROKEN
+                };
             }
+            _ => None,
+        };
+        match error.failure() {
+            Failure::RateLimited => Self::RATE_LIMITED.after(wait),
+            Failure::Overloaded => Self::OVERLOADED.after(wait),
+            Failure::Internal => Self::BROKEN,
+            Failure::Rejected => Self::REJECTED,
+            // Which of the two is for the log: a client can do nothing about either.
+            Failure::Misconfigured | Failure::AccountEmpty => Self::MISCONFIGURED,
         }
     }
 }

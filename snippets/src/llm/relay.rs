@@ -1,15 +1,16 @@
 //! The endpoint between a browser and a model.
 //!
-//! Use it for a chat whose answers belong to one open page; when an answer must survive a reload, use `resume` on top of it.
-//! Promises: the head leaves after [`Config::head`] at the latest and heartbeats follow until the first token; every answer ends with
-//! exactly one `done` or `failed`; Stop (the client aborts its request) and any other disconnect close the provider's connection at once,
-//! also while it is silent or has not answered; a slow reader slows the model instead of filling the memory.
+//! Use it for a chat whose answers belong to one open page; if an answer must survive a reload, use `resume` on top of it.
+//! Guarantees: nothing is asked before it is admitted; the response headers are sent within [`Config::head`] and heartbeats follow until
+//! the first token; every answer ends with exactly one terminal event; Stop (the client aborts its request) and any other disconnect
+//! close the provider's connection at once, even while it is silent or has not answered; a slow reader fills no memory.
 //!
-//! There is no task and no channel here: the model's stream is inside the response body, so dropping the body is cancelling the
-//! model, and polling it is asking for more.
+//! There is no task and no channel here: the model's stream is in the response body, so dropping the body closes the provider's
+//! connection, and polling it reads from there.
 //!
-//! Siblings: `chat`, `public_error`, `upstream`, `per_user`, `meter`, `providers`. Other topics: `sse/serve`, `streams/pace`, `streams/deadline`.
+//! Needs `request`, `chat`, `public_error`, `upstream`, `connections/per_user`, `meter`, `model_event`, `failure`, `sse/streams`, `streams/pace`, `streams/deadline`.
 
+// ANCHOR: config
 use std::{sync::Arc, time::Duration};
 
 use axum::{
@@ -19,38 +20,52 @@ use axum::{
     routing::post,
 };
 use futures::{FutureExt, Stream, StreamExt, TryFutureExt, stream};
-use serde::Deserialize;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    chat::{ChatEvent, Done, Kind},
-    meter::{Measured, Meter},
-    per_user::PerUser,
-    providers::{ModelError, ModelEvent, Usage},
+    chat::{ChatEvent, Done, Kind, Names},
+    failure::ModelError,
+    meter::{Meter, Report},
+    model_event::{ModelEvent, Usage},
     public_error::PublicError,
-    upstream::{ModelStream, Turn, Upstream},
+    request::{ChatRequest, Conversation, SystemMessages, UserId},
+    upstream::{ModelStream, Upstream},
 };
 use crate::{
-    sse::serve::Streams,
-    streams::{deadline::until_silent, pace::coalesce},
+    connections::per_user::PerUser,
+    sse::streams::{Holding, Produced, Streams},
+    streams::{
+        deadline::{until_silent, until_stuck},
+        pace::coalesce,
+    },
 };
 
-/// Limits of one answer.
-#[derive(Debug, Clone)]
+/// The contract with your clients: names, statuses and limits, in one place.
+#[derive(Clone)]
 pub struct Config {
-    /// How long the response head waits for the provider's: a failure within this time becomes a status, a later one an event.
+    /// How long the response headers wait for the provider's: a failure within this time becomes a status, a later one an event.
     pub head: Duration,
-    /// Longest silence of the provider. Above the pauses of a thinking model; its heartbeats count as life.
+    /// Longest silence of the provider. Above the pauses of a thinking model; its heartbeats end a silence.
     pub silence: Duration,
-    /// Tokens that come within this time of the last event go out together; the first never waits.
+    /// Longest time without content: a provider that hangs may send heartbeats forever.
+    pub no_content: Duration,
+    /// Tokens within this time of the last event are sent together; the first never waits.
     pub window: Duration,
     /// Longest answer in time: a budget, not a sign of failure.
     pub longest: Duration,
     /// Longest answer in bytes of text.
     pub most_bytes: usize,
-    /// Gets the times of each answer.
-    pub report: fn(&Measured),
+    /// Largest request in bytes; beyond it 413.
+    pub most_request_bytes: usize,
+    /// The names of the events.
+    pub names: Names,
+    /// Policy for instructions that clients send.
+    pub system: SystemMessages,
+    /// The response for a refusal: its status and its body.
+    pub refuse: fn(PublicError) -> Response,
+    /// Receives the times, tokens and user of each answer.
+    pub report: Report,
 }
 
 impl Default for Config {
@@ -58,45 +73,55 @@ impl Default for Config {
         Self {
             head: Duration::from_millis(500),
             silence: Duration::from_secs(300),
+            no_content: Duration::from_secs(10 * 60),
             window: Duration::from_millis(30),
             longest: Duration::from_secs(15 * 60),
             most_bytes: 1024 * 1024,
-            report: |measured| tracing::info!(?measured, "answer"),
+            most_request_bytes: 256 * 1024,
+            names: Names::default(),
+            system: SystemMessages::Refuse,
+            refuse: IntoResponse::into_response,
+            report: Arc::new(|measured| tracing::info!(?measured, "answer")),
+        }
+    }
+}
+// ANCHOR_END: config
+
+impl Config {
+    /// # Panics
+    /// If one of [`Config::names`] is not a name.
+    pub(super) fn checked(&self) {
+        if let Err(error) = self.names.check() {
+            panic!("Config::names: {error}");
         }
     }
 }
 
-/// What all answers share.
-#[derive(Debug, Clone)]
+// ANCHOR: route
+/// Shared by all answers.
+#[derive(Clone)]
 pub struct Relay {
     /// The model.
     pub upstream: Upstream,
-    /// Open streams and their heartbeat. Build it with a token that is never cancelled: [`Relay::shutdown`] ends answers in band.
+    /// Open streams and their heartbeat. Start it with a token that is never cancelled: [`Relay::shutdown`] ends answers in band.
     pub streams: Streams,
-    /// Places of the users.
+    /// Permits of the users.
     pub places: PerUser,
-    /// Limits.
+    /// The contract.
     pub config: Config,
     /// Cancelled, it ends every answer with `failed`, code `restart`.
     pub shutdown: CancellationToken,
 }
 
-/// Who asks: your authentication puts it into the request's extensions. Without it the route answers 500.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserId(pub String);
-
-/// The request of the browser.
-#[derive(Debug, Clone, Deserialize)]
-pub struct ChatRequest {
-    /// The conversation, oldest first.
-    pub messages: Vec<Turn>,
-}
-
-/// `POST /chat`: a POST, since a GET that costs money is run again by every reconnect, prefetch and link check.
+/// `POST /chat`: a POST, since a GET that costs money is repeated by every reconnect, prefetch and link check.
+///
+/// # Panics
+/// If one of [`Config::names`] is not a name: at the start, not when the first answer fails.
 pub fn app(relay: Arc<Relay>) -> Router {
+    relay.config.checked();
     Router::new()
         .route("/chat", post(chat))
-        .layer(DefaultBodyLimit::max(256 * 1024))
+        .layer(DefaultBodyLimit::max(relay.config.most_request_bytes))
         .with_state(relay)
 }
 
@@ -105,61 +130,89 @@ async fn chat(
     Extension(UserId(user)): Extension<UserId>,
     Json(request): Json<ChatRequest>,
 ) -> Response {
-    // Before anything is paid for.
+    let refuse = relay.config.refuse;
+    // Everything that can be refused is refused before anything is paid for.
     if relay.shutdown.is_cancelled() {
-        return PublicError::RESTART.into_response();
+        return refuse(PublicError::RESTART);
     }
+    let conversation = match request.conversation(relay.config.system) {
+        Ok(conversation) => conversation,
+        Err(error) => return refuse(error),
+    };
     let Some(place) = relay.places.enter(&user) else {
-        return PublicError::BUSY.into_response();
+        return refuse(PublicError::BUSY);
     };
     let slot = match relay.streams.admit() {
         Ok(slot) => slot,
-        Err(refused) => return refused.into_response(),
+        Err(_) => return refuse(PublicError::FULL),
     };
-    let meter = Meter::start(relay.config.report);
-    match relay.answer(request.messages, meter).await {
-        Ok(events) => slot.respond(events.map(move |event| {
-            let _until_the_body_is_dropped = &place;
-            event.message()
-        })),
-        Err(error) => error.into_response(),
+    let names = relay.config.names;
+    match relay.answer(&user, conversation).await {
+        Ok(events) => {
+            let events = Produced::new(events.map(move |event| event.event(&names)));
+            slot.respond(Holding(events, place)) // both permits are free when the body is dropped
+        }
+        Err(error) => refuse(error),
     }
 }
+// ANCHOR_END: route
 
+// ANCHOR: answer
 impl Relay {
-    /// Asks the model. The future ends when the head may go out.
+    /// Asks the model for `user`. The future ends when the response headers can be sent.
     ///
     /// # Errors
     /// The provider refused within [`Config::head`].
     pub async fn answer(
         &self,
-        turns: Vec<Turn>,
-        meter: Meter,
+        user: &str,
+        conversation: Conversation,
     ) -> Result<impl Stream<Item = ChatEvent> + Send + Unpin + use<>, PublicError> {
-        let upstream = self.upstream.clone();
-        let mut opening = async move { upstream.open(&turns).await }.boxed();
-        // hyper drops this handler when the client leaves: the request to the provider goes with it.
+        let mut meter = Meter::start(user, self.upstream.model(), self.config.report.clone());
+        let mut upstream = self.upstream.clone();
+        if let Some(instructions) = &conversation.system {
+            upstream = upstream.system(instructions);
+        }
+        let mut opening = async move { upstream.open(&conversation.turns).await }.boxed();
+        // hyper drops this handler when the client disconnects: the request to the provider is dropped with it.
         let events: ModelStream = match timeout(self.config.head, &mut opening).await {
-            Ok(opened) => opened.map_err(|error| public(&error))?,
+            Ok(Ok(events)) => events,
+            Ok(Err(error)) => {
+                let error = public(&error);
+                meter.failed(error.code); // a refusal, and not a user who left
+                return Err(error);
+            }
             Err(_) => opening.try_flatten_stream().boxed(),
         };
-        let mut meter = meter;
-        let events = self
-            .chat_events(events)
-            .inspect(move |event| meter.event(event));
+        let events = self.chat_events(events, meter);
         Ok(coalesce(events.boxed(), self.config.window))
     }
+}
+// ANCHOR_END: answer
 
+// ANCHOR: events
+impl Relay {
     /// The model's events as the client sees them, up to the one terminal event.
-    fn chat_events(&self, events: ModelStream) -> impl Stream<Item = ChatEvent> + Send + use<> {
+    fn chat_events(
+        &self,
+        events: ModelStream,
+        meter: Meter,
+    ) -> impl Stream<Item = ChatEvent> + Send + use<> {
         let (shutdown, most_bytes) = (self.shutdown.clone(), self.config.most_bytes);
         let end = Instant::now() + self.config.longest;
-        let events = until_silent(events, self.config.silence).boxed();
-        let start = Some((events, Usage::default(), 0));
+        let events = until_silent(events, self.config.silence).map(|event| match event {
+            Ok(event) => event.map_err(|error| public(&error)),
+            Err(_) => Err(PublicError::SILENT),
+        });
+        let events = until_stuck(events.boxed(), self.config.no_content, |event| {
+            !matches!(event, Ok(ModelEvent::Heartbeat))
+        });
+        let events = events.map(|event| event.unwrap_or(Err(PublicError::STUCK)));
+        let start = Some((events.boxed(), Usage::default(), 0, meter));
         stream::unfold(start, move |state| {
             let shutdown = shutdown.clone();
             async move {
-                let (mut events, mut usage, mut bytes) = state?;
+                let (mut events, mut usage, mut bytes, mut meter) = state?;
                 // Leaving the loop with `None` as the next state drops `events`, and with them the provider's connection.
                 let last = loop {
                     let next = tokio::select! {
@@ -168,36 +221,38 @@ impl Relay {
                         next = events.next() => next,
                         () = sleep_until(end) => break ChatEvent::Failed(PublicError::TOO_LONG),
                     };
+                    if let Some(Ok(event)) = &next {
+                        meter.event(event);
+                    }
                     let (kind, text) = match next {
-                        Some(Ok(Ok(event))) => match event {
-                            ModelEvent::Text(text) => (Kind::Text, text),
-                            ModelEvent::Reasoning(text) => (Kind::Reasoning, text),
-                            ModelEvent::Refusal(text) => (Kind::Refusal, text),
-                            ModelEvent::Usage(total) => {
-                                usage = total;
-                                continue;
-                            }
-                            ModelEvent::Finish { reason, tool_calls } => {
-                                break ChatEvent::Done(Arc::new(Done {
-                                    reason,
-                                    tool_calls,
-                                    usage,
-                                }));
-                            }
-                            ModelEvent::Heartbeat
-                            | ModelEvent::ToolCallStart { .. }
-                            | ModelEvent::ToolCallDelta { .. } => continue,
-                        },
-                        Some(Ok(Err(error))) => break ChatEvent::Failed(public(&error)),
-                        Some(Err(_silent)) => break ChatEvent::Failed(PublicError::SILENT),
+                        Some(Ok(ModelEvent::Text(text))) => (Kind::Text, text),
+                        Some(Ok(ModelEvent::Reasoning(text))) => (Kind::Reasoning, text),
+                        Some(Ok(ModelEvent::Refusal(text))) => (Kind::Refusal, text),
+                        Some(Ok(ModelEvent::Usage(total))) => {
+                            usage = total;
+                            continue;
+                        }
+                        Some(Ok(ModelEvent::Finish { reason, tool_calls })) => {
+                            break ChatEvent::Done(Arc::new(Done {
+                                reason,
+                                tool_calls,
+                                usage,
+                            }));
+                        }
+                        Some(Ok(_)) => continue,
+                        Some(Err(error)) => break ChatEvent::Failed(error),
                         None => break ChatEvent::Failed(public(&ModelError::Truncated)),
                     };
                     bytes += text.len();
                     if bytes > most_bytes || Instant::now() >= end {
                         break ChatEvent::Failed(PublicError::TOO_LONG);
                     }
-                    return Some((ChatEvent::Delta(kind, text), Some((events, usage, bytes))));
+                    let next = Some((events, usage, bytes, meter));
+                    return Some((ChatEvent::Delta(kind, text), next));
                 };
+                if let ChatEvent::Failed(error) = &last {
+                    meter.failed(error.code);
+                }
                 Some((last, None))
             }
         })
@@ -205,8 +260,9 @@ impl Relay {
     }
 }
 
-/// The provider's words go to the log; the client gets a code.
+/// The provider's text is logged; the client gets a code.
 fn public(error: &ModelError) -> PublicError {
     tracing::warn!(%error, "the model failed");
     error.into()
 }
+// ANCHOR_END: events

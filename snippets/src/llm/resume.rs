@@ -1,16 +1,18 @@
 //! Answers that outlive their reader: a reload, a lost network, a second tab.
 //!
-//! Use it when users expect the answer to be there when they come back, and you pay for some that nobody reads. Without that need
-//! use `relay` alone, where a disconnect cancels. Here it must not: so Stop is an endpoint, and an answer that nobody has watched
-//! for [`Limits::abandon`] is stopped. Promises: one generation for one key, however often it is posted; every reader gets every
-//! event after its cursor once, or a `reset`; another user's generation is a 404; what is kept is bounded in number, bytes and time.
+//! Use it if users expect the answer to be there when they return, and you pay for some that nobody reads. Without that need
+//! use `relay` alone, where a disconnect cancels. Here it does not: so Stop is an endpoint, and an answer that nobody has read
+//! for [`Limits::abandon`] is stopped. Guarantees: nothing is asked before it is admitted; one generation per key, however often it is
+//! posted; every reader gets every event after its cursor once, or a `reset`; another user's generation does not exist; what is kept is
+//! bounded in number (per user and in all), bytes and time.
 //!
-//! Generations live in this process: route a user to the instance that has them, or keep the log outside.
+//! Generations are in this process: route a user to the instance that has them, or keep the log outside.
 //!
-//! Siblings: `generation`, `relay`, `chat`, `public_error`, `upstream`. Other topics: `sse/serve`, `sse/message`.
+//! Needs `generation`, `relay`, `request`, `public_error`, `sse/streams`, `sse/event`.
 
+// ANCHOR: limits
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -29,98 +31,132 @@ use tokio_util::task::TaskTracker;
 use super::{
     generation::Generation,
     public_error::PublicError,
-    relay::{ChatRequest, Relay, UserId},
-    upstream::Turn,
+    relay::Relay,
+    request::{ChatRequest, Conversation, UserId},
 };
-use crate::sse::{
-    message::{LastEventId, is_token},
-    serve,
+use crate::{
+    connections::per_user::UserPlace,
+    sse::{
+        event::{LastEventId, is_token},
+        streams::{self, Slot},
+    },
 };
 
 /// Limits of what is kept.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Generations in memory, running or kept; beyond it 503.
+    /// Generations in memory. If all of them run, 503; else the oldest that has ended makes room.
     pub most: usize,
-    /// How long an answer is kept after its end. Store it elsewhere too: a log is no archive.
+    /// Of them, per user: their own oldest that has ended makes room.
+    pub per_user: usize,
+    /// How long an answer is kept after its end. Store it elsewhere too: a log is not an archive.
     pub keep: Duration,
-    /// How long a generation goes on without any reader.
+    /// How long a generation runs without any reader.
     pub abandon: Duration,
 }
 
-/// Owner and key: another user's key finds nothing, and no one can tell it from a key that does not exist.
-type Id = (String, String);
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            most: 1_000,
+            per_user: 8,
+            keep: Duration::from_secs(10 * 60),
+            abandon: Duration::from_secs(2 * 60),
+        }
+    }
+}
+// ANCHOR_END: limits
 
-/// A generation and the hash of its conversation.
-type Known = (Arc<Generation>, u64);
-
+// ANCHOR: routes
 /// All generations of this process.
 pub struct Generations {
     relay: Arc<Relay>,
     limits: Limits,
-    known: Mutex<HashMap<Id, Known>>,
+    known: Mutex<Known>,
     /// At shutdown, after `relay.shutdown`: close it and wait for it.
     pub tasks: TaskTracker,
 }
 
-/// `POST /generations` (header `Idempotency-Key`) begins or joins, `GET /generations/{key}` goes on after `Last-Event-ID`,
-/// `DELETE /generations/{key}` stops. The GET starts nothing, so `EventSource` may repeat it.
+type All = State<Arc<Generations>>;
+type User = Extension<UserId>;
+
+/// `POST /generations` (header `Idempotency-Key`) begins or joins, `GET /generations/{key}` continues after `Last-Event-ID`, and
+/// so does the POST; `DELETE /generations/{key}` stops. The GET starts nothing, so `EventSource` may repeat it.
+///
+/// # Panics
+/// As [`super::relay::app`].
 pub fn app(generations: Arc<Generations>) -> Router {
-    let one = get(attach).head(serve::head).delete(stop);
+    let config = &generations.relay.config;
+    config.checked();
+    let limit = DefaultBodyLimit::max(config.most_request_bytes);
+    let one = get(attach).head(streams::head).delete(stop);
     Router::new()
         .route("/generations", post(begin))
         .route("/generations/{key}", one)
-        .layer(DefaultBodyLimit::max(256 * 1024))
+        .layer(limit)
         .with_state(generations)
 }
 
-type All = State<Arc<Generations>>;
-
 async fn begin(
     State(all): All,
-    Extension(UserId(user)): Extension<UserId>,
+    Extension(UserId(user)): User,
     headers: HeaderMap,
+    cursor: LastEventId, // a POST whose response was cut is sent again with both
     Json(request): Json<ChatRequest>,
 ) -> Response {
-    // `crypto.randomUUID()`, made once for each question: a request that is sent again repeats it, a new try has a new one.
+    // Random, made once per question: a request that is sent again repeats it, a new try has a new one.
     let key = headers
         .get("idempotency-key")
         .and_then(|key| key.to_str().ok());
     let Some(key) = key.filter(|key| is_token(key, 64)) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    match all.begin((user, key.to_owned()), request.messages) {
-        Ok(generation) => all.stream(&generation, &LastEventId::None),
-        Err(refused) => refused.into_response(),
+    let begun = request
+        .conversation(all.relay.config.system)
+        .and_then(|conversation| {
+            let slot = all.admit()?; // first: what is refused must not run
+            Ok((slot, all.begin((user, key.to_owned()), conversation)?))
+        });
+    match begun {
+        Ok((slot, generation)) => stream(slot, &generation, &cursor),
+        Err(refused) => (all.relay.config.refuse)(refused),
     }
 }
 
 async fn attach(
     State(all): All,
-    Extension(UserId(user)): Extension<UserId>,
+    Extension(UserId(user)): User,
     Path(key): Path<String>,
     cursor: LastEventId,
 ) -> Response {
-    match all.find(user, key) {
-        Some(generation) => all.stream(&generation, &cursor),
-        None => StatusCode::NOT_FOUND.into_response(),
+    let found = all.lock().get(&(user, key));
+    match (found, all.admit()) {
+        (Some(generation), Ok(slot)) => stream(slot, &generation, &cursor),
+        (Some(_), Err(refused)) => (all.relay.config.refuse)(refused),
+        (None, _) => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-async fn stop(
-    State(all): All,
-    Extension(UserId(user)): Extension<UserId>,
-    Path(key): Path<String>,
-) -> StatusCode {
-    match all.find(user, key) {
-        Some(generation) => {
-            generation.stop.cancel();
-            StatusCode::NO_CONTENT
-        }
-        None => StatusCode::NOT_FOUND,
+/// Returns 204 for each key: a Stop may arrive before its question does, and is remembered for it.
+async fn stop(State(all): All, Extension(UserId(user)): User, Path(key): Path<String>) -> Response {
+    if !is_token(&key, 64) {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
+    match all.stop((user, key)) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(refused) => (all.relay.config.refuse)(refused),
     }
 }
 
+fn stream(slot: Slot, generation: &Arc<Generation>, cursor: &LastEventId) -> Response {
+    match generation.read(cursor) {
+        Some(events) => slot.respond(events),
+        None => StatusCode::NO_CONTENT.into_response(), // it has everything: `EventSource` stops
+    }
+}
+// ANCHOR_END: routes
+
+// ANCHOR: begin
 impl Generations {
     /// For one process.
     pub fn new(relay: Arc<Relay>, limits: Limits) -> Arc<Self> {
@@ -134,77 +170,160 @@ impl Generations {
 
     /// Generations that are kept, for a gauge.
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().0.len()
     }
 
-    fn find(&self, user: String, key: String) -> Option<Arc<Generation>> {
-        self.lock()
-            .get(&(user, key))
-            .map(|(generation, _)| generation.clone())
+    fn admit(&self) -> Result<Slot, PublicError> {
+        self.relay.streams.admit().map_err(|_| PublicError::FULL)
     }
 
-    fn begin(self: &Arc<Self>, id: Id, turns: Vec<Turn>) -> Result<Arc<Generation>, PublicError> {
+    fn begin(
+        self: &Arc<Self>,
+        id: Id,
+        conversation: Conversation,
+    ) -> Result<Arc<Generation>, PublicError> {
         let mut hasher = DefaultHasher::new();
-        turns.hash(&mut hasher);
-        let conversation = hasher.finish();
+        conversation.hash(&mut hasher);
+        let asked = Some(hasher.finish());
         // Looked up and inserted under one lock: two requests at the same time begin one generation.
         let mut known = self.lock();
-        let kept = known.len();
-        let vacant = match known.entry(id.clone()) {
-            Entry::Occupied(found) if found.get().1 == conversation => {
-                return Ok(found.get().0.clone());
-            }
-            // The same key for another question is the client's mistake; its old answer would be the wrong one.
-            Entry::Occupied(_) => return Err(PublicError::KEY_REUSED),
-            Entry::Vacant(vacant) => vacant,
-        };
-        if kept >= self.limits.most {
-            return Err(PublicError::FULL);
+        if let Some(kept) = known.0.get(&id) {
+            // The same key for another question is the client's mistake; the old answer would be the wrong one.
+            let same = kept.asked.is_none() || kept.asked == asked;
+            return if same {
+                Ok(kept.generation.clone())
+            } else {
+                Err(PublicError::KEY_REUSED)
+            };
+        }
+        if self.relay.shutdown.is_cancelled() {
+            return Err(PublicError::RESTART);
         }
         let place = self.relay.places.enter(&id.0).ok_or(PublicError::BUSY)?;
-        // JSON needs at most six bytes for one: the answer reaches its own limit before the log is trimmed.
-        let max_bytes = self
-            .relay
-            .config
-            .most_bytes
-            .saturating_mul(6)
-            .saturating_add(64 * 1024);
-        let (generation, _) = vacant.insert((Generation::new(max_bytes), conversation));
-        let (all, running) = (self.clone(), generation.clone());
-        self.tasks.spawn(async move {
-            let kept = Kept { all, id };
-            let all = &kept.all;
-            running.run(&all.relay, turns, all.limits.abandon).await;
-            drop(place);
-            // At shutdown nobody comes back to this process.
-            let _ = timeout(all.limits.keep, all.relay.shutdown.cancelled()).await;
-        });
-        Ok(generation.clone())
+        self.keep(&mut known, id, asked, Some((place, conversation)))
     }
 
-    fn stream(&self, generation: &Arc<Generation>, cursor: &LastEventId) -> Response {
-        let Some(messages) = generation.read(cursor) else {
-            return StatusCode::NO_CONTENT.into_response(); // it has everything: `EventSource` stops
-        };
-        match self.relay.streams.admit() {
-            Ok(slot) => slot.respond(messages),
-            Err(refused) => refused.into_response(),
+    fn stop(self: &Arc<Self>, id: Id) -> Result<(), PublicError> {
+        let mut known = self.lock();
+        match known.get(&id) {
+            Some(generation) => generation.stop.cancel(),
+            None => drop(self.keep(&mut known, id, None, None)?),
         }
+        Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Known>> {
+    fn keep(
+        self: &Arc<Self>,
+        known: &mut Known,
+        id: Id,
+        asked: Option<u64>,
+        question: Option<(UserPlace, Conversation)>,
+    ) -> Result<Arc<Generation>, PublicError> {
+        known.make_room(&id.0, &self.limits)?;
+        // JSON needs at most six bytes for one: the answer reaches its own limit before the log is trimmed.
+        let text = self.relay.config.most_bytes.saturating_mul(6);
+        let generation = Generation::new(text.saturating_add(64 * 1024), self.relay.config.names);
+        if question.is_none() {
+            generation.stop.cancel(); // before its task starts
+        }
+        known.insert(id.clone(), generation.clone(), asked);
+        let kept = Kept(self.clone(), id, generation.clone());
+        self.tasks.spawn(async move {
+            let Kept(all, (user, _), generation) = &kept;
+            let (place, conversation) = question.unzip();
+            generation
+                .run(
+                    &all.relay,
+                    user,
+                    conversation.unwrap_or_default(),
+                    all.limits.abandon,
+                )
+                .await;
+            drop(place);
+            let forget = async {
+                tokio::select! {
+                    () = generation.forget.cancelled() => {}
+                    () = all.relay.shutdown.cancelled() => {} // nobody returns to this process
+                }
+            };
+            let _ = timeout(all.limits.keep, forget).await;
+        });
+        Ok(generation)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+// ANCHOR_END: begin
 
-/// Forgets a generation, also when its task panics.
-struct Kept {
-    all: Arc<Generations>,
-    id: Id,
+// ANCHOR: known
+/// Owner and key: another user's key finds nothing, as one that does not exist.
+type Id = (String, String);
+
+#[derive(Default)]
+struct Known(HashMap<Id, Entry>, u64);
+
+struct Entry {
+    generation: Arc<Generation>,
+    /// The hash of the conversation; `None` for a Stop without a question.
+    asked: Option<u64>,
+    number: u64,
 }
+
+impl Known {
+    fn get(&self, id: &Id) -> Option<Arc<Generation>> {
+        self.0.get(id).map(|entry| entry.generation.clone())
+    }
+
+    fn insert(&mut self, id: Id, generation: Arc<Generation>, asked: Option<u64>) {
+        self.1 += 1;
+        let number = self.1;
+        self.0.insert(
+            id,
+            Entry {
+                generation,
+                asked,
+                number,
+            },
+        );
+    }
+
+    fn make_room(&mut self, user: &str, limits: &Limits) -> Result<(), PublicError> {
+        let of_user = self.0.keys().filter(|(owner, _)| owner == user).count();
+        if of_user >= limits.per_user {
+            self.evict(|owner| owner == user).ok_or(PublicError::BUSY)?;
+        }
+        if self.0.len() >= limits.most {
+            self.evict(|_| true).ok_or(PublicError::FULL)?;
+        }
+        Ok(())
+    }
+
+    fn evict(&mut self, of: impl Fn(&str) -> bool) -> Option<()> {
+        let ended = self
+            .0
+            .iter()
+            .filter(|((owner, _), entry)| of(owner) && entry.generation.has_ended());
+        let id = ended.min_by_key(|(_, entry)| entry.number)?.0.clone();
+        self.0.remove(&id)?.generation.forget.cancel();
+        Some(())
+    }
+}
+
+/// Forgets a generation, even if its task panics.
+struct Kept(Arc<Generations>, Id, Arc<Generation>);
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.all.lock().remove(&self.id);
+        let mut known = self.0.lock();
+        // Evicted, its key may belong to another one by now.
+        if known
+            .get(&self.1)
+            .is_some_and(|kept| Arc::ptr_eq(&kept, &self.2))
+        {
+            known.0.remove(&self.1);
+        }
     }
 }
+// ANCHOR_END: known

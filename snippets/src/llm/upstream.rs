@@ -1,21 +1,36 @@
 //! One call to a model, as a stream.
 //!
-//! Use it where your service holds the key. Promises: dropping the future or the stream closes the provider's connection at once,
-//! also before the provider has answered; the key is in no `Debug` output, error or log line; silence is bounded, the whole is not.
+//! Use it if your service holds the key. Guarantees: dropping the future or the stream closes the provider's connection immediately,
+//! even before the provider has answered; the key is in no `Debug` output, error or log line; silence is bounded, the whole is not;
+//! the request has no limit on tokens that you did not set, except with Anthropic, which requires one.
 //!
-//! Siblings: `providers`. Other topics: `streams/deadline`.
+//! Siblings: `http`, `providers`. Other topics: `streams/deadline`.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures::Stream;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use futures::{FutureExt, Stream, future};
+use reqwest::{
+    Client, Url,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::providers::{
-    ModelError, ModelEvent, anthropic::Anthropic, http, model_events, openai_chat::OpenAiChat,
+use super::{
+    failure::ModelError,
+    http,
+    model_event::ModelEvent,
+    providers::{
+        anthropic::Anthropic, decode::EndRule, openai_chat::OpenAiChat, stream::model_events,
+    },
 };
 use crate::streams::deadline;
+
+/// `max_tokens` of a new [`Upstream`] for Anthropic, which has no default: models since Claude Opus 4 accept it.
+pub const ANTHROPIC_MAX_TOKENS: u32 = 32_000;
+
+/// An unused connection is closed after this time: many servers close theirs after 5 s, and a request that meets the close fails.
+const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// A model's answer, as it comes.
 pub type ModelStream = Pin<Box<dyn Stream<Item = Result<ModelEvent, ModelError>> + Send>>;
@@ -23,7 +38,8 @@ pub type ModelStream = Pin<Box<dyn Stream<Item = Result<ModelEvent, ModelError>>
 /// Which format the provider speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// `POST /v1/chat/completions`: OpenAI and the many servers that follow it.
+    /// `POST /v1/chat/completions`: OpenAI and the many servers that follow it, each in its own way: see [`Upstream::path`] and
+    /// [`Upstream::field`].
     OpenAiChat,
     /// `POST /v1/messages`.
     Anthropic,
@@ -48,29 +64,39 @@ pub enum Role {
     Assistant,
 }
 
-/// A provider, a key and a model.
+/// A provider, a key, a model, and what is asked of it.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    client: reqwest::Client,
+    client: Client,
     dialect: Dialect,
-    url: String,
+    base: Url,
+    url: Url,
+    headers: HeaderMap,
     model: String,
-    max_tokens: u32,
+    system: Option<String>,
+    fields: Map<String, Value>,
+    end_rule: EndRule,
 }
 
 /// Why there is no [`Upstream`].
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidUpstream {
-    /// The key has characters that no header may have.
-    #[error("the key is not a header value")]
-    Key,
+    /// The key, or another header, has characters that no header may have.
+    #[error("{0} is not a header: remove line breaks and letters beyond ASCII")]
+    Header(&'static str),
+    /// The base or the path.
+    #[error("{0:?} is not an address: write one such as https://api.openai.com")]
+    Url(String),
+    /// The address is `https`, and this program cannot speak it.
+    #[error("reqwest was built without TLS: add its feature `rustls` in Cargo.toml")]
+    NoTls,
     /// See [`deadline::client`].
     #[error(transparent)]
     Client(#[from] reqwest::Error),
 }
 
 impl Upstream {
-    /// `base` is the origin, `https://api.openai.com`; `silence` bounds each wait for the provider's bytes: twice the
+    /// `base` is the origin, `https://api.openai.com`; an empty `key` sends none; `silence` bounds each wait for the provider's bytes: twice the
     /// relay's, whose own limit then comes first and names the reason.
     ///
     /// # Errors
@@ -82,36 +108,104 @@ impl Upstream {
         model: &str,
         silence: Duration,
     ) -> Result<Self, InvalidUpstream> {
-        let (path, name, value) = match dialect {
+        let client = deadline::client(Duration::from_secs(10), silence, |builder| {
+            // A redirect would take the key and the conversation along: reqwest drops `Authorization` then, not `x-api-key`.
+            let none = reqwest::redirect::Policy::none();
+            builder.redirect(none).pool_idle_timeout(POOL_IDLE)
+        })?;
+        let (path, name, value, field) = match dialect {
             Dialect::OpenAiChat => (
                 "/v1/chat/completions",
                 "authorization",
                 format!("Bearer {key}"),
+                ("stream_options", json!({ "include_usage": true })),
             ),
-            Dialect::Anthropic => ("/v1/messages", "x-api-key", key.to_owned()),
+            Dialect::Anthropic => (
+                "/v1/messages",
+                "x-api-key",
+                key.to_owned(),
+                ("max_tokens", ANTHROPIC_MAX_TOKENS.into()),
+            ),
         };
-        let mut key = HeaderValue::from_str(&value).map_err(|_| InvalidUpstream::Key)?;
-        key.set_sensitive(true); // `Debug` of the client shows its headers
-        let headers = HeaderMap::from_iter([
-            (HeaderName::from_static(name), key),
-            (
-                HeaderName::from_static("anthropic-version"),
-                HeaderValue::from_static("2023-06-01"),
-            ),
-        ]);
-        let client = deadline::client(Duration::from_secs(10), silence, |builder| {
-            // A redirect would take the key and the conversation along: reqwest drops `Authorization` then, not `x-api-key`.
-            let none = reqwest::redirect::Policy::none();
-            builder.default_headers(headers).redirect(none)
-        })?;
-        let url = format!("{}{path}", base.trim_end_matches('/'));
-        Ok(Self {
+        let base = base.trim_end_matches('/');
+        let url = |base: &str| {
+            Url::parse(base)
+                .ok()
+                .filter(Url::has_host)
+                .ok_or_else(|| InvalidUpstream::Url(base.to_owned()))
+        };
+        let upstream = Self {
             client,
             dialect,
-            url,
+            base: url(base)?,
+            url: url(&format!("{base}{path}"))?,
+            headers: HeaderMap::new(),
             model: model.to_owned(),
-            max_tokens: 4096,
-        })
+            system: None,
+            fields: Map::from_iter([(field.0.to_owned(), field.1)]),
+            end_rule: EndRule::default(),
+        };
+        if upstream.base.scheme() == "https" && !has_tls() {
+            return Err(InvalidUpstream::NoTls);
+        }
+        let upstream = upstream.header("anthropic-version", "2023-06-01")?;
+        match key {
+            // A local server, or a key that `header` brings.
+            "" => Ok(upstream),
+            _ => upstream.header(name, &value),
+        }
+    }
+
+    /// The same with another path and query, for hosts that differ from `/v1/chat/completions`:
+    /// `/openai/deployments/NAME/chat/completions?api-version=…` (Azure), `/v1beta/openai/chat/completions` (Gemini).
+    ///
+    /// # Errors
+    /// [`InvalidUpstream::Url`].
+    pub fn path(mut self, path: &str) -> Result<Self, InvalidUpstream> {
+        let url = self.base.join(path).ok();
+        let same = |url: &Url| url.origin() == self.base.origin();
+        self.url = url
+            .filter(same)
+            .ok_or_else(|| InvalidUpstream::Url(path.to_owned()))?;
+        Ok(self)
+    }
+
+    /// The same with a header, which no log shows: `api-key` (Azure), `HTTP-Referer` (OpenRouter), `anthropic-beta`.
+    ///
+    /// # Errors
+    /// [`InvalidUpstream::Header`].
+    pub fn header(mut self, name: &'static str, value: &str) -> Result<Self, InvalidUpstream> {
+        let mut value = HeaderValue::from_str(value).map_err(|_| InvalidUpstream::Header(name))?;
+        value.set_sensitive(true);
+        let header = HeaderName::try_from(name).map_err(|_| InvalidUpstream::Header(name))?;
+        self.headers.insert(header, value);
+        Ok(self)
+    }
+
+    /// The same with a field of the request's body; null removes it. `max_completion_tokens` (`max_tokens` with most hosts that
+    /// are not OpenAI; it counts the reasoning, and an answer that thinks up to it is empty), `reasoning_effort`, `tools`,
+    /// `temperature`. A host that refuses `stream_options` gets a null for it, and sends no usage.
+    #[must_use]
+    pub fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
+        match value.into() {
+            Value::Null => self.fields.remove(name),
+            value => self.fields.insert(name.to_owned(), value),
+        };
+        self
+    }
+
+    /// The same with instructions for the model.
+    #[must_use]
+    pub fn system(mut self, instructions: &str) -> Self {
+        self.system = Some(instructions.to_owned());
+        self
+    }
+
+    /// The same for a host with another evidence of the end.
+    #[must_use]
+    pub fn end_rule(mut self, end_rule: EndRule) -> Self {
+        self.end_rule = end_rule;
+        self
     }
 
     /// The same with another model.
@@ -123,33 +217,71 @@ impl Upstream {
         }
     }
 
-    /// Asks the model. The future ends with the provider's response head.
+    /// The model.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Asks the model. The future ends with the provider's response headers.
     ///
     /// # Errors
     /// [`ModelError::Status`] and others of [`http::open`]; [`ModelError::Transport`] when there is no answer.
     pub async fn open(&self, turns: &[Turn]) -> Result<ModelStream, ModelError> {
-        let request = self.client.post(&self.url).json(&self.body(turns));
+        let turns = turns.iter().map(|turn| json!(turn));
+        self.open_messages(turns.collect()).await
+    }
+
+    /// The same with messages in the provider's own format: results of tools, images, signatures.
+    ///
+    /// # Errors
+    /// See [`Upstream::open`].
+    pub async fn open_messages(&self, messages: Vec<Value>) -> Result<ModelStream, ModelError> {
+        let request = self
+            .client
+            .post(self.url.clone())
+            .headers(self.headers.clone())
+            .json(&self.body(messages));
         // The URL may name an account, and some providers take the key in it.
         let response = request
             .send()
             .await
-            .map_err(|error| ModelError::Transport(error.without_url().to_string()))?;
+            .map_err(|error| ModelError::transport(&error.without_url()))?;
         let body = http::open(response, "text/event-stream").await?;
         Ok(match self.dialect {
-            Dialect::OpenAiChat => Box::pin(model_events(body, OpenAiChat::default())),
-            Dialect::Anthropic => Box::pin(model_events(body, Anthropic::default())),
+            Dialect::OpenAiChat => Box::pin(model_events(body, OpenAiChat::new(self.end_rule))),
+            Dialect::Anthropic => Box::pin(model_events(body, Anthropic::new(self.end_rule))),
         })
     }
 
-    fn body(&self, turns: &[Turn]) -> Value {
-        let mut body = json!({ "model": self.model, "stream": true, "messages": turns });
-        match self.dialect {
-            Dialect::OpenAiChat => {
-                body["max_completion_tokens"] = self.max_tokens.into();
-                body["stream_options"] = json!({ "include_usage": true });
+    fn body(&self, mut messages: Vec<Value>) -> Value {
+        let mut body = json!({ "model": self.model, "stream": true });
+        match (self.dialect, &self.system) {
+            (Dialect::OpenAiChat, Some(system)) => {
+                messages.insert(0, json!({ "role": "system", "content": system }));
             }
-            Dialect::Anthropic => body["max_tokens"] = self.max_tokens.into(),
+            (Dialect::Anthropic, Some(system)) => body["system"] = json!(system),
+            (_, None) => {}
+        }
+        body["messages"] = messages.into();
+        for (name, value) in &self.fields {
+            body[name] = value.clone();
         }
         body
     }
+}
+
+/// Whether reqwest was built with TLS. Without, it refuses `https` in its first poll, before it resolves the name; with TLS it then
+/// waits for this resolver, which never answers, and nothing is sent.
+fn has_tls() -> bool {
+    struct Never;
+    impl reqwest::dns::Resolve for Never {
+        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+            Box::pin(future::pending())
+        }
+    }
+    let client = Client::builder().no_proxy().dns_resolver(Arc::new(Never));
+    let first_poll = |client: Client| client.get("https://tls.invalid").send().now_or_never();
+    client
+        .build()
+        .is_ok_and(|client| first_poll(client).is_none())
 }

@@ -1,14 +1,14 @@
-//! Channels that not everybody may read: the right to read is asked at each connection, before the cursor is looked at.
+//! Channels that not every user may read: the right to read is checked at each connection, before the cursor.
 //!
-//! A reconnect is a replay, and its `Last-Event-ID` comes from the client. With one log for each channel, each with an epoch of
-//! its own, a cursor of another channel is a `reset` and never a position. An open stream ends soon after the right to it.
-//! Needs `sse/protect.rs`, `sse/resume.rs` and what they need; `Reader` comes from your authentication.
+//! A reconnect is a replay, and its `Last-Event-ID` comes from the client. Each channel has its own log with its own epoch,
+//! so a cursor of another channel is a `reset` and never a position. An open stream ends at the first heartbeat after its
+//! reader has lost the right to it. Needs `sse/{event,cursor,log,log_reader,streams}.rs`; `Reader` comes from your authentication.
 
 // ANCHOR: channels
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    task::{Context, Poll},
 };
 
 use axum::{
@@ -20,18 +20,17 @@ use axum::{
 };
 
 use crate::sse::{
-    message::LastEventId,
-    protect::while_valid,
-    resume::Log,
-    serve::{self, Streams},
+    event::{Event, LastEventId, Names},
+    log::Log,
+    log_reader,
+    streams::{self, Chunk, Source, Streams},
 };
 
 /// Who reads: never taken from the path, the query or the cursor.
 #[derive(Debug, Clone)]
 pub struct Reader(pub String);
 
-/// Stands for the table of rights that you have.
-#[derive(Debug)]
+/// An entry of the table of rights that you have.
 pub struct Channel {
     /// Who may read it.
     pub readers: HashSet<String>,
@@ -40,14 +39,11 @@ pub struct Channel {
 }
 
 /// What the route shares.
-#[derive(Debug)]
 pub struct Channels {
     /// By name.
     pub all: RwLock<HashMap<String, Channel>>,
-    /// Open streams.
+    /// Open streams. Their heartbeat is how long one outlives the right to it.
     pub streams: Streams,
-    /// How long an open stream outlives the right to it at most.
-    pub recheck: Duration,
 }
 
 impl Channels {
@@ -63,7 +59,10 @@ impl Channels {
 /// `GET /channels/{channel}/events`.
 pub fn app(channels: Arc<Channels>) -> Router {
     Router::new()
-        .route("/channels/{channel}/events", get(events).head(serve::head))
+        .route(
+            "/channels/{channel}/events",
+            get(events).head(streams::head),
+        )
         .with_state(channels)
 }
 
@@ -77,16 +76,44 @@ async fn events(
     let Some(log) = channels.readable(&reader, &channel) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let Some(messages) = log.subscribe(&last_event_id) else {
+    let Some(log) = log.read(&last_event_id) else {
         return StatusCode::NO_CONTENT.into_response();
     };
     match channels.streams.admit() {
-        Ok(slot) => {
-            let every = channels.recheck;
-            let valid = move || channels.readable(&reader, &channel).is_some();
-            slot.respond(while_valid(messages, every, valid))
-        }
+        Ok(slot) => slot.respond(WhileReadable {
+            log,
+            reader,
+            channel,
+            channels,
+        }),
         Err(refused) => refused.into_response(),
+    }
+}
+
+/// A log for as long as its reader may read it.
+struct WhileReadable {
+    log: log_reader::Reader,
+    reader: Reader,
+    channel: String,
+    channels: Arc<Channels>,
+}
+
+impl Source for WhileReadable {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        self.log.poll(cx)
+    }
+
+    fn id(&self) -> Option<String> {
+        self.log.id()
+    }
+
+    fn beat(&mut self) -> Option<Event> {
+        let readable = self.channels.readable(&self.reader, &self.channel);
+        if readable.is_some() {
+            return None;
+        }
+        let data = serde_json::json!({ "code": "unauthorized" });
+        Event::unreserved(Names::DEFAULT.unauthorized, &data).ok()
     }
 }
 // ANCHOR_END: channels

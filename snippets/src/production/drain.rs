@@ -1,27 +1,27 @@
 //! The end of a process behind a balancer: out of rotation first, then its streams one by one, then a deadline.
 //!
-//! Use it as the `main` of every instance. It promises: readiness is false before anything else happens, while
-//! the instance serves on; new connections are then refused, so that the balancer tries another instance; event streams
-//! and sockets end in band at random times within their `drain_spread`; and it returns at the deadline at the latest.
-//! Needs `sse/{lifecycle,message}.rs`; give the same `stopping` token to `sse/serve.rs` and `websocket/serve.rs`.
+//! Use it as the `main` of every instance. It guarantees: readiness is false before anything else happens, while the
+//! instance keeps serving; then new connections are refused, so that the balancer tries another instance; event streams
+//! and sockets end in band at random times within their `drain_spread`; and it returns by the deadline. Give
+//! [`Instance::stopping`] to `Streams::start` and `Sockets::new`. Needs `connections/{listen,takeover,send_deadline}.rs`.
 
 // ANCHOR: drain
-use std::{fmt::Debug, io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
-use axum::{Router, http::StatusCode, routing::get, serve::Listener};
+use axum::{Router, http::StatusCode, routing::get};
 use tokio::{
     net::{TcpListener, TcpSocket},
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::sse::lifecycle::{Drained, serve_on};
+use crate::connections::listen;
 
 /// How long each step takes. Their sum must be below the time after which the process is killed
 /// (Kubernetes: `terminationGracePeriodSeconds`, 30 s by default).
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Not ready, and serving as before: longer than the balancer takes to see it (its interval times its threshold).
+    /// Not ready, and serving as before: longer than the balancer takes to notice (its interval times its threshold).
     pub notice: Duration,
     /// For the ends of the streams, with their `drain_spread` within it, and for requests under way.
     pub deadline: Duration,
@@ -31,13 +31,13 @@ pub struct Plan {
 #[derive(Debug, Clone, Default)]
 pub struct Instance {
     leaving: CancellationToken,
-    /// Ends the streams (`Streams::new`) and the sockets (`Sockets::new`) when it is cancelled.
+    /// Ends the streams and the sockets when it is cancelled.
     pub stopping: CancellationToken,
 }
 
 impl Instance {
-    /// `GET /ready`: 200, and 503 from the moment in which the instance is told to leave. Only this instance's own
-    /// state: a check of the broker would take all instances out at once.
+    /// `GET /ready`: 200, and 503 as soon as the instance is leaving. It reports this instance alone: a check of the
+    /// broker would take all instances out at once.
     pub fn ready(&self) -> Router {
         let leaving = self.leaving.clone();
         let ready = move || async move {
@@ -49,43 +49,40 @@ impl Instance {
         Router::new().route("/ready", get(ready))
     }
 
-    /// Serves `app` until `told` to leave, then follows `plan`. `rest` is what axum does not wait for: upgraded
-    /// connections (`Sockets::drained`) and spawned work that must be finished.
-    pub async fn serve<L>(
+    /// Serves `app` until `leave`, then follows `plan`. `rest` is work outside of responses that must be finished:
+    /// upgraded connections (`Sockets::drained`), spawned jobs. Returns whether everything ended before the deadline.
+    pub async fn serve(
         &self,
-        listener: L,
+        listener: TcpListener,
         app: Router,
         plan: Plan,
-        told: impl Future<Output = ()>,
+        leave: impl Future<Output = ()>,
         rest: impl Future<Output = ()>,
-    ) -> io::Result<Drained>
-    where
-        L: Listener,
-        L::Addr: Debug,
-    {
+    ) -> bool {
         let leave = async {
-            told.await;
+            leave.await;
             self.leaving.cancel();
-            // Streams that begin now are welcome: a refusal (503) ends an EventSource for good.
+            // Streams that start now are welcome: a refusal (503) stops an EventSource permanently.
             sleep(plan.notice).await;
-            // axum closes the listening socket with this, and idle connections.
             self.stopping.cancel();
-            Ok(Instant::now() + plan.deadline)
+            Instant::now() + plan.deadline
         };
-        let serve = serve_on(listener, app, self.stopping.clone(), plan.deadline);
-        let (deadline, served) = tokio::try_join!(leave, serve)?;
-        match served {
-            Drained::DeadlinePassed => Ok(Drained::DeadlinePassed),
-            Drained::Complete => Ok(timeout_at(deadline, rest)
-                .await
-                .map_or(Drained::DeadlinePassed, |()| Drained::Complete)),
-        }
+        let config = listen::Config {
+            drain: plan.deadline,
+            ..listen::Config::default()
+        };
+        let serve = listen::serve(listener, app, config, self.stopping.clone());
+        let (deadline, open) = tokio::join!(leave, serve);
+        timeout_at(deadline, rest).await.is_ok() && open == 0
     }
 }
 
-/// A listener for the moment in which the clients of another instance arrive. `TcpListener::bind` lets 128 connections wait
+/// A listener for the moment at which the clients of another instance arrive. `TcpListener::bind` lets 128 connections wait
 /// for `accept`; the next ones try again after 1 s, then 2 s more. The kernel allows `net.core.somaxconn`.
-pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+///
+/// # Errors
+/// If `addr` is in use or not allowed.
+pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = match addr {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,

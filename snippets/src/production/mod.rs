@@ -8,15 +8,17 @@ pub mod cross_site;
 pub mod drain;
 pub mod feed;
 pub mod load;
-pub mod memory_log;
 #[cfg(feature = "nats")]
 pub mod nats_log;
 pub mod observe;
 #[cfg(feature = "postgres")]
 pub mod postgres_log;
-pub mod recent;
 #[cfg(feature = "redis")]
 pub mod redis_log;
 pub mod scrape;
 pub mod shared_log;
+pub mod snapshot;
 pub mod store;
+pub mod topics;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+pub mod wakes;

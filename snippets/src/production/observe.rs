@@ -1,22 +1,23 @@
-//! What a streaming service must be able to say at three in the morning: how many streams are open, why they close,
-//! how long clients wait for the first event and between two, and which of them do not keep up.
+//! What a streaming service must answer on call: how many streams are open, why they close, how long clients wait for the
+//! first event and between two, and which of them do not keep up.
 //!
-//! Wrap the messages of a stream in [`Observer::watch`] before `Slot::respond`. Everything is recorded where it
-//! happens, the end in `Drop`: a client that leaves runs no line after the loop. Labels are a fixed few: one
-//! [`Observer`] per kind of stream, never one per user or room. Needs `sse/message.rs`; `scrape.rs` is the endpoint.
+//! Wrap the source of a stream in [`Observer::watch`] before `Slot::respond`. Everything is recorded where it happens, the
+//! end in `Drop`: if a client disconnects, no line after the loop runs. Labels are a fixed few: one [`Observer`] per kind
+//! of stream, never one per user or room. Needs `sse/{event,cursor,streams}.rs`; `scrape.rs` is the endpoint.
 
 // ANCHOR: observe
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll, ready};
 
-use futures::Stream;
+use memchr::memmem;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::sse::message::Message;
+use crate::sse::{
+    cursor::Reason,
+    event::{Event, Names},
+    streams::{Chunk, Source},
+};
 
 /// Why a stream has closed: the values of the label `reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub enum Closed {
     Error,
     /// The instance is stopping.
     Shutdown,
-    /// The client has gone, or was cut because it did not read.
+    /// The client disconnected, or was cut because it did not read.
     Client,
 }
 
@@ -52,7 +53,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// `stopping` is what ends the streams at a shutdown (`Streams::new`).
+    /// `stopping` is the token that ends the streams at a shutdown (`Streams::start`).
     pub fn new(kind: &'static str, stopping: CancellationToken) -> Self {
         let reset = |reason| counter!("stream_resets_total", "kind" => kind, "reason" => reason);
         let closed = |reason| counter!("stream_closed_total", "kind" => kind, "reason" => reason);
@@ -65,7 +66,7 @@ impl Observer {
             refused: counter!("stream_refused_total", "kind" => kind),
             events: counter!("stream_events_total", "kind" => kind),
             dropped: counter!("stream_dropped_events_total", "kind" => kind),
-            resets: ["trimmed", "epoch", "ahead", "invalid", "other"].map(reset),
+            resets: ["trimmed", "epoch", "ahead", "invalid", "slow"].map(reset),
             closed: ["ended", "error", "shutdown", "client"].map(closed),
             first_event: histogram!("stream_first_event_seconds", "kind" => kind),
             between_events: histogram!("stream_between_events_seconds", "kind" => kind),
@@ -76,13 +77,13 @@ impl Observer {
     }
 
     /// Watches one stream from now until it is dropped. `resumed`: the client came with a cursor.
-    pub fn watch<S>(&self, messages: S, resumed: bool) -> Watched<S> {
+    pub fn watch<S>(&self, source: S, resumed: bool) -> Watched<S> {
         self.opened.increment(1);
         self.resumed.increment(u64::from(resumed));
         self.open.increment(1);
         let now = Instant::now();
         Watched {
-            messages: Box::pin(messages),
+            source,
             observer: self.clone(),
             opened: now,
             last: None,
@@ -92,12 +93,12 @@ impl Observer {
         }
     }
 
-    /// A client that was answered 503 or 429.
+    /// A client that got 503 or 429.
     pub fn refused(&self) {
         self.refused.increment(1);
     }
 
-    /// For streams with a queue each (`Outbox::depth`): record it at each ping.
+    /// For connections with a queue each: record its length at each ping.
     pub fn queued(&self, messages: usize) {
         self.queue.record(messages as f64);
     }
@@ -110,58 +111,72 @@ impl Observer {
 
 /// See [`Observer::watch`].
 pub struct Watched<S> {
-    messages: Pin<Box<S>>,
+    source: S,
     observer: Observer,
     opened: Instant,
     last: Option<Instant>,
-    /// When the last event was handed to the connection, until that asks for the next one.
+    /// When the last bytes were handed to the connection, until it takes more.
     given: Option<Instant>,
     events: u64,
     closed: Option<Closed>,
 }
 
-impl<S, E> Stream for Watched<S>
-where
-    S: Stream<Item = Result<Message, E>>,
-{
-    type Item = Result<Message, E>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // The connection asks again when there is room in its buffers: nothing is queued, so this wait is the lag.
+impl<S: Source> Source for Watched<S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        // The connection polls when there is room in its buffers: nothing is queued, so this wait is the lag.
         if let Some(given) = self.given.take() {
             self.observer.not_taken.record(given.elapsed());
         }
-        let item = ready!(self.messages.as_mut().poll_next(cx));
-        match &item {
-            Some(Ok(message)) => self.given_out(message),
-            Some(Err(_)) => self.closed = Some(Closed::Error),
+        let chunk = ready!(self.source.poll(cx));
+        match &chunk {
+            Some(chunk) => self.given_out(chunk),
             None => self.closed = self.closed.or(Some(Closed::Ended)),
         }
-        Poll::Ready(item)
+        Poll::Ready(chunk)
+    }
+
+    fn id(&self) -> Option<String> {
+        self.source.id()
+    }
+
+    fn beat(&mut self) -> Option<Event> {
+        let end = self.source.beat();
+        if let Some(event) = &end {
+            self.given_out(&Chunk {
+                last: true,
+                ..Chunk::from(event)
+            });
+        }
+        end
     }
 }
 
 impl<S> Watched<S> {
-    fn given_out(&mut self, message: &Message) {
-        let now = Instant::now();
-        let observer = &self.observer;
-        observer.events.increment(1);
+    fn given_out(&mut self, chunk: &Chunk) {
+        let (now, observer) = (Instant::now(), &self.observer);
+        // Each event ends with an empty line.
+        let events = memmem::find_iter(&chunk.bytes, b"\n\n").count() as u64;
+        observer.events.increment(events);
         match self.last {
             None => observer.first_event.record(now - self.opened),
             Some(last) => observer.between_events.record(now - last),
         }
-        if message.name() == "reset" {
-            let known = ["trimmed", "epoch", "ahead", "invalid"];
-            let position = known
-                .iter()
-                .position(|reason| message.data().contains(reason));
-            let reason = position.unwrap_or(known.len());
-            observer.resets[reason].increment(1);
+        if let Some(reason) = chunk.reset {
+            observer.resets[match reason {
+                Reason::Trimmed => 0,
+                Reason::Epoch => 1,
+                Reason::Ahead => 2,
+                Reason::Invalid => 3,
+                Reason::Slow => 4,
+            }]
+            .increment(1);
         }
-        if message.is_last() {
-            self.closed = Some(Closed::Ended);
+        if chunk.last {
+            let failed = chunk.bytes.strip_prefix(b"event: ").unwrap_or_default();
+            let failed = failed.starts_with(Names::DEFAULT.failed.as_bytes());
+            self.closed = Some(if failed { Closed::Error } else { Closed::Ended });
         }
-        self.events += 1;
+        self.events += events;
         (self.last, self.given) = (Some(now), Some(now));
     }
 }

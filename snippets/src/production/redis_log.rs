@@ -1,152 +1,243 @@
 //! A [`Store`] on a Redis stream (feature `redis`; tested with Redis 7.0, redis 1.8).
 //!
-//! Ids are `EPOCH-SEQUENCE` in Redis too: the epoch is the time of the stream's creation, and
-//! `XADD key EPOCH-*` counts the sequence up by one. Redis' own ids are times, and a hole between two
-//! times tells nothing: `XREAD` from a trimmed id returns the oldest survivors without an error.
+//! Ids are `EPOCH-SEQUENCE` in Redis too, and `XADD key EPOCH-*` counts the sequence up by one. Redis' own ids are times, and
+//! a hole between two times shows nothing: `XREAD` from a trimmed id returns the oldest survivors without an error. One
+//! [`Redis`] has two connections, however many logs it serves. Needs `store.rs` and `wakes.rs`.
 
 // ANCHOR: redis
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use futures::StreamExt;
 use redis::{
-    AsyncConnectionConfig, Client, RedisError, Script,
-    aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
+    Client, RedisError, Script,
+    aio::{ConnectionManager, ConnectionManagerConfig},
 };
-use serde_json::value::RawValue;
-use tokio::sync::Mutex;
+use tokio::{
+    sync::Mutex,
+    time::{interval, sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::store::{Page, Store, id};
-use crate::sse::message::{InvalidMessage, Message};
+use super::{
+    store::{Page, Store},
+    wakes::{Wake, Wakes},
+};
+use crate::sse::{
+    cursor::Cursor,
+    event::{Event, InvalidEvent},
+};
 
-/// Creates the stream (empty, with its epoch) where there is none, and tells its last id.
+/// What a restart of Redis or a failover may lose of what it has acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Events: with the default persistence, `appendfsync everysec`, or replicas without `WAIT`. Each restart and each
+    /// failover starts a new epoch, so that every client is reset.
+    Lossy,
+    /// Nothing: `appendfsync always` and no failover to a replica that may lag. Cursors outlive a restart.
+    Kept,
+}
+
+/// Opens the log. `KEYS[2]` names the server whose history the log has: `master_replid` changes with each restart and each
+/// failover. A log of another history keeps its events and gets a new epoch. What is empty remembers its last id.
 const OPEN: &str = r"
-local function open(key)
-  if redis.call('EXISTS', key) == 0 then
-    local now = redis.call('TIME')
-    local first = string.format('%d%03d-0', now[1], math.floor(now[2] / 1000))
-    redis.call('XDEL', key, redis.call('XADD', key, first, 'd', ''))
-  end
+local key, home = KEYS[1], KEYS[2]
+local now = redis.call('TIME')
+local run = ARGV[1] == 'kept' and 'kept' or string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+local function state()
   local info, fields = redis.call('XINFO', 'STREAM', key), {}
   for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
   local epoch, tail = string.match(fields['last-generated-id'], '^(%d+)-(%d+)$')
   return epoch, tail, fields['first-entry']
 end
+local function begin(tail, entries, last)
+  local epoch = string.format('%d', math.max(now[1] * 1000 + math.floor(now[2] / 1000), last + 1))
+  redis.call('DEL', key)
+  for _, entry in ipairs(entries) do
+    redis.call('XADD', key, epoch .. '-' .. string.match(entry[1], '%d+$'), unpack(entry[2]))
+  end
+  if #entries == 0 then redis.call('XDEL', key, redis.call('XADD', key, epoch .. '-' .. tail, 'd', '')) end
+  redis.call('SET', home, run)
+end
+if redis.call('EXISTS', key) == 0 then
+  begin('0', {}, 0)
+elseif redis.call('GET', home) ~= run then
+  local last, tail = state()
+  begin(tail, redis.call('XRANGE', key, '-', '+'), last)
+end
+local epoch, tail, first = state()
 ";
 
+/// The wake-up carries nothing: Redis Pub/Sub keeps nothing for a subscriber that is away.
 const APPEND: &str = r"
-local epoch = open(KEYS[1])
-return redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[1], epoch .. '-*', 'n', ARGV[2], 'd', ARGV[3], 'l', ARGV[4])
+local id = redis.call('XADD', key, 'MAXLEN', ARGV[2], epoch .. '-*', 'n', ARGV[3], 'd', ARGV[4], 'l', ARGV[5])
+redis.call('PUBLISH', key, '')
+return {epoch, string.match(id, '%d+$')}
 ";
 
 const READ: &str = r"
-local epoch, tail, first = open(KEYS[1])
-local head = first and string.match(first[1], '-(%d+)$') or string.format('%d', tail + 1)
-local events = redis.call('XRANGE', KEYS[1], '(' .. epoch .. '-' .. ARGV[1], '+', 'COUNT', ARGV[2])
+local head = first and string.match(first[1], '%d+$') or string.format('%d', tail + 1)
+local events = redis.call('XRANGE', key, '(' .. epoch .. '-' .. ARGV[2], '+', 'COUNT', ARGV[3])
 return {epoch, head, tail, events}
 ";
 
-/// How long one blocking read lasts at most.
-const BLOCK: Duration = Duration::from_secs(2);
+/// Without a wake-up, each log is read this often.
+const SWEEP: Duration = Duration::from_secs(60);
+/// How often the connection that receives the wake-ups is checked.
+const PING: Duration = Duration::from_secs(5);
+/// Channels per `SUBSCRIBE`.
+const CHANNELS: usize = 500;
+
+/// Two connections to one Redis: commands, and wake-ups.
+pub struct Redis {
+    commands: ConnectionManager,
+    durability: Durability,
+    append: Script,
+    read: Script,
+    wakes: Arc<Wakes>,
+    _listener: AbortOnDropHandle<()>,
+}
+
+impl Redis {
+    /// `timeout` bounds connecting and each answer.
+    ///
+    /// # Errors
+    /// If `url` is malformed, or if Redis does not answer.
+    pub async fn connect(
+        url: &str,
+        durability: Durability,
+        timeout: Duration,
+    ) -> Result<Arc<Self>, RedisError> {
+        let client = Client::open(url)?;
+        // One retry: a publish must fail soon while Redis is down, and readers have a backoff of their own.
+        let config = ConnectionManagerConfig::new()
+            .set_number_of_retries(1)
+            .set_connection_timeout(Some(timeout))
+            .set_response_timeout(Some(timeout));
+        let wakes = Arc::new(Wakes::default());
+        Ok(Arc::new(Self {
+            commands: client.get_connection_manager_with_config(config).await?,
+            durability,
+            append: Script::new(&format!("{OPEN}{APPEND}")),
+            read: Script::new(&format!("{OPEN}{READ}")),
+            _listener: AbortOnDropHandle::new(tokio::spawn(listen(client, wakes.clone(), timeout))),
+            wakes,
+        }))
+    }
+
+    /// The log `key`, which keeps `max_events`.
+    pub fn log(self: &Arc<Self>, key: &str, max_events: usize) -> RedisLog {
+        RedisLog {
+            redis: self.clone(),
+            key: key.to_owned(),
+            max_events,
+            wake: Mutex::new(None),
+        }
+    }
+}
+
+/// Receives the wake-ups of all logs, on a connection that is replaced when it fails.
+async fn listen(client: Client, wakes: Arc<Wakes>, patience: Duration) {
+    loop {
+        wakes.forget();
+        let lost = listen_once(&client, &wakes, patience).await;
+        tracing::warn!(error = ?lost.err(), "no wake-ups from Redis");
+        // Readers go on without: each looks at its log now, and at every further attempt.
+        wakes.wake_all();
+        sleep(rand::random_range(
+            Duration::from_millis(100)..Duration::from_secs(1),
+        ))
+        .await;
+    }
+}
+
+async fn listen_once(
+    client: &Client,
+    wakes: &Wakes,
+    patience: Duration,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (mut sink, mut messages) = timeout(patience, client.get_async_pubsub()).await??.split();
+    let mut ping = interval(PING);
+    loop {
+        tokio::select! {
+            message = messages.next() => match message {
+                Some(message) => wakes.wake(message.get_channel_name()),
+                None => return Ok(()),
+            },
+            () = wakes.added.notified() => {}
+            _ = ping.tick() => {
+                let _: redis::Value = timeout(patience, sink.ping()).await??;
+            }
+        }
+        let (come, gone) = wakes.changes();
+        for gone in gone.chunks(CHANNELS) {
+            timeout(patience, sink.unsubscribe(gone)).await??;
+        }
+        for come in come.chunks(CHANNELS) {
+            timeout(patience, sink.subscribe(come)).await??;
+            // Subscribed first, read second: an event in between is found.
+            come.iter().for_each(|name| wakes.wake(name));
+        }
+    }
+}
 
 /// One log: one Redis stream.
 pub struct RedisLog {
+    redis: Arc<Redis>,
     key: String,
     max_events: usize,
-    client: Client,
-    commands: ConnectionManager,
-    /// `XREAD BLOCK` holds up everything else on its connection. Only the reader uses it.
-    blocking: Mutex<Option<MultiplexedConnection>>,
-    append: Script,
-    read: Script,
+    wake: Mutex<Option<Wake>>,
 }
 
-/// Why Redis did not do it.
+/// Why Redis failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisLogError {
     /// Not reachable, too slow, or an error of the server.
     #[error(transparent)]
     Redis(#[from] RedisError),
-    /// The stream holds what is no event of ours.
+    /// The stream holds an entry that is not an event of ours.
     #[error("not an event: {0}")]
-    Event(#[from] InvalidMessage),
-    /// Likewise.
-    #[error("not JSON: {0}")]
-    Json(#[from] serde_json::Error),
+    Event(#[from] InvalidEvent),
 }
 
 impl RedisLog {
-    /// `key` is one topic; `max_events` are kept (`MAXLEN`). `timeout` bounds connecting and each answer.
-    pub async fn connect(
-        url: &str,
-        key: &str,
-        max_events: usize,
-        timeout: Duration,
-    ) -> Result<Self, RedisError> {
-        let client = Client::open(url)?;
-        // One retry: a publish must fail soon while Redis is down, and the reader has a backoff of its own.
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(1)
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout));
-        Ok(Self {
-            commands: client.get_connection_manager_with_config(config).await?,
-            client,
-            key: key.to_owned(),
-            max_events,
-            blocking: Mutex::new(None),
-            append: Script::new(&format!("{OPEN}{APPEND}")),
-            read: Script::new(&format!("{OPEN}{READ}")),
-        })
-    }
-
-    async fn blocking_connection(&self) -> Result<MultiplexedConnection, RedisError> {
-        // The default response timeout of 500 ms is shorter than the blocking read.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(BLOCK))
-            .set_response_timeout(Some(BLOCK * 2));
-        self.client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
+    fn call<'a>(&self, script: &'a Script) -> redis::ScriptInvocation<'a> {
+        let mut call = script.prepare_invoke();
+        // In a cluster both keys are in one slot.
+        call.key(&self.key).key(format!("{{{}}}:home", self.key));
+        call.arg(match self.redis.durability {
+            Durability::Lossy => "lossy",
+            Durability::Kept => "kept",
+        });
+        call
     }
 }
 
 impl Store for RedisLog {
     type Error = RedisLogError;
 
-    async fn append(&self, message: &Message) -> Result<(), Self::Error> {
-        let _: String = self
-            .append
-            .key(&self.key)
-            .arg(self.max_events)
-            .arg(message.name())
-            .arg(message.data())
-            .arg(u8::from(message.is_last()))
-            .invoke_async(&mut self.commands.clone())
-            .await?;
-        Ok(())
+    async fn append(&self, event: &Event) -> Result<Cursor, Self::Error> {
+        let mut call = self.call(&self.redis.append);
+        call.arg(self.max_events).arg(event.name());
+        call.arg(&*event.data()).arg(u8::from(event.is_last()));
+        let (epoch, seq) = call.invoke_async(&mut self.redis.commands.clone()).await?;
+        Ok(Cursor { epoch, seq })
     }
 
     async fn read(&self, seen: u64, max: usize) -> Result<Page, Self::Error> {
         type Entry = (String, Vec<String>);
-        let (epoch, head, tail, entries): (u64, u64, u64, Vec<Entry>) = self
-            .read
-            .key(&self.key)
-            .arg(seen)
-            .arg(max)
-            .invoke_async(&mut self.commands.clone())
+        let mut call = self.call(&self.redis.read);
+        let answer = call.arg(seen).arg(max);
+        let (epoch, head, tail, entries): (u64, u64, u64, Vec<Entry>) = answer
+            .invoke_async(&mut self.redis.commands.clone())
             .await?;
         let mut events = Vec::with_capacity(entries.len());
-        for (redis_id, fields) in entries {
-            let sequence = redis_id
-                .rsplit('-')
-                .next()
-                .and_then(|s| s.parse().ok())
-                .unwrap_or(0);
-            let [_, name, _, data, _, last] = fields.as_slice() else {
-                return Err(InvalidMessage::Name.into());
+        for (id, fields) in entries {
+            let seq = id.rsplit('-').next().and_then(|seq| seq.parse().ok());
+            let (Some(seq), [_, name, _, data, _, last]) = (seq, fields.as_slice()) else {
+                return Err(InvalidEvent::Name.into());
             };
-            let data: &RawValue = serde_json::from_str(data)?;
-            let message = Message::new(name, &data)?.with_id(id(epoch, sequence))?;
-            events.push((sequence, if last == "1" { message.last() } else { message }));
+            let event = Event::text(name, data)?;
+            events.push((seq, if last == "1" { event.last() } else { event }));
         }
         Ok(Page {
             epoch,
@@ -156,24 +247,10 @@ impl Store for RedisLog {
         })
     }
 
-    async fn wait(&self, epoch: u64, seen: u64) -> Result<(), Self::Error> {
-        let mut slot = self.blocking.lock().await;
-        let mut connection = match slot.take() {
-            Some(connection) => connection,
-            None => self.blocking_connection().await?,
-        };
-        let _: redis::Value = redis::cmd("XREAD")
-            .arg("COUNT")
-            .arg(1)
-            .arg("BLOCK")
-            .arg(BLOCK.as_millis() as u64)
-            .arg("STREAMS")
-            .arg(&self.key)
-            .arg(id(epoch, seen))
-            .query_async(&mut connection)
-            .await?;
-        // Kept only after a success: the next call connects anew after an error.
-        *slot = Some(connection);
+    async fn wait(&self, _epoch: u64, _seen: u64) -> Result<(), Self::Error> {
+        let mut wake = self.wake.lock().await;
+        let wake = wake.get_or_insert_with(|| self.redis.wakes.register(&self.key));
+        wake.wait(SWEEP).await;
         Ok(())
     }
 }

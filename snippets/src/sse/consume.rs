@@ -1,5 +1,5 @@
-//! A client of event streams that survives the real world: it checks what it was answered, comes back with
-//! its cursor, waits as `super::reconnect` says, notices silence, and bounds what it holds.
+//! A client of event streams: it checks each response, reconnects with its cursor, waits as `super::reconnect`
+//! says, notices silence, and bounds what it holds.
 //!
 //! The transport is a function from headers to a response, so that reqwest, hyper and a test all fit.
 //! Drop the client to cancel: the connection closes. Events can come twice (the server may have sent more
@@ -9,13 +9,14 @@
 // ANCHOR: client
 use std::fmt::Display;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::header::{ACCEPT, CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::reconnect::{Policy, Reconnect, Request, Verdict};
 use super::wire::{Limits, ParseError, Parser};
@@ -31,10 +32,10 @@ pub struct Event {
     pub last_event_id: String,
 }
 
-/// Why a client has stopped without being told to.
+/// Why a client has stopped before the end of its stream.
 #[derive(Debug, thiserror::Error)]
 pub enum End {
-    /// The status will not be better next time, such as 401 or 404.
+    /// A retry would get the same status, such as 401 or 404.
     #[error("the server answered {0}")]
     Status(StatusCode),
     /// 200, but no event stream: a login page, or a proxy's error page.
@@ -52,20 +53,31 @@ pub enum End {
 }
 
 /// A client of one event stream, over any transport.
-pub struct EventSource<C, B> {
+pub struct EventSource<C, F, B> {
     connect: C,
     reconnect: Reconnect,
     parser: Parser,
-    body: Option<Pin<Box<B>>>,
+    state: State<F, B>,
+    /// The end of a wait, of an attempt, or of the silence of a response.
+    deadline: Instant,
     /// What has been read and not parsed.
     chunk: Bytes,
-    not_before: Instant,
-    /// A request has been sent and its answer not seen.
-    asked: bool,
-    finished: bool,
 }
 
-impl<C, F, B, E> EventSource<C, B>
+/// Kept here and not in the future of [`EventSource::next`], which may be dropped.
+enum State<F, B> {
+    Waiting,
+    Connecting(Pin<Box<F>>),
+    /// With whether the reader was given the time below.
+    Reading(Pin<Box<B>>, bool),
+    Finished,
+}
+
+/// A caller that was away for longer than the idle timeout is given this long to take what came meanwhile: some
+/// transports read from the socket only while they are polled.
+const AWAY: Duration = Duration::from_secs(1);
+
+impl<C, F, B, E> EventSource<C, F, B>
 where
     C: FnMut(HeaderMap) -> F,
     F: Future<Output = Result<Response<B>, E>>,
@@ -79,11 +91,9 @@ where
             connect,
             reconnect: Reconnect::new(policy),
             parser: Parser::new(limits),
-            body: None,
+            state: State::Waiting,
+            deadline: Instant::now(),
             chunk: Bytes::new(),
-            not_before: Instant::now(),
-            asked: false,
-            finished: false,
         }
     }
 
@@ -94,32 +104,52 @@ where
         self
     }
 
-    /// The next event; `None` when the stream has finished (204, or the end of a request that is sent
-    /// once). No event is lost when the returned future is dropped and called for again.
+    /// The next event; `None` when the stream has finished (204, or the end of a request that is sent once).
+    ///
+    /// Call it in `select!` if you like: dropping the returned future loses no event, restarts no attempt and no timeout.
     ///
     /// # Errors
     /// See [`End`]; the client is finished then.
     pub async fn next(&mut self) -> Result<Option<Event>, End> {
-        while !self.finished {
+        loop {
             if let Some(event) = self.parse()? {
                 return Ok(Some(event));
             }
-            let Some(body) = &mut self.body else {
-                self.open().await?;
-                continue;
-            };
-            match timeout(self.reconnect.policy().idle, body.frame()).await {
-                Ok(Some(Ok(frame))) => self.chunk = frame.into_data().unwrap_or_default(),
-                Ok(Some(Err(error))) => self.cut(&error)?,
-                Err(_) => self.cut(&"silent for longer than the idle timeout")?,
-                Ok(None) if self.reconnect.policy().request == Request::Once => {
-                    self.finished = true
+            match &mut self.state {
+                State::Finished => return Ok(None),
+                State::Waiting => {
+                    sleep_until(self.deadline).await;
+                    self.deadline = Instant::now() + self.reconnect.policy().open;
+                    let headers = self.headers();
+                    self.state = State::Connecting(Box::pin((self.connect)(headers)));
                 }
-                Ok(None) => self.cut(&"the response ended")?,
+                State::Connecting(answer) => match timeout_at(self.deadline, answer).await {
+                    Err(_) => self.cut(&"no answer in time")?,
+                    // Not even a connection error says whether a request that does work has arrived.
+                    Ok(Err(error)) => self.cut(&error)?,
+                    Ok(Ok(response)) => self.answered(response)?,
+                },
+                State::Reading(body, away) => {
+                    let now = Instant::now();
+                    if !*away && self.deadline <= now {
+                        (*away, self.deadline) = (true, now + AWAY);
+                    }
+                    match timeout_at(self.deadline, body.frame()).await {
+                        Ok(Some(Ok(frame))) => {
+                            self.chunk = frame.into_data().unwrap_or_default();
+                            *away = false;
+                            self.deadline = Instant::now() + self.reconnect.policy().idle;
+                        }
+                        Ok(Some(Err(error))) => self.cut(&error)?,
+                        Err(_) => self.cut(&"silent for longer than the idle timeout")?,
+                        Ok(None) if self.reconnect.policy().request == Request::Once => {
+                            self.state = State::Finished;
+                        }
+                        Ok(None) => self.cut(&"the response ended")?,
+                    }
+                }
             }
         }
-        self.body = None;
-        Ok(None)
     }
 
     fn parse(&mut self) -> Result<Option<Event>, End> {
@@ -137,35 +167,22 @@ where
         Ok(event)
     }
 
-    async fn open(&mut self) -> Result<(), End> {
-        sleep_until(self.not_before).await;
-        let headers = self.headers();
-        if std::mem::take(&mut self.asked) {
-            // The future that waited for the answer was dropped.
-            return self.cut(&"cancelled before the answer");
-        }
-        self.asked = true;
-        let answer = timeout(self.reconnect.policy().open, (self.connect)(headers)).await;
-        self.asked = false;
-        match answer {
-            Err(_) => self.cut(&"no answer in time"),
-            // Not even a connection error says whether a request that does work has arrived.
-            Ok(Err(error)) => self.cut(&error),
-            Ok(Ok(response)) => match self.reconnect.judge(&response) {
-                Verdict::Read => {
-                    self.body = Some(Box::pin(response.into_body()));
-                    Ok(())
-                }
-                Verdict::Finished => {
-                    self.finished = true;
-                    Ok(())
-                }
-                Verdict::Retry(asked) => self.failed(&response.status(), asked),
-                Verdict::Refused if response.status() == StatusCode::OK => {
-                    Err(self.fail(End::NotAnEventStream))
-                }
-                Verdict::Refused => Err(self.fail(End::Status(response.status()))),
-            },
+    fn answered(&mut self, response: Response<B>) -> Result<(), End> {
+        match self.reconnect.judge(&response) {
+            Verdict::Read => {
+                self.deadline = Instant::now() + self.reconnect.policy().idle;
+                self.state = State::Reading(Box::pin(response.into_body()), false);
+                Ok(())
+            }
+            Verdict::Finished => {
+                self.state = State::Finished;
+                Ok(())
+            }
+            Verdict::Retry(asked) => self.failed(&response.status(), asked),
+            Verdict::Refused if response.status() == StatusCode::OK => {
+                Err(self.fail(End::NotAnEventStream))
+            }
+            Verdict::Refused => Err(self.fail(End::Status(response.status()))),
         }
     }
 
@@ -189,19 +206,18 @@ where
         }
     }
 
-    fn failed(&mut self, why: &dyn Display, asked: Option<std::time::Duration>) -> Result<(), End> {
-        self.body = None;
+    fn failed(&mut self, why: &dyn Display, asked: Option<Duration>) -> Result<(), End> {
+        self.state = State::Waiting;
         self.parser.reset();
         let wait = self.reconnect.wait(asked, self.parser.retry());
         let wait = wait.ok_or_else(|| self.fail(End::GaveUp(why.to_string())))?;
         tracing::debug!(%why, ?wait, "event stream");
-        self.not_before = Instant::now() + wait;
+        self.deadline = Instant::now() + wait;
         Ok(())
     }
 
     fn fail(&mut self, end: End) -> End {
-        self.finished = true;
-        self.body = None;
+        self.state = State::Finished;
         end
     }
 }

@@ -1,8 +1,7 @@
-//! The example service of `serve.rs`: progress of a job, `GET /jobs/{id}/events`.
+//! Progress of a job, `GET /jobs/{id}/events`: each event is the whole state.
 //!
-//! Each event is the whole state, so a client that missed some needs only the newest: a `watch`
-//! channel is enough, and a slow client skips states instead of queueing them. Where each event
-//! counts, use `resume.rs`. Needs `message.rs` and `serve.rs`.
+//! Use it if a client needs only the newest state: a slow client skips states instead of queueing them, and no cursor is
+//! ever unusable. If each event counts, use `resume.rs`. Needs `log.rs`, `log_reader.rs`, `streams.rs` and their files.
 
 // ANCHOR: jobs
 use std::{
@@ -17,15 +16,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
-use tokio::sync::watch;
-use tokio_stream::wrappers::WatchStream;
+use serde_json::json;
 
 use super::{
-    message::{InvalidMessage, LastEventId, Message},
-    serve::{self, Streams},
+    event::{Event, LastEventId},
+    log::{Config, Log, PublishError, Writer},
+    streams::{self, Streams},
 };
+
+/// Most bytes of one state.
+const MAX_STATE: usize = 4096;
 
 /// The state of a job: 100 percent is the end.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -34,73 +35,83 @@ pub struct Progress {
     pub percent: u8,
 }
 
-/// The known jobs. A job runs in its worker, which holds the sender, and is never started by
-/// a GET: EventSource repeats it after every end of the response.
-#[derive(Debug, Clone, Default)]
-pub struct Jobs(Arc<RwLock<HashMap<u64, watch::Receiver<Progress>>>>);
+/// The known jobs. A job runs in its worker and is never started by a GET: an EventSource repeats that after every end
+/// of the response.
+#[derive(Clone, Default)]
+pub struct Jobs(Arc<RwLock<HashMap<u64, Arc<Log>>>>);
 
 impl Jobs {
-    /// Registers a job and returns its worker's end.
-    pub fn insert(&self, id: u64) -> watch::Sender<Progress> {
-        let (worker, progress) = watch::channel(Progress { percent: 0 });
+    // ANCHOR: worker
+    /// Registers a job at 0 percent and returns its worker's end.
+    ///
+    /// # Errors
+    /// If [`Worker::set`] fails.
+    pub fn insert(&self, id: u64) -> Result<Worker, PublishError> {
+        let log = Log::new(Config::state(MAX_STATE));
+        let worker_gone = Event::new("failed", &json!({"code": "worker_gone"}))?;
+        let worker = Worker(Writer::new(log.clone(), worker_gone));
+        worker.set(Progress { percent: 0 })?;
         let mut jobs = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        jobs.insert(id, progress);
-        worker
+        jobs.insert(id, log);
+        Ok(worker)
     }
+    // ANCHOR_END: worker
 
-    /// Forgets a job; its events are 404 from now on. Open streams are not touched.
+    /// Forgets a job; its events are 404 from now on. Open streams continue.
     pub fn remove(&self, id: u64) {
         let mut jobs = self.0.write().unwrap_or_else(PoisonError::into_inner);
         jobs.remove(&id);
     }
 
-    fn watch(&self, id: u64) -> Option<watch::Receiver<Progress>> {
+    fn log(&self, id: u64) -> Option<Arc<Log>> {
         let jobs = self.0.read().unwrap_or_else(PoisonError::into_inner);
         jobs.get(&id).cloned()
     }
 }
 
+// ANCHOR: set
+/// The end of a job that its worker holds. Dropped before 100 percent (a panic, an aborted task), it publishes `failed`.
+pub struct Worker(Writer);
+
+impl Worker {
+    /// Publishes a state. 100 percent is the terminal event.
+    ///
+    /// # Errors
+    /// If the job is finished.
+    pub fn set(&self, state: Progress) -> Result<(), PublishError> {
+        let event = match state.percent {
+            100.. => Event::new("done", &state)?.last(),
+            _ => Event::new("progress", &state)?,
+        };
+        self.0.log.publish(&event).map(drop)
+    }
+}
+// ANCHOR_END: set
+
 /// `GET /jobs/{id}/events`.
 pub fn app(jobs: Jobs, streams: Streams) -> Router {
     Router::new()
-        .route("/jobs/{id}/events", get(events).head(serve::head))
+        .route("/jobs/{id}/events", get(events).head(streams::head))
         .with_state((jobs, streams))
 }
 
+// ANCHOR: route
 async fn events(
     State((jobs, streams)): State<(Jobs, Streams)>,
     Path(id): Path<u64>,
-    last_event_id: LastEventId,
+    cursor: LastEventId,
 ) -> Response {
-    let Some(progress) = jobs.watch(id) else {
+    let Some(log) = jobs.log(id) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    // The client has the terminal event: 204 is the answer after which EventSource stops.
-    if last_event_id == LastEventId::Id("100".into()) && progress.borrow().percent == 100 {
+    // The client has the terminal event: after a 204, an EventSource does not reconnect.
+    let Some(reader) = log.read(&cursor) else {
         return StatusCode::NO_CONTENT.into_response();
-    }
+    };
     match streams.admit() {
-        Ok(slot) => slot.respond(messages(progress)),
+        Ok(slot) => slot.respond(reader),
         Err(refused) => refused.into_response(),
     }
 }
-
-/// The current state, each later one, and a terminal event: `done`, or `failed` when the worker has
-/// gone without finishing.
-fn messages(
-    progress: watch::Receiver<Progress>,
-) -> impl Stream<Item = Result<Message, InvalidMessage>> {
-    let states = WatchStream::new(progress).map(|state| {
-        let id = state.percent.to_string();
-        match state.percent {
-            100 => Ok(Message::new("done", &state)?.with_id(id)?.last()),
-            _ => Message::new("progress", &state)?.with_id(id),
-        }
-    });
-    // Reached only without `done`, since the response ends with that.
-    let worker_gone = stream::once(async {
-        Ok(Message::new("failed", &serde_json::json!({"code": "worker_gone"}))?.last())
-    });
-    states.chain(worker_gone)
-}
+// ANCHOR_END: route
 // ANCHOR_END: jobs

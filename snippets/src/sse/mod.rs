@@ -1,18 +1,20 @@
 //! Server-Sent Events.
 
 pub mod consume;
+pub mod cursor;
 pub mod encode;
+pub mod event;
 pub mod fanout;
 pub mod jobs;
 pub mod lifecycle;
-pub mod listen;
-pub mod message;
-pub mod per_user;
+pub mod log;
+pub mod log_reader;
 pub mod protect;
 pub mod reconnect;
 pub mod resume;
-pub mod serve;
-pub mod subscription;
+pub mod streams;
 pub mod tickets;
+pub mod topics;
 pub mod transports;
+pub mod until;
 pub mod wire;

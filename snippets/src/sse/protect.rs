@@ -2,8 +2,8 @@
 //!
 //! Three ways in: a session cookie, `Authorization: Bearer` (a fetch client), a ticket in the URL (an
 //! `EventSource` without cookies, `tickets.rs`). An open stream is checked again while it runs, since
-//! it outlives the decision that opened it. Refusals come before the 200, are JSON, and say nothing
-//! about the inside. Needs `message.rs`, `per_user.rs`, `resume.rs`, `serve.rs` and `tickets.rs`.
+//! it outlives the decision that opened it. Refusals come before the 200, are JSON, and do not reveal
+//! internals. Needs `until.rs`, `connections/per_user.rs`, `tickets.rs`, `streams.rs` and `log.rs` with their files.
 
 // ANCHOR: protect
 use std::{
@@ -20,19 +20,19 @@ use axum::{
     routing::{get, post},
 };
 use axum_extra::extract::CookieJar;
-use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tower_http::{cors::CorsLayer, trace::TraceLayer};
 
 use super::{
-    message::{InvalidMessage, LastEventId, Message},
-    per_user::PerUser,
-    resume::Log,
-    serve::{self, Streams},
+    event::{Event, InvalidEvent, LastEventId, Names},
+    log::Log,
+    streams::{self, Streams},
     tickets::Tickets,
+    until::{Until, Users, invalid},
 };
+use crate::connections::per_user::PerUser;
 
+// ANCHOR: refusals
 /// Everything that a refused client is told, as `{"code": …}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "code", rename_all = "snake_case")]
@@ -58,6 +58,7 @@ impl IntoResponse for PublicError {
         (status, [(name, value)], Json(self)).into_response()
     }
 }
+// ANCHOR_END: refusals
 
 /// Valid sessions: token and user. Stands for the session store that you have.
 #[derive(Debug, Default)]
@@ -82,6 +83,8 @@ pub struct Service {
     pub per_user: PerUser,
     /// How long an open stream outlives its session at most.
     pub recheck: Duration,
+    /// For a logout that ends the streams immediately.
+    pub users: Users,
     /// What is streamed.
     pub log: Arc<Log>,
 }
@@ -105,7 +108,7 @@ pub fn app(service: Arc<Service>, origins: Vec<HeaderValue>) -> Router {
     });
     Router::new()
         .route("/tickets", post(issue))
-        .route("/events", get(events).head(serve::head))
+        .route("/events", get(events).head(streams::head))
         .layer((trace, cors))
         .with_state(service)
 }
@@ -133,6 +136,7 @@ struct Ticket {
     ticket: Option<String>,
 }
 
+// ANCHOR: events
 async fn events(
     State(service): State<Arc<Service>>,
     query: Result<Query<Ticket>, QueryRejection>,
@@ -149,21 +153,33 @@ async fn events(
         .sessions
         .user(&token)
         .ok_or(PublicError::Unauthorized)?;
-    let Some(messages) = service.log.clone().subscribe(&last_event_id) else {
+    let Some(reader) = service.log.read(&last_event_id) else {
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
-    let per_user = service.per_user.admit(&user);
+    let per_user = service.per_user.enter(&user);
     let user_slot = per_user.ok_or(PublicError::TooManyStreams)?;
     let slot = service
         .streams
         .admit()
         .map_err(|_| PublicError::Unavailable)?;
-    let every = service.recheck;
-    let valid = move || {
-        // Uses, and so holds, the user's place for as long as the stream is open.
-        service.sessions.user(&token).as_deref() == Some(user_slot.user())
+    let unauthorized = unauthorized().map_err(|_| PublicError::Unavailable)?;
+    let disconnected = service.users.disconnected(&user);
+    let over = async move {
+        // The user's permit is dropped with the stream.
+        let user = user_slot.user();
+        let valid = async || service.sessions.user(&token).as_deref() == Some(user);
+        tokio::select! {
+            () = invalid(service.recheck, valid) => {}
+            () = disconnected => {}
+        }
     };
-    Ok(slot.respond(while_valid(messages, every, valid)))
+    Ok(slot.respond(Until::new(reader, over, unauthorized)))
+}
+// ANCHOR_END: events
+
+/// The terminal event of a stream that is no longer allowed.
+fn unauthorized() -> Result<Event, InvalidEvent> {
+    Event::unreserved(Names::DEFAULT.unauthorized, &PublicError::Unauthorized)
 }
 
 /// The session token, from `Authorization: Bearer` or else the cookie `session`, which is `HttpOnly;
@@ -182,29 +198,5 @@ fn token(headers: &HeaderMap) -> Option<String> {
                 .map(|cookie| cookie.value().to_owned())
         }
     }
-}
-
-/// `messages`, until `valid`, asked `every` so often, says no; then a terminal `unauthorized`.
-pub fn while_valid(
-    messages: impl Stream<Item = Result<Message, InvalidMessage>> + Send + 'static,
-    every: Duration,
-    valid: impl Fn() -> bool + Send + 'static,
-) -> impl Stream<Item = Result<Message, InvalidMessage>> + Send + 'static {
-    let mut checks = interval_at(Instant::now() + every, every);
-    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let open = Some((Box::pin(messages), checks, valid));
-    stream::unfold(open, |open| async {
-        let (mut messages, mut checks, valid) = open?;
-        loop {
-            tokio::select! {
-                biased; // A busy stream must not put off the check.
-                _ = checks.tick() => if !valid() {
-                    let last = Message::new("unauthorized", &PublicError::Unauthorized);
-                    return Some((last.map(Message::last), None));
-                },
-                next = messages.next() => return Some((next?, Some((messages, checks, valid)))),
-            }
-        }
-    })
 }
 // ANCHOR_END: protect

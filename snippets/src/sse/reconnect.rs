@@ -1,4 +1,4 @@
-//! When a client of an event stream comes back, and when it stops: the rules without the transport, for
+//! When a client of an event stream reconnects, and when it stops: the rules without the transport, for
 //! `super::consume` and for any client of your own. RFC 9110, sections 10.2.3 and 15; HTML, section 9.2.
 
 use std::time::{Duration, SystemTime};
@@ -16,14 +16,15 @@ pub struct Policy {
     pub open: Duration,
     /// Between two reads. Above the server's heartbeat, twice at least; never a limit on the whole body.
     pub idle: Duration,
-    /// Bounds of the wait before the first retry; within them the stream's own `retry` counts.
+    /// Bounds of the least wait before a retry; within them the stream's own `retry` counts. A random part is added, at
+    /// first as much again, doubled with each failure.
     pub retry: (Duration, Duration),
-    /// Longest wait before any retry, and the most that a `Retry-After` is honoured.
+    /// Most of that random part, and the most that a `Retry-After` is honored.
     pub longest: Duration,
-    /// A stream that lasted this long was well: only then the wait begins anew. Reset at each event, a
-    /// server that fails right after one would be hammered.
+    /// A stream that lasted this long was healthy: only then the waits restart. If each event reset them, clients would
+    /// hammer a server that fails after one event.
     pub stable: Duration,
-    /// Failures in a row before the client gives up.
+    /// Failures in a row before the client stops.
     pub attempts: u32,
 }
 
@@ -32,7 +33,7 @@ pub struct Policy {
 pub enum Request {
     /// A GET that continues after `Last-Event-ID`: the end of a response is a pause.
     Resume,
-    /// A request that does work: sent again only where the server said that it did nothing (429, 503).
+    /// A request that does work: repeated only after a 429, the one status that a rate limit returns in front of the work.
     /// The end of the response is the end.
     Once,
 }
@@ -58,9 +59,9 @@ pub enum Verdict {
     Read,
     /// 204: the server wants no more of this client.
     Finished,
-    /// Come back, not before the time that the server gave.
+    /// Try again, not before the time that the server gave.
     Retry(Option<Duration>),
-    /// It will not be better next time.
+    /// A retry would get the same.
     Refused,
 }
 
@@ -97,11 +98,12 @@ impl Reconnect {
                 Verdict::Read
             }
             StatusCode::NO_CONTENT => Verdict::Finished,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                Verdict::Retry(retry_after(response.headers()))
-            }
-            // A deploy or a proxy in between: another attempt may find a server that is well.
-            StatusCode::REQUEST_TIMEOUT
+            // Refused by a rate limit, in front of the work.
+            StatusCode::TOO_MANY_REQUESTS => Verdict::Retry(retry_after(response.headers())),
+            // A deploy or a proxy on the path: another attempt may find a healthy server. None of these says that the
+            // request had no effect: one that does work is not repeated (RFC 9110, section 9.2.2).
+            StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::REQUEST_TIMEOUT
             | StatusCode::TOO_EARLY
             | StatusCode::INTERNAL_SERVER_ERROR
             | StatusCode::BAD_GATEWAY
@@ -110,11 +112,15 @@ impl Reconnect {
             {
                 Verdict::Retry(retry_after(response.headers()))
             }
+            // Cloudflare, whose origin is down or restarts.
+            _ if resume && (520..=530).contains(&status.as_u16()) => {
+                Verdict::Retry(retry_after(response.headers()))
+            }
             _ => Verdict::Refused,
         }
     }
 
-    /// The attempt or the stream has ended: how long to wait, `None` to give up. `asked` is the server's
+    /// The attempt or the stream has ended: how long to wait, or `None` to stop. `asked` is the server's
     /// `Retry-After`, `stream` the `retry` of the event stream.
     pub fn wait(&mut self, asked: Option<Duration>, stream: Option<Duration>) -> Option<Duration> {
         let lasted = self.opened.take().map(|opened| opened.elapsed());
@@ -125,14 +131,13 @@ impl Reconnect {
             return None;
         }
         let (least, most) = self.policy.retry;
+        // Never earlier than the server asks (HTML, section 9.2.3), and not in the same moment as all others.
         let first = stream.unwrap_or(least).clamp(least, most);
         let doubled = first.saturating_mul(1 << self.failures.min(16));
         self.failures += 1;
-        // Full jitter: after a restart all clients come back at the same time but for this.
-        let ceiling = doubled.min(self.policy.longest);
-        let jitter = ceiling.mul_f64(rand::random_range(0.0..1.0));
+        let jitter = doubled.min(self.policy.longest).mul_f64(rand::random());
         let asked = asked.unwrap_or_default().min(self.policy.longest);
-        Some(asked.saturating_add(jitter))
+        Some(first.max(asked).saturating_add(jitter))
     }
 
     /// Failures in a row.

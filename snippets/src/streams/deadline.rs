@@ -1,7 +1,7 @@
 //! Deadlines on a source: how long it may be silent, how long it may last. A stream has no useful total timeout.
 //!
-//! Use [`client`] for every upstream that streams and [`until_silent`] around every source that can hang without closing.
-//! Promise: silence ends the stream with exactly one [`Silent`] error; a healthy stream is never cut, however long it lasts.
+//! Use [`client`] for every upstream that streams, [`until_silent`] around every source that can hang without closing, and
+//! [`until_stuck`] around one that sends heartbeats while it hangs. Guarantee: silence ends the stream with exactly one [`Silent`] error; a healthy stream is never cut, however long it lasts.
 //!
 //! Sibling: `slow_consumer` has the deadline for the other side, a reader that does not read.
 
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use reqwest::{Client, ClientBuilder};
+use tokio::time::{Instant, timeout};
 
 /// A client for upstreams that stream. `connect` bounds the TCP (and TLS) handshake, `silence` bounds each wait: for the response
 /// head, and between two reads of the body, where reqwest counts the reader's own pauses too; `more` adds what else the client
@@ -35,16 +36,35 @@ pub struct Silent(pub Duration);
 /// Passes items on, and ends with one `Err(Silent)` when the next item takes longer than `limit`. The source is dropped then, which
 /// closes the connection behind it.
 ///
-/// `tokio_stream::StreamExt::timeout` yields `Err(Elapsed)` and goes on: a loop that logs the error and continues never ends.
+/// `tokio_stream::StreamExt::timeout` yields `Err(Elapsed)` and continues: a loop that logs the error and continues never ends.
 pub fn until_silent<S: Stream + Unpin>(
     source: S,
     limit: Duration,
 ) -> impl Stream<Item = Result<S::Item, Silent>> {
-    stream::unfold(Some(source), move |source| async move {
-        let mut source = source?;
-        // The clock runs only while somebody waits for an item: a slow reader is not the source's silence.
-        match tokio::time::timeout(limit, source.next()).await {
-            Ok(Some(item)) => Some((Ok(item), Some(source))),
+    until_stuck(source, limit, |_| true)
+}
+
+/// As [`until_silent`], but only items for which `progress` returns true end the silence: the heartbeats of a source that hangs
+/// do not. Put it around [`until_silent`], with a longer limit.
+pub fn until_stuck<S: Stream + Unpin>(
+    source: S,
+    limit: Duration,
+    progress: impl Fn(&S::Item) -> bool,
+) -> impl Stream<Item = Result<S::Item, Silent>> {
+    let start = Some((source, Duration::ZERO, progress));
+    stream::unfold(start, move |state| async move {
+        let (mut source, waited, progress) = state?;
+        // The clock runs only while an item is awaited: a slow reader is not the source's silence.
+        let since = Instant::now();
+        match timeout(limit.saturating_sub(waited), source.next()).await {
+            Ok(Some(item)) => {
+                let waited = if progress(&item) {
+                    Duration::ZERO
+                } else {
+                    waited + since.elapsed()
+                };
+                Some((Ok(item), Some((source, waited, progress))))
+            }
             Ok(None) => None,
             Err(_) => Some((Err(Silent(limit)), None)),
         }

@@ -3,9 +3,11 @@
 //! For clients that can send neither cookie, ticket nor subprotocol. Goes with [`super::protect`] and [`super::serve`].
 
 // ANCHOR: admission
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::ws::Message;
+use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
@@ -20,11 +22,16 @@ pub const AUTH_DEADLINE: Duration = Duration::from_secs(5);
 /// reads up to four times that before anybody is known.
 pub const AUTH_MESSAGE: usize = 4096;
 
-/// `{"type":"auth","token":"…"}`
+/// Close code for a session or ticket that has ended, or did not come in time: the client fetches a new credential and
+/// reconnects. 4401 is final for clients; a session that was valid a second ago is no reason to stop.
+pub const EXPIRED: u16 = 4408;
+
+/// `{"type":"auth","token":"…"}`, and the heartbeat of a page, which may come before it.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum First {
     Auth { token: String },
+    Ping,
 }
 
 /// Lets exactly one message through to `verify`; what it admits gets the handler that `start` makes.
@@ -46,7 +53,7 @@ where
         let late = outbox.clone();
         let deadline = AbortOnDropHandle::new(tokio::spawn(async move {
             sleep(AUTH_DEADLINE).await;
-            late.close(4401, "authenticate first");
+            late.close(EXPIRED, "authenticate first");
         }));
         Self {
             verify,
@@ -54,14 +61,6 @@ where
             admitted: None,
             _deadline: Some(deadline),
         }
-    }
-
-    fn user(&self, message: &Message) -> Option<User> {
-        let Message::Text(text) = message else {
-            return None;
-        };
-        let First::Auth { token } = serde_json::from_str(text).ok()?;
-        (self.verify)(&token).filter(|user| user.expires > Instant::now())
     }
 }
 
@@ -78,7 +77,20 @@ where
         if matches!(&message, Message::Text(text) if text.len() > AUTH_MESSAGE) {
             return outbox.close(1009, "message too big");
         }
-        match (self.user(&message), self.start.take()) {
+        let first = match &message {
+            Message::Text(text) => serde_json::from_str(text).ok(),
+            _ => None,
+        };
+        let user = match first {
+            Some(First::Ping) => {
+                outbox.send(Message::Text(r#"{"type":"pong"}"#.into()));
+                return;
+            }
+            Some(First::Auth { token }) => (self.verify)(&token),
+            None => None,
+        };
+        let user = user.filter(|user| user.expires > Instant::now());
+        match (user, self.start.take()) {
             (Some(user), Some(start)) => {
                 self._deadline = None;
                 outbox.send(Message::Text(r#"{"type":"ready"}"#.into()));
@@ -94,15 +106,22 @@ where
             handler.on_control(outbox);
         }
     }
+
+    fn poll_frames(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<Bytes> {
+        match &mut self.admitted {
+            Some((handler, _)) => handler.poll_frames(cx, outbox),
+            None => Poll::Pending,
+        }
+    }
 }
 
-/// Closes the socket when the session ends: a socket outlives the token it was opened with. Keep the handle as long as the
-/// connection; to extend a session, replace it. For a logout, close the outboxes of that user.
+/// Closes the socket when the session ends: a socket outlives the token that it was opened with. Keep the handle as long as the
+/// connection; to extend a session, replace it. For a logout: [`super::rates::Rates::disconnect`].
 pub fn expire(outbox: &Outbox, at: Instant) -> AbortOnDropHandle<()> {
     let outbox = outbox.clone();
     AbortOnDropHandle::new(tokio::spawn(async move {
         sleep_until(at).await;
-        outbox.close(4401, "session expired");
+        outbox.close(EXPIRED, "session expired");
     }))
 }
 // ANCHOR_END: admission

@@ -5,14 +5,14 @@
 // ANCHOR: endpoint
 use axum::Router;
 use axum::extract::State;
-use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::extract::ws::Message;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 
 use super::binary::{self, Bad, Series};
 use super::outbox::Outbox;
-use super::serve::{Handler, Sockets};
+use super::serve::{Handler, Sockets, Upgrade};
 
 /// Best first: the server takes the first of these that the client offers, in whatever order the client does. A version is
 /// removed when nobody offers it any more; count them.
@@ -25,14 +25,14 @@ pub fn router(sockets: Sockets) -> Router {
         .with_state(sockets)
 }
 
-async fn upgrade(State(sockets): State<Sockets>, ws: WebSocketUpgrade) -> Response {
-    let ws = ws.protocols(SUBPROTOCOLS);
-    let Some(selected) = ws.selected_protocol() else {
+async fn upgrade(State(sockets): State<Sockets>, upgrade: Upgrade) -> Response {
+    let upgrade = upgrade.protocols(SUBPROTOCOLS);
+    let Some(selected) = upgrade.selected_protocol() else {
         // Nothing says how to read what this client will send.
         return (StatusCode::BAD_REQUEST, "offer series.v2 or series.v1").into_response();
     };
     let binary = selected == SUBPROTOCOLS[0];
-    sockets.accept(ws, move |_| Endpoint { binary })
+    sockets.accept(upgrade, move |_| Endpoint { binary })
 }
 
 struct Endpoint {

@@ -1,9 +1,9 @@
-//! A client of the rooms that comes back: full-jitter reconnect, resume by sequence number, a heartbeat, and messages that
-//! are kept until they are acknowledged. Goes with [`super::client_session`], [`super::pending`]
-//! and [`super::rooms::Cursor`].
+//! A client of the rooms that reconnects, resumes by sequence number, and keeps messages until they are acknowledged.
 //!
-//! Promises: events of a room are delivered once and in order across reconnects, or `Reset` says that some are missing;
-//! nothing of an earlier connection is seen after a new one has begun; it stops when the server says that retrying is useless.
+//! Needs `client_session.rs`, `pending.rs` and the cursor of `rooms.rs`.
+//! Guarantees: events of a room are delivered once and in order across reconnects, or `Reset` says that some are missing;
+//! a refusal that is only for now (rate limit, overload, restart, expired session) never stops it; it stops if the server
+//! says that a retry is useless.
 
 // ANCHOR: client
 use std::time::Duration;
@@ -20,22 +20,25 @@ use super::pending::Pending;
 
 pub use super::client_session::{Command, Update};
 
-/// Closes after which asking again is useless: policy, not authenticated, not allowed.
+/// Closes after which a retry is useless: malformed messages, not authenticated, not allowed. All others are retried; for 4408
+/// (session expired) `request` must fetch a new credential.
 const FINAL_CODES: [u16; 3] = [1008, 4401, 4403];
 
 /// How a client behaves.
 pub struct Config {
-    /// Asked before each attempt, since a ticket or token may have expired.
+    /// Called before each attempt, since a ticket or token may have expired.
     pub request: Box<dyn FnMut() -> Result<Request, Error> + Send>,
-    /// The delay before attempt n is random between 0 and `min_delay` · 2ⁿ, at most `max_delay`.
+    /// How long a handshake may take.
+    pub connect_timeout: Duration,
+    /// Least delay before a new attempt; see [`backoff`].
     pub min_delay: Duration,
-    /// Upper bound of the delay.
+    /// Upper bound of the delay, unless the server asks for a longer one.
     pub max_delay: Duration,
     /// A connection that lived this long counts as good: only then does the delay start over.
     pub stable_after: Duration,
-    /// A ping goes out this often; after two without any frame the connection is given up.
+    /// Time between two pings; after two without any frame the connection is dropped.
     pub heartbeat: Duration,
-    /// Largest message accepted: a replay is one message.
+    /// Largest message accepted.
     pub max_message: usize,
     /// Messages that are not acknowledged.
     pub pending: Pending,
@@ -63,7 +66,6 @@ pub async fn run(
     let mut session = Session::new(config.pending, updates, config.heartbeat);
     let mut failures = 0;
     loop {
-        let mut stable = false;
         let Ok(request) = (config.request)() else {
             return Stopped::Request;
         };
@@ -73,7 +75,13 @@ pub async fn run(
             .max_message_size(Some(config.max_message))
             .max_frame_size(Some(config.max_message));
         let connecting = connect_async_with_config(request, Some(limits), true);
-        match timeout(config.max_delay, connecting).await {
+        let connecting = timeout(config.connect_timeout, connecting);
+        let Some(connected) = session.meanwhile(&mut commands, connecting).await else {
+            return Stopped::ByApplication;
+        };
+        let mut stable = false;
+        let mut least = config.min_delay;
+        match connected {
             Ok(Ok((socket, _))) => {
                 let begun = Instant::now();
                 match session.run(socket, &mut commands).await {
@@ -86,21 +94,29 @@ pub async fn run(
             Ok(Err(Error::Http(response))) if matches!(response.status().as_u16(), 401 | 403) => {
                 return Stopped::Status(response.status().as_u16());
             }
+            Ok(Err(Error::Http(response))) => least = least.max(retry_after(&response)),
             Ok(Err(_)) | Err(_) => {}
         }
-        // Not reset by an open alone: a server that accepts and fails would be asked without pause.
+        // Not reset by an open alone: a server that accepts and fails would be retried without a pause.
         failures = if stable { 0 } else { failures + 1 };
-        let delay = full_jitter(failures, config.min_delay, config.max_delay);
-        if !session.wait(&mut commands, delay).await {
+        let delay = backoff(failures, least, config.max_delay.max(least * 2));
+        if !session.wait(&mut commands, least, delay).await {
             return Stopped::ByApplication;
         }
     }
 }
 
-/// Random between 0 and min · 2ⁿ, so that clients that were cut off together do not come back together.
-pub fn full_jitter(failures: u32, min: Duration, max: Duration) -> Duration {
-    min.saturating_mul(2_u32.saturating_pow(failures))
-        .min(max)
-        .mul_f64(rand::random())
+/// At least `min`, and a random part of up to `min` · 2ⁿ on top, below `max` in all: clients that were cut off together do not
+/// come back together, and none comes back in the same instant.
+pub fn backoff(failures: u32, min: Duration, max: Duration) -> Duration {
+    let spread = min.saturating_mul(2_u32.saturating_pow(failures));
+    min + spread.min(max.saturating_sub(min)).mul_f64(rand::random())
+}
+
+/// The seconds of `Retry-After` (RFC 9110, 10.2.3), at most an hour; none for a date.
+fn retry_after<B>(response: &http::Response<B>) -> Duration {
+    let value = response.headers().get("retry-after");
+    let seconds = value.and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0).min(3600))
 }
 // ANCHOR_END: client

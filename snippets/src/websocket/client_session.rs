@@ -1,7 +1,9 @@
-//! One connection of [`super::client`]: joins and resumes, hands events over in order, publishes, and notices that it is dead.
+//! One connection of the rooms' client: it joins and resumes, delivers in order, publishes, and notices that it is dead.
+//!
+//! Used by `client.rs`; needs `pending.rs` and the cursor of `rooms.rs`.
 
 // ANCHOR: client_session
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use futures::stream::SplitStream;
@@ -10,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
+use tokio::time::{Instant, interval_at, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
@@ -21,11 +23,13 @@ use super::rooms::Cursor;
 
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 
-/// What the application asks.
+/// What the application wants.
 pub enum Command {
     /// Enter a room; after a reconnect it is entered again where the events left off.
     Join(String),
-    /// Publish; the outcome comes as `Published` with the same `tag`.
+    /// Leave it.
+    Leave(String),
+    /// Publish; the outcome comes as `Published` with the same `tag`. It waits until the room is joined.
     Publish {
         /// A room that has been joined.
         room: String,
@@ -38,35 +42,40 @@ pub enum Command {
     Wake,
 }
 
-/// What the application learns.
+/// What the application receives.
 #[derive(Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Update {
     Connected,
     Disconnected,
-    /// An event of a room, `message`, `user_joined` or `user_left`, as received.
+    /// The first join of a room: load its state, which must contain the event `seq`; events continue after it.
+    Joined {
+        room: String,
+        seq: u64,
+    },
+    /// An event of a room, as received.
     Event {
         room: String,
         seq: u64,
         event: Value,
     },
-    /// Events are missing: load the room's state anew; events continue after `seq`.
+    /// Who is there now: the number of users, and the names of some.
+    Presence {
+        room: String,
+        count: u64,
+        users: Vec<String>,
+    },
+    /// Events are missing: load the room's state again; events continue after `seq`.
     Reset {
         room: String,
         seq: u64,
-    },
-    /// The server dropped these, since this client was too slow.
-    Gap {
-        room: String,
-        from: u64,
-        to: u64,
     },
     /// Ok: the room's sequence number. Err: `queue_full`, `expired`, or the server's code.
     Published {
         tag: u64,
         outcome: Result<u64, String>,
     },
-    /// The server refused a join.
+    /// The server refused a join; the room is not joined again unless the application asks.
     JoinRefused {
         room: String,
         code: String,
@@ -87,21 +96,15 @@ pub enum End {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Incoming {
-    Joined {
-        room: String,
-        epoch: String,
-        seq: u64,
-        events: Vec<Value>,
-    },
-    Reset {
-        room: String,
-        epoch: String,
-        seq: u64,
-    },
+    Joined(Answer),
+    Reset(Answer),
     Gap {
         room: String,
-        from: u64,
-        to: u64,
+    },
+    Presence {
+        room: String,
+        count: u64,
+        users: Vec<String>,
     },
     Ack {
         id: String,
@@ -115,6 +118,15 @@ enum Incoming {
     },
 }
 
+#[derive(Deserialize)]
+struct Answer {
+    room: String,
+    epoch: String,
+    seq: u64,
+    count: u64,
+    users: Vec<String>,
+}
+
 /// The connection is of no use any more.
 struct Lost;
 
@@ -123,27 +135,48 @@ pub struct Session {
     pending: Pending,
     updates: mpsc::Sender<Update>,
     heartbeat: Duration,
-    /// With the last event that the application was given.
-    rooms: HashMap<String, Option<Cursor>>,
+    rooms: BTreeMap<String, Room>,
+    /// Rooms to leave.
+    leaves: VecDeque<String>,
     tags: HashMap<String, u64>,
     /// A message for which the queue was full; no command is taken until the application knows.
     refused: Option<u64>,
-    /// Nothing is published before this, since the server asked for a pause.
+    /// Nothing is sent before this, since the server asked for a pause.
     hold: Instant,
+    /// After a refusal, the time between two messages, until nothing waits any more.
+    pace: Option<Duration>,
+}
+
+#[derive(Default)]
+struct Room {
+    /// The last event that was delivered.
+    cursor: Option<Cursor>,
+    join: Join,
+}
+
+/// How far the join on the current connection is. Events of a room count only once it is `Done`: those before it are from
+/// before a gap.
+#[derive(Default, PartialEq)]
+enum Join {
+    #[default]
+    ToSend,
+    Sent,
+    Done,
 }
 
 impl Session {
     /// No room yet. A ping goes out every `heartbeat`; after two without any frame the connection is lost.
     pub fn new(pending: Pending, updates: mpsc::Sender<Update>, heartbeat: Duration) -> Self {
-        let hold = Instant::now();
         Self {
             pending,
             updates,
             heartbeat,
-            rooms: HashMap::new(),
+            rooms: BTreeMap::new(),
+            leaves: VecDeque::new(),
             tags: HashMap::new(),
             refused: None,
-            hold,
+            hold: Instant::now(),
+            pace: None,
         }
     }
 
@@ -193,18 +226,41 @@ impl Session {
         }
     }
 
-    /// Lets `delay` pass. Commands are taken meanwhile, and messages expire. Returns false when the application is gone.
-    pub async fn wait(&mut self, commands: &mut mpsc::Receiver<Command>, delay: Duration) -> bool {
-        let mut over = std::pin::pin!(sleep(delay));
+    /// Awaits `future`. Commands are taken meanwhile, and messages expire. `None`: the application has stopped.
+    pub async fn meanwhile<T>(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut future = std::pin::pin!(future);
         loop {
             let _ = self.overdue().await;
             tokio::select! {
-                () = &mut over => return true,
+                done = &mut future => return Some(done),
+                () = self.updates.closed() => return None,
+                command = commands.recv(), if self.refused.is_none() => self.accept(command?),
+            }
+        }
+    }
+
+    /// Lets `delay` pass, or at least `least` if the application wakes it. Returns false if the application has stopped.
+    pub async fn wait(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        least: Duration,
+        delay: Duration,
+    ) -> bool {
+        let begun = Instant::now();
+        let mut until = begun + delay;
+        loop {
+            let _ = self.overdue().await;
+            tokio::select! {
+                () = sleep_until(until) => return true,
                 () = self.updates.closed() => return false,
                 command = commands.recv(), if self.refused.is_none() => match command {
                     None => return false,
-                    Some(Command::Wake) => return true,
-                    Some(command) => drop(self.accept(command)),
+                    Some(Command::Wake) => until = until.min(begun + least),
+                    Some(command) => self.accept(command),
                 },
             }
         }
@@ -220,20 +276,30 @@ impl Session {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         self.tell(Update::Connected).await?;
-        for (room, cursor) in &self.rooms {
-            join(outgoing, room, cursor.as_ref())?;
+        self.leaves.clear();
+        for room in self.rooms.values_mut() {
+            room.join = Join::ToSend;
         }
         let every = self.heartbeat;
         let mut beat = interval_at(Instant::now() + every, every);
         let mut heard = Instant::now();
         loop {
             self.overdue().await?;
-            while self.hold <= Instant::now()
-                && let Some(message) = self.pending.next_unsent()
-            {
-                send(outgoing, &json!(message))?;
+            let work = self.has_work();
+            let held = self.hold > Instant::now();
+            if !work {
+                self.pace = None;
             }
             tokio::select! {
+                // Waits while the writer does: nothing is queued beyond the channel.
+                permit = outgoing.reserve(), if work && !held => {
+                    let permit = permit.map_err(|_| Lost)?;
+                    if let Some(message) = self.next_message() {
+                        permit.send(Message::text(message.to_string()));
+                    }
+                    self.hold = Instant::now() + self.pace.unwrap_or_default();
+                }
+                () = sleep_until(self.hold), if work && held => {}
                 frame = stream.next() => {
                     heard = Instant::now();
                     match frame {
@@ -246,22 +312,38 @@ impl Session {
                     }
                 }
                 command = commands.recv(), if self.refused.is_none() => match command {
-                    Some(command) => {
-                        if let Some(room) = self.accept(command) {
-                            join(outgoing, &room, None)?;
-                        }
-                    }
+                    Some(command) => self.accept(command),
                     None => return Ok(End::ByApplication),
                 },
-                () = sleep_until(self.hold), if self.hold > Instant::now() => {}
                 _ = beat.tick() => {
                     if heard.elapsed() >= every * 2 {
                         return Err(Lost);
                     }
-                    outgoing.try_send(Message::Ping("".into())).map_err(|_| Lost)?;
+                    let _ = outgoing.try_send(Message::Ping("".into())); // full: other frames are on their way
                 }
             }
         }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.leaves.is_empty()
+            || self.rooms.values().any(|room| room.join == Join::ToSend)
+            || self.pending.has_unsent(|room| is_ready(&self.rooms, room))
+    }
+
+    /// Joins come first: only a member may publish.
+    fn next_message(&mut self) -> Option<Value> {
+        if let Some(room) = self.leaves.pop_front() {
+            return Some(json!({ "type": "leave", "room": room }));
+        }
+        let mut rooms = self.rooms.iter_mut();
+        if let Some((name, room)) = rooms.find(|(_, room)| room.join == Join::ToSend) {
+            room.join = Join::Sent;
+            return Some(json!({ "type": "join", "room": name, "resume": room.cursor }));
+        }
+        let Self { rooms, pending, .. } = self;
+        let message = pending.next_unsent(|room| is_ready(rooms, room))?;
+        Some(json!(message))
     }
 
     async fn receive(&mut self, text: &str) -> Result<(), Lost> {
@@ -269,44 +351,26 @@ impl Session {
             return Ok(());
         };
         match Incoming::deserialize(&value) {
-            Ok(Incoming::Joined {
-                room,
-                epoch,
-                seq,
-                events,
-            }) => {
-                // A first join begins here; after a resume the replay moves the cursor on.
-                self.rooms.insert(
-                    room,
-                    Some(Cursor {
-                        epoch,
-                        seq: seq.saturating_sub(events.len() as u64),
-                    }),
-                );
-                for event in events {
-                    self.deliver(event).await?;
+            Ok(Incoming::Joined(answer)) => self.joined(answer, false).await?,
+            Ok(Incoming::Reset(answer)) => self.joined(answer, true).await?,
+            // Joining again with the cursor fills it, or the answer is `reset`.
+            Ok(Incoming::Gap { room }) => {
+                if let Some(room) = self.rooms.get_mut(&room) {
+                    room.join = Join::ToSend;
                 }
             }
-            Ok(Incoming::Reset { room, epoch, seq }) => {
-                // Told first: what the application was not told, the next connection finds out again.
-                let reset = Update::Reset {
-                    room: room.clone(),
-                    seq,
-                };
-                self.tell(reset).await?;
-                self.rooms.insert(room, Some(Cursor { epoch, seq }));
-            }
-            Ok(Incoming::Gap { room, from, to }) => {
-                self.tell(Update::Gap { room, from, to }).await?
+            Ok(Incoming::Presence { room, count, users }) => {
+                if self.rooms.contains_key(&room) {
+                    self.tell(Update::Presence { room, count, users }).await?;
+                }
             }
             Ok(Incoming::Ack { id, seq }) => self.settle(&id, Ok(seq)).await?,
             Ok(Incoming::Error {
+                id,
+                room,
                 retry_after_ms: Some(wait),
                 ..
-            }) => {
-                self.hold = Instant::now() + Duration::from_millis(wait);
-                self.pending.send_again();
-            }
+            }) => self.refused_for_now(id, room, Duration::from_millis(wait)),
             Ok(Incoming::Error {
                 code, id: Some(id), ..
             }) => self.settle(&id, Err(code)).await?,
@@ -315,18 +379,64 @@ impl Session {
                 room: Some(room),
                 ..
             }) => {
-                let refused = Update::JoinRefused {
-                    room: room.clone(),
-                    code,
-                };
-                self.tell(refused).await?;
-                self.rooms.remove(&room);
+                if self.rooms.remove(&room).is_some() {
+                    self.tell(Update::JoinRefused { room, code }).await?;
+                }
             }
             Ok(Incoming::Error { .. }) => {}
             // Events, and types that a newer server may send.
             Err(_) => self.deliver(value).await?,
         }
         Ok(())
+    }
+
+    async fn joined(&mut self, answer: Answer, reset: bool) -> Result<(), Lost> {
+        let Answer {
+            room,
+            epoch,
+            seq,
+            count,
+            users,
+        } = answer;
+        let Some(joined) = self.rooms.get(&room) else {
+            return Ok(()); // left meanwhile
+        };
+        let first = joined.cursor.is_none();
+        // Told first: what the application was not told, the next connection finds out again.
+        let name = room.clone();
+        match (reset, first) {
+            (true, _) => self.tell(Update::Reset { room: name, seq }).await?,
+            (false, true) => self.tell(Update::Joined { room: name, seq }).await?,
+            (false, false) => {}
+        }
+        let name = room.clone();
+        let presence = Update::Presence {
+            room: name,
+            count,
+            users,
+        };
+        self.tell(presence).await?;
+        if let Some(joined) = self.rooms.get_mut(&room) {
+            if reset || first {
+                joined.cursor = Some(Cursor { epoch, seq });
+            }
+            joined.join = Join::Done;
+        }
+        Ok(())
+    }
+
+    /// The server has done nothing: the same message goes out later, and the others one by one.
+    fn refused_for_now(&mut self, id: Option<String>, room: Option<String>, wait: Duration) {
+        match (id, room) {
+            (Some(id), _) => self.pending.unsend(&id),
+            (None, Some(room)) => match self.rooms.get_mut(&room) {
+                Some(room) => room.join = Join::ToSend,
+                None => self.leaves.push_back(room),
+            },
+            (None, None) => {}
+        }
+        self.hold = self.hold.max(Instant::now() + wait);
+        self.pace = Some(wait);
     }
 
     async fn deliver(&mut self, event: Value) -> Result<(), Lost> {
@@ -336,9 +446,12 @@ impl Session {
         ) else {
             return Ok(());
         };
-        match self.rooms.get_mut(&room) {
-            Some(Some(cursor)) if seq > cursor.seq => {}
-            _ => return Ok(()), // seen before, or of a room that was left
+        match self.rooms.get(&room) {
+            Some(Room {
+                cursor: Some(cursor),
+                join: Join::Done,
+            }) if seq > cursor.seq => {}
+            _ => return Ok(()), // delivered before, after a gap that is being filled, or of a room that was left
         }
         self.tell(Update::Event {
             room: room.clone(),
@@ -346,14 +459,18 @@ impl Session {
             event,
         })
         .await?;
-        if let Some(Some(cursor)) = self.rooms.get_mut(&room) {
-            cursor.seq = seq; // only now: an event that was not handed over is asked for again
+        if let Some(cursor) = self
+            .rooms
+            .get_mut(&room)
+            .and_then(|room| room.cursor.as_mut())
+        {
+            cursor.seq = seq; // only now: an event that was not delivered is requested again
         }
         Ok(())
     }
 
-    /// Hands over to the application. If that takes so long that the server would miss our pongs, the connection is given
-    /// up; the next one resumes after the last event that was taken.
+    /// Delivers to the application. If that takes so long that the server would miss our pongs, the connection is dropped; the
+    /// next one resumes after the last event that was taken.
     async fn tell(&mut self, update: Update) -> Result<(), Lost> {
         self.updates
             .send_timeout(update, self.heartbeat)
@@ -384,12 +501,14 @@ impl Session {
         Ok(())
     }
 
-    /// Takes a command in, connected or not; returns a room that is to be joined.
-    fn accept(&mut self, command: Command) -> Option<String> {
+    /// Takes a command in, connected or not.
+    fn accept(&mut self, command: Command) {
         match command {
-            Command::Join(room) => {
-                self.rooms.insert(room.clone(), None);
-                return Some(room);
+            Command::Join(room) => drop(self.rooms.entry(room).or_default()),
+            Command::Leave(room) => {
+                if self.rooms.remove(&room).is_some() {
+                    self.leaves.push_back(room);
+                }
             }
             Command::Publish { room, data, tag } => match self.pending.push(room, data) {
                 Some(id) => drop(self.tags.insert(id, tag)),
@@ -397,21 +516,11 @@ impl Session {
             },
             Command::Wake => {}
         }
-        None
     }
 }
 
-fn join(outgoing: &mpsc::Sender<Message>, room: &str, resume: Option<&Cursor>) -> Result<(), Lost> {
-    send(
-        outgoing,
-        &json!({ "type": "join", "room": room, "resume": resume }),
-    )
-}
-
-fn send(outgoing: &mpsc::Sender<Message>, value: &Value) -> Result<(), Lost> {
-    // Full means that the peer does not read: joins and the window of `Pending` fit in.
-    outgoing
-        .try_send(Message::text(value.to_string()))
-        .map_err(|_| Lost)
+/// A room that is being joined must be joined first. The server answers for one that the application never joined.
+fn is_ready(rooms: &BTreeMap<String, Room>, room: &str) -> bool {
+    rooms.get(room).is_none_or(|room| room.join == Join::Done)
 }
 // ANCHOR_END: client_session

@@ -1,46 +1,47 @@
-//! What a WebSocket connection may use, and why it ended. Goes with [`super::serve`].
+//! What a WebSocket connection may use, and why it ended.
+//!
+//! Used by `serve.rs` and the endpoints.
 
 // ANCHOR: limits
-use std::error::Error as _;
+use std::io;
 use std::time::Duration;
 
-use tokio_tungstenite::tungstenite::Error as WsError;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::{Error as WsError, error::ProtocolError};
 
-/// What one connection may use, and how long each side may take.
+/// What the sockets of a process may use, and how long each side may take.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Largest message accepted, in bytes. A larger one is answered with 1009.
+    /// Open sockets; further handshakes get 503. Keep it below the limit of file descriptors.
+    pub sockets: usize,
+    /// Largest message accepted, in bytes. The answer to a larger one is Close 1009.
     pub message: usize,
-    /// Read buffer, in bytes, allocated at once: tungstenite's default of 128 KiB is most of an idle connection's memory.
-    /// 1 KiB suits commands and chat; a message of 64 KiB then takes 64 reads.
-    pub read_buffer: usize,
-    /// Bound of the outbound queue, in messages.
+    /// Bound of the queue of answers, in messages.
     pub queue: usize,
-    /// Bound of the outbound queue, in bytes.
+    /// Bound of the queue of answers, in bytes.
     pub queue_bytes: usize,
-    /// A ping goes out this often; keep it below half of the shortest idle limit on the way (proxies: often 60 s).
+    /// Time between two pings; keep it below half of the shortest idle timeout on the path (proxies: often 60 s).
     pub ping_every: Duration,
-    /// A peer from which no message, ping or pong has come for this long is gone: more than two pings. Parts of a message are
-    /// not seen; a peer that sends one for longer must answer pings in between.
-    pub silence: Duration,
-    /// A write that takes longer means that the peer does not read.
+    /// A peer from which no byte has come for this many pings is dropped.
+    pub silent_pings: u32,
+    /// Longest time in which a write makes no progress; then the peer is dropped. The kernel reports room once a third of its
+    /// send buffer is free: bound that with `SO_SNDBUF`, as `connections/listen.rs` does.
     pub send_deadline: Duration,
     /// How long the peer may take to finish the closing handshake.
     pub close_deadline: Duration,
-    /// At shutdown, Close goes out at a random time within this, so that not all peers reconnect at once.
+    /// At shutdown the Close frames are sent evenly within this, so that not all peers reconnect at once.
     pub drain_spread: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            sockets: 10_000,
             message: 64 * 1024,
-            read_buffer: 1024,
             queue: 64,
             queue_bytes: 256 * 1024,
             ping_every: Duration::from_secs(20),
-            silence: Duration::from_secs(50),
+            silent_pings: 3,
             send_deadline: Duration::from_secs(10),
             close_deadline: Duration::from_secs(3),
             drain_spread: Duration::from_secs(2),
@@ -49,32 +50,68 @@ impl Default for Limits {
 }
 
 /// Why a connection ended: one label for logs and metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
     /// The peer sent Close.
     PeerClosed,
-    /// We sent Close (the outbox was closed).
-    WeClosed,
+    /// The outbox was closed with this code.
+    WeClosed(u16),
     /// The peer broke the protocol or a limit of the library; it was sent this code.
     Violation(u16),
-    /// No frame for [`Limits::silence`].
+    /// Nothing was heard for [`Limits::silent_pings`].
     HalfOpen,
-    /// A write took longer than [`Limits::send_deadline`].
+    /// A write made no progress for [`Limits::send_deadline`].
     NotReading,
     /// The transport ended without Close.
     Lost,
 }
 
-impl End {
-    /// What an error of the library means, with the close code for it (RFC 6455, 7.4.1).
-    pub fn of(error: &axum::Error) -> Self {
-        match error.source().and_then(|error| error.downcast_ref()) {
-            Some(WsError::Capacity(_)) => End::Violation(1009),
-            Some(WsError::Utf8(_)) => End::Violation(1007),
-            Some(WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => End::Lost,
-            Some(WsError::Protocol(_)) => End::Violation(1002),
+impl From<WsError> for End {
+    /// With the close code for it (RFC 6455, 7.4.1).
+    fn from(error: WsError) -> Self {
+        match error {
+            WsError::Capacity(_) => End::Violation(1009),
+            WsError::Utf8(_) => End::Violation(1007),
+            WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Lost,
+            WsError::Protocol(_) => End::Violation(1002),
+            WsError::ConnectionClosed => End::PeerClosed,
             _ => End::Lost, // the transport has failed
         }
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => End::NotReading,
+            _ => End::Lost,
+        }
+    }
+}
+
+/// Malformed messages of one connection, with a rate: a client that is open for a week may send one now and then.
+#[derive(Debug, Default)]
+pub struct Malformed {
+    count: u32,
+    since: Option<Instant>,
+}
+
+impl Malformed {
+    /// Malformed messages that a connection may send within [`Malformed::WITHIN`].
+    pub const MAX: u32 = 5;
+    /// The time within which they are counted.
+    pub const WITHIN: Duration = Duration::from_secs(60);
+
+    /// Counts one; true if it is the last one allowed: close with 1008. Such a client is broken, and a retry fixes nothing.
+    /// Refusals that depend on the state of the server (not joined, full, too fast) must not be counted here.
+    pub fn is_too_many(&mut self) -> bool {
+        let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        if now.duration_since(since) >= Self::WITHIN {
+            (self.count, self.since) = (0, Some(now));
+        }
+        self.count += 1;
+        self.count >= Self::MAX
     }
 }
 // ANCHOR_END: limits

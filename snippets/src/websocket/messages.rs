@@ -1,28 +1,29 @@
-//! A WebSocket endpoint with typed messages: each message is checked for size, JSON, schema, values and authorisation, in
-//! this order; a bad one is answered with a code, and too many of them end the connection.
+//! A WebSocket endpoint with typed messages.
 //!
-//! Goes with [`super::serve`]; put [`super::protect`] before it.
+//! Each message is checked for size, JSON, schema, values and authorization, in this order. Guarantees: the answer to a refused
+//! one is a code with its id; too many malformed ones within a minute end the connection; slow work is bounded and ends with
+//! it. Needs `serve.rs` and its files; put `protect.rs` before it.
 
 // ANCHOR: messages
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::extract::ws::{Message, WebSocketUpgrade};
-use axum::response::Response;
+use axum::extract::ws::Message;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use tokio::task::JoinSet;
 
+use super::limits::Malformed;
 use super::outbox::Outbox;
 use super::protect::User;
-use super::serve::{Handler, Sockets};
+use super::serve::{Handler, Sockets, Upgrade};
 
 /// The schema version is part of the subprotocol's name: a client that speaks another one is refused at the handshake.
 pub const SUBPROTOCOL: &str = "demo.v1";
-/// Bad messages that a connection may send before it is closed with 1008.
-pub const BAD_MESSAGES: u32 = 5;
 /// Requests of one connection that run at the same time.
 pub const MAX_WORK: usize = 4;
 
@@ -66,27 +67,23 @@ pub fn router(sockets: Sockets) -> Router {
 async fn upgrade(
     State(sockets): State<Sockets>,
     user: Option<Extension<User>>,
-    ws: WebSocketUpgrade,
+    upgrade: Upgrade,
 ) -> Response {
     let admin = user.as_ref().is_some_and(|Extension(user)| user.admin);
-    let ws = ws.protocols([SUBPROTOCOL]);
-    if ws.selected_protocol().is_none() && ws.requested_protocols().next().is_some() {
-        // Accepting without selecting one of them would be 1006 in a browser, with no reason.
-        return axum::response::IntoResponse::into_response((
-            http::StatusCode::BAD_REQUEST,
-            "unknown subprotocol",
-        ));
+    let upgrade = upgrade.protocols([SUBPROTOCOL]);
+    if upgrade.is_unknown_protocol() {
+        return (StatusCode::BAD_REQUEST, "unknown subprotocol").into_response();
     }
-    sockets.accept(ws, move |_| Endpoint {
+    sockets.accept(upgrade, move |_| Endpoint {
         admin,
-        bad: 0,
+        malformed: Malformed::default(),
         work: JoinSet::new(),
     })
 }
 
 struct Endpoint {
     admin: bool,
-    bad: u32,
+    malformed: Malformed,
     /// Ends with the connection: dropping the set aborts its tasks.
     work: JoinSet<()>,
 }
@@ -104,11 +101,9 @@ impl Handler for Endpoint {
             return;
         };
         send(outbox, &Reply::Error { id, code });
-        if code != "busy" {
-            self.bad += 1;
-        }
-        if self.bad >= BAD_MESSAGES {
-            outbox.close(1008, "too many bad messages");
+        // `busy` and `forbidden` depend on the server's state, not on how the client was written.
+        if code.starts_with("invalid_") && self.malformed.is_too_many() {
+            outbox.close(1008, "too many malformed messages");
         }
     }
 }

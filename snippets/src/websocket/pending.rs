@@ -1,5 +1,7 @@
-//! Messages of a client that are not acknowledged yet. A sent message is not a delivered one: it is kept until the server
-//! has acknowledged its id, sent again after a reconnect, and given up when it is too old to still be meant.
+//! Messages of a client that are not acknowledged yet.
+//!
+//! A sent message is not a delivered one: it is kept until the server has acknowledged its id, sent again after a reconnect
+//! or a refusal that was only for now, and dropped when it is too old to still be meant. Used by `client_session.rs`.
 
 // ANCHOR: pending
 use std::collections::VecDeque;
@@ -27,8 +29,8 @@ struct Kept {
     sent: bool,
 }
 
-/// The queue: bounded, with an expiry. Messages are sent in order; one that the server refused for now is overtaken by those
-/// behind it in the window (a window of 1 keeps the order).
+/// The queue: bounded, with an expiry. Messages are sent in order; those after it in the window overtake one that the server
+/// refused for now (a window of 1 keeps the order).
 pub struct Pending {
     kept: VecDeque<Kept>,
     max: usize,
@@ -40,7 +42,8 @@ pub struct Pending {
 
 impl Pending {
     /// At most `max` messages; at most `window` of them sent and not acknowledged; each kept for `keep_for`, which has to be
-    /// shorter than the server remembers ids.
+    /// shorter than the server remembers ids. The window bounds what goes out at once after a reconnect: keep it near the burst
+    /// that the server allows (20 in `rates`).
     pub fn new(max: usize, window: usize, keep_for: Duration) -> Self {
         Self {
             kept: VecDeque::new(),
@@ -72,19 +75,38 @@ impl Pending {
         Some(id)
     }
 
-    /// The next message to send, in order, while fewer than `window` are under way.
-    pub fn next_unsent(&mut self) -> Option<Publish> {
-        if self.kept.iter().filter(|kept| kept.sent).count() >= self.window {
-            return None;
-        }
-        let kept = self.kept.iter_mut().find(|kept| !kept.sent)?;
+    /// The next message to send, in order, while fewer than `window` are under way. Messages to rooms that are not `ready`
+    /// wait.
+    pub fn next_unsent(&mut self, ready: impl Fn(&str) -> bool) -> Option<Publish> {
+        let at = self.find_unsent(ready)?;
+        let kept = self.kept.get_mut(at)?;
         kept.sent = true;
         Some(kept.message.clone())
     }
 
-    /// After a reconnect, or a refusal that was only for now: what was sent may not have arrived.
+    /// Whether [`Pending::next_unsent`] would return one.
+    pub fn has_unsent(&self, ready: impl Fn(&str) -> bool) -> bool {
+        self.find_unsent(ready).is_some()
+    }
+
+    fn find_unsent(&self, ready: impl Fn(&str) -> bool) -> Option<usize> {
+        if self.kept.iter().filter(|kept| kept.sent).count() >= self.window {
+            return None;
+        }
+        self.kept
+            .iter()
+            .position(|kept| !kept.sent && ready(&kept.message.room))
+    }
+
+    /// After a reconnect: what was sent may not have arrived.
     pub fn send_again(&mut self) {
         self.kept.iter_mut().for_each(|kept| kept.sent = false);
+    }
+
+    /// After a refusal that was only for now.
+    pub fn unsend(&mut self, id: &str) {
+        let refused = self.kept.iter_mut().filter(|kept| kept.message.id == id);
+        refused.for_each(|kept| kept.sent = false);
     }
 
     /// The server has answered this id, with an acknowledgement or a refusal. False for an id that is not kept.
@@ -94,7 +116,7 @@ impl Pending {
         self.kept.len() < before
     }
 
-    /// The id of a message that has expired; settle it. A stale command must not be carried out when the network is back.
+    /// The id of a message that has expired; settle it. A stale command must not be carried out once the network is back.
     pub fn expired(&self) -> Option<String> {
         let oldest = self.kept.front()?;
         (oldest.until <= Instant::now()).then(|| oldest.message.id.clone())

@@ -1,23 +1,27 @@
 //! Who may open a socket: an allow-list of origins, and a user from a cookie, a single-use ticket or a token in the subprotocol.
 //!
-//! A layer in front of any WebSocket route; it adds the [`User`] to the request's extensions. Goes with [`super::serve`];
-//! [`super::admission`] has authentication by the first message and the end of a session on an open socket.
+//! A layer in front of any WebSocket route; it adds the [`User`] to the request's extensions. A client that must log in gets
+//! 4401 and stops; one whose ticket has expired gets 4408 and fetches a new one. Goes with [`super::serve`] and
+//! `connections/tickets.rs`; [`super::admission`] has authentication by the first message, and the end of a session.
 
 // ANCHOR: protect
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::extract::ws::Message;
 use axum::extract::{FromRequestParts, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header, request::Parts};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::admission::EXPIRED;
 use super::outbox::Outbox;
-use super::serve::{Handler, Sockets};
+use super::serve::{Handler, Sockets, Upgrade};
+use crate::connections::tickets::{TicketError, Tickets};
 
 /// Who is connected.
 #[derive(Debug, Clone)]
@@ -38,7 +42,7 @@ pub trait Accounts: Send + Sync + 'static {
     fn by_token(&self, token: &str) -> Option<User>;
 }
 
-/// What stands in front of a WebSocket route: `.layer(middleware::from_fn_with_state(guard, protect::authenticate))`.
+/// What protects a WebSocket route: `.layer(middleware::from_fn_with_state(guard, protect::authenticate))`.
 #[derive(Clone)]
 pub struct Guard {
     /// Scheme, host and port, exactly as browsers send it: `https://app.example`.
@@ -49,9 +53,9 @@ pub struct Guard {
     pub subprotocols: &'static [&'static str],
     /// Where users come from.
     pub accounts: Arc<dyn Accounts>,
-    /// Tickets that are not yet used.
+    /// Issued at `POST /ticket` with [`issue_ticket`].
     pub tickets: Tickets,
-    /// For telling a browser why: it sees nothing of a refused handshake.
+    /// For the close codes: a browser sees nothing of a refused handshake.
     pub sockets: Sockets,
     /// Whether this user may use the route at all; refused with 4403.
     pub allowed: fn(&User) -> bool,
@@ -59,12 +63,29 @@ pub struct Guard {
 
 /// Why there is no connection.
 enum Refused {
-    /// A foreign page: refused at the handshake, it is to learn nothing.
+    /// A foreign page: refused at the handshake, it must not learn anything.
     Origin,
-    /// 4401: the client must log in again, and must not just retry.
+    /// 4401: the client must log in; a retry is useless.
     Unauthenticated,
-    /// 4403: retrying is useless.
+    /// 4403: a retry is useless.
     Forbidden,
+    /// 4408: the ticket has expired; the client fetches a new one and retries.
+    Expired,
+    /// 1013: the client retries later.
+    Overloaded,
+}
+
+impl Refused {
+    /// The close code, its reason, and the status for a client that did not ask for a socket.
+    fn answer(&self) -> (u16, &'static str, StatusCode) {
+        match self {
+            Self::Origin => (4403, "origin not allowed", StatusCode::FORBIDDEN),
+            Self::Unauthenticated => (4401, "log in", StatusCode::UNAUTHORIZED),
+            Self::Forbidden => (4403, "not allowed", StatusCode::FORBIDDEN),
+            Self::Expired => (EXPIRED, "ticket expired", StatusCode::UNAUTHORIZED),
+            Self::Overloaded => (1013, "try again later", StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
 }
 
 /// The layer.
@@ -73,38 +94,33 @@ pub async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let code = match guard.user_of(&request) {
+    // Nothing of the request's body is needed, and it cannot be shared between threads.
+    let (parts, body) = request.into_parts();
+    let user = guard.user_of(&parts).await;
+    request = Request::from_parts(parts, body);
+    let refused = match user {
         Ok(user) => {
             request.extensions_mut().insert(user);
             return next.run(request).await;
         }
-        Err(Refused::Origin) => {
-            return (StatusCode::FORBIDDEN, "origin not allowed").into_response();
-        }
-        Err(Refused::Unauthenticated) => 4401,
-        Err(Refused::Forbidden) => 4403,
+        Err(refused) => refused,
     };
-    // Script sees 1006 and no status for every refused handshake, and would retry for ever. So the handshake is accepted and
+    let (code, reason, status) = refused.answer();
+    if matches!(refused, Refused::Origin) {
+        return (status, reason).into_response();
+    }
+    // Script sees 1006 and no status for every refused handshake, and would retry indefinitely. So the handshake is accepted and
     // closed with a code. Limit the rate of connects (`rates`): such a socket costs more than a 401.
     let (mut parts, _) = request.into_parts();
-    match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
-        Ok(ws) => guard.sockets.accept(
-            ws.protocols(guard.subprotocols.iter().copied()),
-            move |outbox| {
-                outbox.close(
-                    code,
-                    if code == 4401 {
-                        "log in"
-                    } else {
-                        "not allowed"
-                    },
-                );
+    match Upgrade::from_request_parts(&mut parts, &()).await {
+        Ok(upgrade) => {
+            let upgrade = upgrade.protocols(guard.subprotocols.iter().copied());
+            guard.sockets.accept(upgrade, move |outbox| {
+                outbox.close(code, reason);
                 Nobody
-            },
-        ),
-        Err(_) => StatusCode::from_u16(code - 4000)
-            .unwrap_or(StatusCode::FORBIDDEN)
-            .into_response(),
+            })
+        }
+        Err(_) => status.into_response(),
     }
 }
 
@@ -115,8 +131,8 @@ impl Handler for Nobody {
 }
 
 impl Guard {
-    fn user_of(&self, request: &Request) -> Result<User, Refused> {
-        let headers = request.headers();
+    async fn user_of(&self, parts: &Parts) -> Result<User, Refused> {
+        let headers = &parts.headers;
         // RFC 6455, 10.2. A browser always sends Origin with a handshake, and no page can forge it. SameSite cookies do not
         // replace this: they are also sent from other ports and subdomains of the same site.
         let origin = headers.get(header::ORIGIN);
@@ -128,15 +144,18 @@ impl Guard {
         }) {
             return Err(Refused::Origin);
         }
-        let user = ticket(request)
-            .map(|ticket| self.tickets.redeem(&ticket))
-            .or_else(|| bearer(headers).map(|token| self.accounts.by_token(token)))
-            // A cookie is sent by the browser on its own: only together with an allowed Origin does it prove anything.
-            .or_else(|| {
-                let jar = origin.map(|_| CookieJar::from_headers(headers))?;
-                Some(self.accounts.by_session(jar.get(self.cookie)?.value()))
-            })
-            .flatten()
+        let user = match ticket(parts) {
+            Some(ticket) => Some(redeem(&self.tickets, &ticket).await?),
+            None => bearer(headers)
+                .map(|token| self.accounts.by_token(token))
+                // The browser sends a cookie to every page's socket: only an allowed Origin makes it a proof.
+                .or_else(|| {
+                    let jar = origin.map(|_| CookieJar::from_headers(headers))?;
+                    Some(self.accounts.by_session(jar.get(self.cookie)?.value()))
+                })
+                .flatten(),
+        };
+        let user = user
             .filter(|user| user.expires > Instant::now())
             .ok_or(Refused::Unauthenticated)?;
         if (self.allowed)(&user) {
@@ -147,8 +166,8 @@ impl Guard {
     }
 }
 
-fn ticket(request: &Request) -> Option<String> {
-    let Query(query) = Query::<HashMap<String, String>>::try_from_uri(request.uri()).ok()?;
+fn ticket(parts: &Parts) -> Option<String> {
+    let Query(query) = Query::<HashMap<String, String>>::try_from_uri(&parts.uri).ok()?;
     query.get("ticket").cloned()
 }
 
@@ -162,7 +181,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let in_subprotocol = offered
         .flat_map(|value| value.split(','))
         .find_map(|name| name.trim().strip_prefix("bearer."));
-    // Clients that are no browsers have a header for it.
+    // Clients other than browsers have a header for it.
     in_subprotocol.or_else(|| {
         headers
             .get(header::AUTHORIZATION)?
@@ -172,39 +191,38 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     })
 }
 
-/// Single-use tickets: the page fetches one over authenticated HTTPS and puts it into the socket's URL. URLs end up in logs,
-/// so a ticket is worth nothing after its first use, or after [`Tickets::TTL`].
-#[derive(Clone, Default)]
-pub struct Tickets(Arc<Mutex<HashMap<String, (User, Instant)>>>);
+/// What a ticket says besides the user's name.
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    admin: bool,
+    /// Seconds until the session ends, when the ticket was issued; a ticket is valid for less than a minute.
+    session: u64,
+}
 
-impl Tickets {
-    /// How long a ticket may wait for its use.
-    pub const TTL: Duration = Duration::from_secs(30);
-    /// Tickets that may wait at the same time; further ones are refused until some expire.
-    pub const MAX: usize = 10_000;
+/// For the handler of `POST /ticket`, with a user that it has authenticated without a ticket.
+///
+/// # Errors
+/// Never, in practice: the claims can be serialized.
+pub fn issue_ticket(tickets: &Tickets, user: &User) -> Result<String, serde_json::Error> {
+    let session = user.expires.saturating_duration_since(Instant::now());
+    let claims = Claims {
+        admin: user.admin,
+        session: session.as_secs(),
+    };
+    tickets.issue(&user.name, &claims)
+}
 
-    /// For the handler of `POST /ticket`; None when too many wait.
-    pub fn issue(&self, user: User) -> Option<String> {
-        let mut tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if tickets.len() >= Self::MAX {
-            tickets.retain(|_, (_, until)| *until > Instant::now());
-        }
-        if tickets.len() >= Self::MAX {
-            return None;
-        }
-        let ticket = format!("{:032x}", rand::random::<u128>()); // from a cryptographic generator
-        tickets.insert(ticket.clone(), (user, Instant::now() + Self::TTL));
-        Some(ticket)
-    }
-
-    /// The user of a ticket; it is used up, whatever comes of the connection.
-    pub fn redeem(&self, ticket: &str) -> Option<User> {
-        let (user, until) = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(ticket)?;
-        (until > Instant::now()).then_some(user)
-    }
+async fn redeem(tickets: &Tickets, ticket: &str) -> Result<User, Refused> {
+    let redeemed = tickets.redeem::<Claims>(ticket).await;
+    let (name, claims) = redeemed.map_err(|error| match error {
+        TicketError::Invalid | TicketError::Used => Refused::Unauthenticated,
+        TicketError::Expired => Refused::Expired,
+        TicketError::TooMany | TicketError::Unavailable => Refused::Overloaded,
+    })?;
+    Ok(User {
+        name: name.into(),
+        admin: claims.admin,
+        expires: Instant::now() + Duration::from_secs(claims.session),
+    })
 }
 // ANCHOR_END: protect

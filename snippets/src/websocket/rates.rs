@@ -1,33 +1,40 @@
 //! Rate limits: messages per connection and per user, bytes and open sockets per user, control frames, connects per address.
 //!
-//! Wraps any [`Handler`]; goes with [`super::serve`] and [`super::protect`]. A handler never sees fragments, nor a message
-//! that is not whole yet: what they may cost is bounded below it, by [`super::throttle`].
+//! Wraps any [`Handler`]. Guarantees: a refusal names the message that it refuses (`id`, `room`) and when to send it again;
+//! a connection that is closed for load is closed with 1013, so no client stops permanently because of a limit.
+//! One instance: each process counts for itself. A handler sees no fragments and no incomplete messages: [`super::throttle`]
+//! bounds those. Needs `serve.rs`, `protect.rs`, `admission.rs`, `users.rs` and `connections/client_ip.rs`.
 
 // ANCHOR: rates
-use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::extract::ws::Message;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use governor::clock::{Clock, MonotonicClock};
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{NotUntil, Quota, RateLimiter};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::admission::expire;
 use super::outbox::{Outbox, message_len};
 use super::protect::User;
 use super::serve::Handler;
+use super::users::{UserSocket, UserSockets};
+use crate::connections::client_ip::ClientIp;
 
 /// With the clock of the standard library: governor's default one asks the CPU what it is whenever a limiter is made, and a
 /// virtual machine answers that in some 10 µs.
@@ -50,9 +57,10 @@ pub struct Quotas {
     pub sockets: usize,
     /// Pings and pongs of one connection. A pong answers each ping of ours, so stay well above their rate.
     pub control: Quota,
-    /// Messages over the limit that are answered with `rate_limited`; then the connection is closed with 1008.
+    /// Messages over the limit that are answered with `rate_limited`; then the connection is closed with 1013. More than a client
+    /// has in flight: all that it sends at once after a reconnect may be refused.
     pub refusals: Quota,
-    /// Handshakes of one address.
+    /// Handshakes of one address, which may be an office or a mobile network with thousands of users.
     pub connects: Quota,
 }
 
@@ -65,8 +73,8 @@ impl Default for Quotas {
             bytes: per_second(256 * 1024),
             sockets: 20,
             control: per_second(5),
-            refusals: Quota::per_minute(NonZeroU32::MIN.saturating_add(19)),
-            connects: per_second(5),
+            refusals: Quota::per_minute(NonZeroU32::MIN.saturating_add(149)),
+            connects: per_second(20).allow_burst(NonZeroU32::MIN.saturating_add(199)),
         }
     }
 }
@@ -76,6 +84,7 @@ impl Default for Quotas {
 pub struct Rates {
     quotas: Quotas,
     users: Arc<Users>,
+    sockets: UserSockets,
     addresses: Arc<Keyed<IpAddr>>,
 }
 
@@ -83,7 +92,6 @@ pub struct Rates {
 struct Users {
     messages: Keyed<Arc<str>>,
     bytes: Keyed<Arc<str>>,
-    open: Mutex<HashMap<Arc<str>, usize>>,
 }
 
 struct Keyed<K: Hash + Eq + Clone> {
@@ -93,7 +101,7 @@ struct Keyed<K: Hash + Eq + Clone> {
 }
 
 /// Milliseconds until it would be allowed.
-type Wait = u128;
+type Wait = u64;
 
 impl<K: Hash + Eq + Clone> Keyed<K> {
     fn new(quota: Quota) -> Self {
@@ -120,7 +128,8 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
 }
 
 fn wait(until: &NotUntil<Instant>) -> Wait {
-    until.wait_time_from(MonotonicClock.now()).as_millis()
+    let wait = until.wait_time_from(MonotonicClock.now());
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) + 1 // rounded up: not a moment too early
 }
 
 impl Rates {
@@ -131,23 +140,30 @@ impl Rates {
             users: Arc::new(Users {
                 messages: Keyed::new(quotas.user),
                 bytes: Keyed::new(quotas.bytes),
-                open: Mutex::default(),
             }),
+            sockets: UserSockets::new(quotas.sockets),
             addresses: Arc::new(Keyed::new(quotas.connects)),
         }
+    }
+
+    /// Closes all sockets of a user in this process: see [`UserSockets::disconnect`].
+    pub fn disconnect(&self, user: &str, code: u16, reason: &'static str) -> usize {
+        self.sockets.disconnect(user, code, reason)
     }
 
     /// Puts the limits, and the end of the user's session, before a handler. A user with too many sockets finds this one
     /// closed.
     pub fn limit<H: Handler>(&self, user: &User, outbox: &Outbox, handler: H) -> Limited<H> {
-        let place = Place::take(self.users.clone(), user.name.clone());
-        if place.nth > self.quotas.sockets {
+        let place = self.sockets.enter(&user.name, outbox);
+        if place.is_none() {
             outbox.close(1013, "too many connections");
         }
         let direct = |quota| RateLimiter::direct_with_clock(quota, MonotonicClock);
         Limited {
             handler,
-            place,
+            users: self.users.clone(),
+            user: user.name.clone(),
+            _place: place,
             messages: direct(self.quotas.messages),
             control: direct(self.quotas.control),
             refusals: direct(self.quotas.refusals),
@@ -156,41 +172,12 @@ impl Rates {
     }
 }
 
-/// One of the open sockets of a user.
-struct Place {
-    users: Arc<Users>,
-    user: Arc<str>,
-    nth: usize,
-}
-
-impl Place {
-    fn take(users: Arc<Users>, user: Arc<str>) -> Self {
-        let mut open = users.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(user.clone()).or_default();
-        *count += 1;
-        let nth = *count;
-        drop(open);
-        Self { users, user, nth }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let open = self.users.open.lock();
-        let mut open = open.unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.user) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.user);
-            }
-        }
-    }
-}
-
 /// A handler behind its limits.
 pub struct Limited<H> {
     handler: H,
-    place: Place,
+    users: Arc<Users>,
+    user: Arc<str>,
+    _place: Option<UserSocket>,
     messages: Direct,
     control: Direct,
     refusals: Direct,
@@ -199,40 +186,75 @@ pub struct Limited<H> {
 
 impl<H: Handler> Handler for Limited<H> {
     fn on_message(&mut self, message: Message, outbox: &Outbox) {
-        let Place { users, user, .. } = &self.place;
+        let Self { users, user, .. } = self;
         let allowed = self.messages.check().map_err(|until| wait(&until));
         let allowed = allowed
             .and_then(|()| users.messages.check(user, 1))
             .and_then(|()| users.bytes.check(user, message_len(&message)));
         match allowed {
             Ok(()) => self.handler.on_message(message, outbox),
-            // The message is not carried out, and its sender is told when to try again.
             Err(wait) if self.refusals.check().is_ok() => {
-                let answer =
-                    format!(r#"{{"type":"error","code":"rate_limited","retry_after_ms":{wait}}}"#);
-                outbox.send(Message::Text(answer.into()));
+                outbox.send(Message::Text(refusal(&message, wait).into()));
             }
-            Err(_) => outbox.close(1008, "rate limit"),
+            Err(_) => outbox.close(1013, "rate limit"),
         }
     }
 
     fn on_control(&mut self, outbox: &Outbox) {
         match self.control.check() {
             Ok(()) => self.handler.on_control(outbox),
-            Err(_) => outbox.close(1008, "too many control frames"),
+            Err(_) => outbox.close(1013, "too many control frames"),
         }
+    }
+
+    fn poll_frames(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<Bytes> {
+        self.handler.poll_frames(cx, outbox)
     }
 }
 
-/// A layer: refuses handshakes of an address over its quota with 429, before anything is allocated for them. Behind a proxy
-/// the address is the proxy's: take it from the header that your own proxy sets, and from no other.
+/// Names the message, so that its sender can send it again: nothing of it was carried out.
+fn refusal(message: &Message, wait: Wait) -> String {
+    #[derive(Default, Deserialize)]
+    struct Names<'a> {
+        #[serde(borrow)]
+        id: Option<&'a RawValue>,
+        #[serde(borrow)]
+        room: Option<&'a RawValue>,
+    }
+    #[derive(Serialize)]
+    struct Refusal<'a> {
+        r#type: &'static str,
+        code: &'static str,
+        id: Option<&'a RawValue>,
+        room: Option<&'a RawValue>,
+        retry_after_ms: Wait,
+    }
+    let names: Names<'_> = match message {
+        Message::Text(text) => serde_json::from_str(text).unwrap_or_default(),
+        _ => Names::default(),
+    };
+    // A string or a number, not a document.
+    let short =
+        |value: &&RawValue| value.get().len() <= 130 && !value.get().starts_with(['[', '{']);
+    let refusal = Refusal {
+        r#type: "error",
+        code: "rate_limited",
+        id: names.id.filter(short),
+        room: names.room.filter(short),
+        retry_after_ms: wait,
+    };
+    serde_json::to_string(&refusal).unwrap_or_default()
+}
+
+/// A layer: refuses handshakes of an address over its quota with 429, before anything is allocated for them. Behind proxies,
+/// add [`crate::connections::client_ip::TrustedProxies`] outside of it, or all clients count as one.
 pub async fn limit_connects(
     State(rates): State<Rates>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    client: ClientIp,
     request: Request,
     next: Next,
 ) -> Response {
-    match rates.addresses.check(&network(peer.ip()), 1) {
+    match rates.addresses.check(&client.network(), 1) {
         Ok(()) => next.run(request).await,
         Err(wait) => {
             let seconds = wait / 1000 + 1;
@@ -242,14 +264,6 @@ pub async fn limit_connects(
             )
                 .into_response()
         }
-    }
-}
-
-/// One customer has a whole /64 of IPv6: count that, not its 2⁶⁴ addresses.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 => v4,
     }
 }
 // ANCHOR_END: rates

@@ -1,41 +1,87 @@
-//! Rooms: fan-out with one encoding and one order for all, presence, history, and resume after a reconnect.
+//! Rooms: one order for all members, encoded once; resume after a reconnect; a policy for slow members; presence.
 //!
-//! Promises: every member of a room sees the same events under the same sequence numbers; a member that does not keep up
-//! holds up nobody; a member that returns with its last sequence number misses nothing, or is told `reset`.
-//! Goes with [`super::outbox`]; [`super::rooms_endpoint`] speaks the protocol. One process: across instances put a shared
-//! log behind it.
+//! A room is a log of frames and each member is a position in it: publishing queues nothing and waits for nobody.
+//! Guarantees: every member receives the same events under the same sequence numbers; a member that returns with its
+//! cursor misses nothing or gets `reset`; presence is state next to the log, so that coming and going costs no history.
+//! One process: a client that reconnects to another instance gets `reset`. `rooms_endpoint.rs` speaks the protocol. Needs
+//! `presence.rs`, `outbox.rs` and `sse/log.rs` with its files.
 
-// ANCHOR: rooms
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+// ANCHOR: rules
 use std::time::Duration;
 
-use axum::extract::ws::Message;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use tokio::time::Instant;
-
-use super::outbox::{Event, Full, Outbox};
+/// What happens to a member for which more than [`Rules::queue`] events wait. The kind of data decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// Close with 1013; the client reconnects and resumes. For data that must be complete.
+    Disconnect,
+    /// Skip the oldest and send one `gap` in their place. For feeds and logs.
+    DropOldest,
+    /// Send only the newest event, also to newcomers. For values that replace each other: prices, positions.
+    Conflate,
+}
 
 /// The bounds of a hub.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// Events a room keeps for members that return, and for recognising a message that is sent twice.
+    /// Events that a room keeps for members that return, and for recognizing a message that is sent twice.
     pub history: usize,
-    /// The same, in bytes; below half of [`super::limits::Limits::queue_bytes`], since a replay is one message: a connection cut within it gains nothing.
+    /// The same, in bytes. A larger message is refused.
     pub history_bytes: usize,
+    /// Events that may wait for a member since it joined. They cost nothing while the history keeps them, so a burst need not
+    /// disconnect a member that reads.
+    pub queue: usize,
     /// Rooms of the hub.
     pub rooms: usize,
     /// Connections in one room.
     pub members: usize,
     /// How long an empty room keeps its history for the last member's return.
     pub keep_empty: Duration,
+    /// How long a user stays present after the last connection: a reconnect is not a coming and going.
+    pub grace: Duration,
+    /// Least time between two `presence` messages of a room.
+    pub presence_every: Duration,
     /// The policy for slow members, by the room's name.
     pub full: fn(&str) -> Full,
 }
 
-/// Where a member left off. Sequence numbers count only within one epoch: a room that was freed, or a process that was
-/// restarted, begins again at 1, and "after 500" would wait for ever.
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            history: 256,
+            history_bytes: 1024 * 1024,
+            queue: 256,
+            rooms: 10_000,
+            members: 10_000,
+            keep_empty: Duration::from_secs(60),
+            grace: Duration::from_secs(15),
+            presence_every: Duration::from_secs(1),
+            full: |_| Full::Disconnect,
+        }
+    }
+}
+// ANCHOR_END: rules
+
+// ANCHOR: rooms
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+
+use axum::extract::ws::Message;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::outbox::{Outbox, text_frame};
+use super::presence::Presence;
+use crate::sse::cursor::{Ids, Reason};
+use crate::sse::event::LastEventId;
+use crate::sse::log::{Begin, Config, Log, Slow};
+use crate::sse::log_reader::{Next, Reader};
+
+/// Where a member left off. Sequence numbers count only within one epoch: in a room that was freed, or after a restart, they
+/// start at 1 again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
     /// From the answer to the join.
@@ -51,69 +97,55 @@ pub struct Hub(Arc<Shared>);
 struct Shared {
     rules: Rules,
     rooms: Mutex<HashMap<Arc<str>, Arc<Room>>>,
+    chores: Arc<Chores>,
+}
+
+/// Rooms with a presence to publish, users to time out, or nobody inside.
+#[derive(Default)]
+struct Chores {
+    rooms: Mutex<Vec<Arc<Room>>>,
+    work: Notify,
 }
 
 struct Room {
     name: Arc<str>,
     epoch: String,
     full: Full,
-    rules: Rules,
+    events: Arc<Log>,
+    /// Only the newest counts.
+    presence: Arc<Log>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    last: u64,
-    history: VecDeque<Kept>,
-    history_bytes: usize,
-    /// Sequence numbers of the messages in the history by sender and message id.
-    known: HashMap<(Arc<str>, String), u64>,
-    next_member: u64,
-    members: HashMap<u64, (Arc<str>, Outbox)>,
-    /// Connections by user: presence is of users, not of their tabs.
-    users: HashMap<Arc<str>, usize>,
+    members: usize,
+    presence: Presence,
+    /// Whether it is in [`Chores`].
+    listed: bool,
     empty_since: Option<Instant>,
-}
-
-struct Kept {
-    event: Event,
-    sent: Option<(Arc<str>, String)>,
-}
-
-#[derive(Serialize)]
-struct Wire<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    room: &'a str,
-    seq: u64,
-    user: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a Value>,
-}
-
-#[derive(Serialize)]
-struct Answer<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    room: &'a str,
-    epoch: &'a str,
-    seq: u64,
-    users: Vec<&'a str>,
+    /// Sequence numbers of the last messages by sender and message id.
+    known: HashMap<(Arc<str>, String), u64>,
+    known_order: VecDeque<(Arc<str>, String)>,
 }
 
 impl Hub {
-    /// Call it inside a runtime: a task frees rooms that stay empty, and ends with the hub.
+    /// Call it inside a runtime: one task does the chores of all rooms, and ends with the hub.
     pub fn new(rules: Rules) -> Self {
         let hub = Self(Arc::new(Shared {
             rules,
             rooms: Mutex::default(),
+            chores: Arc::default(),
         }));
-        tokio::spawn(sweep(Arc::downgrade(&hub.0)));
+        tokio::spawn(run_chores(Arc::downgrade(&hub.0), hub.0.chores.clone()));
         hub
     }
 
-    /// Adds a connection to a room: it is sent `joined` (or `reset`, when `resume` cannot be honoured) and what it missed,
-    /// then every later event. Refused with `full` when the hub or the room is.
+    /// Adds a connection to a room and answers with `joined`, or with `reset` if `resume` cannot be honored. Poll the
+    /// membership for what follows: the events that were missed, then each new one.
+    ///
+    /// # Errors
+    /// `full`, if the hub or the room is.
     pub fn join(
         &self,
         name: &str,
@@ -122,7 +154,7 @@ impl Hub {
         resume: Option<&Cursor>,
     ) -> Result<Membership, &'static str> {
         let rules = &self.0.rules;
-        // Held until the member is in the room, so that the sweep does not free the room in between.
+        // Held until the member is in the room, so that the room is not freed in between.
         let mut rooms = lock(&self.0.rooms);
         let room = match rooms.get(name) {
             Some(room) => room.clone(),
@@ -133,12 +165,25 @@ impl Hub {
                 room
             }
         };
-        let id = room.admit(user, outbox, resume)?;
-        Ok(Membership {
+        let mut state = lock(&room.state);
+        if state.members >= rules.members {
+            return Err("full");
+        }
+        state.members += 1;
+        state.empty_since = None;
+        state.presence.enter(user);
+        self.0.list(&room, &mut state);
+        drop(state);
+        drop(rooms);
+        let mut member = Membership {
+            events: room.events.read_at(room.events.newest()),
+            presence: room.presence.read_at(room.presence.newest()),
+            hub: self.0.clone(),
             room,
-            id,
             user: user.clone(),
-        })
+        };
+        member.resume(outbox, resume);
+        Ok(member)
     }
 
     /// Rooms that exist now.
@@ -147,11 +192,13 @@ impl Hub {
     }
 }
 
-/// A connection's place in a room; dropping it leaves the room.
+/// A connection's place in a room, and its position in the events; dropping it leaves the room.
 pub struct Membership {
+    hub: Arc<Shared>,
     room: Arc<Room>,
-    id: u64,
     user: Arc<str>,
+    events: Reader,
+    presence: Reader,
 }
 
 impl Membership {
@@ -160,181 +207,195 @@ impl Membership {
         &self.room.name
     }
 
-    /// Publishes to all members and returns the sequence number. A `message_id` that this user has sent before, as far as
-    /// the history goes, is not published again: it is a resend whose acknowledgement was lost.
-    pub fn publish(&self, message_id: String, data: &Value) -> u64 {
-        let sent = (self.user.clone(), message_id);
-        let mut state = lock(&self.room.state);
-        if let Some(&seq) = state.known.get(&sent) {
-            return seq;
+    /// Continues after `cursor`, or at the next event without one, and answers as [`Hub::join`]. This fills a gap; nobody else
+    /// notices it.
+    pub fn resume(&mut self, outbox: &Outbox, cursor: Option<&Cursor>) {
+        let room = &self.room;
+        let id = match cursor {
+            // Not a sequence number of this epoch.
+            Some(cursor) if cursor.epoch != room.epoch => LastEventId::None,
+            Some(cursor) => LastEventId::Id(cursor.seq.to_string()),
+            None => LastEventId::None,
+        };
+        // `None` only after a terminal event, which a room has not.
+        if let Some(reader) = room.events.read(&id) {
+            self.events = reader;
         }
-        self.room.append(
-            &mut state,
-            "message",
-            Some(data),
-            sent.0.clone(),
-            Some(sent),
-        )
+        let mut reset = cursor
+            .filter(|cursor| cursor.epoch != room.epoch)
+            .map(|_| Reason::Epoch);
+        // A reader that is not where the client asked for has its reason first. A room that conflates has no history.
+        if room.full != Full::Conflate
+            && reset.is_none()
+            && cursor.is_some_and(|cursor| cursor.seq != self.events.at().seq)
+            && let Poll::Ready(Next::Missed(reason, _)) =
+                self.events.next(&mut Context::from_waker(Waker::noop()))
+        {
+            reset = Some(reason);
+        }
+        let mut answer = json!({
+            "type": if reset.is_some() { "reset" } else { "joined" },
+            "room": &*room.name,
+            "epoch": room.epoch,
+            "seq": self.events.at().seq, // the events continue after it
+        });
+        if let Some(reason) = reset {
+            answer["reason"] = json!(reason);
+        }
+        let state = lock(&room.state);
+        answer["count"] = json!(state.presence.count());
+        answer["users"] = json!(state.presence.names());
+        drop(state);
+        outbox.send(Message::Text(answer.to_string().into()));
+    }
+
+    /// Publishes to all members and returns the sequence number. A `message_id` that this user has sent before, as far as the
+    /// history goes, is not published again: it is a resend whose acknowledgement was lost.
+    ///
+    /// # Errors
+    /// `too_large`, if the message is larger than [`Rules::history_bytes`].
+    pub fn publish(&self, message_id: String, data: &Value) -> Result<u64, &'static str> {
+        let room = &self.room;
+        let before = format!(r#"{{"type":"message","room":{},"seq":"#, json!(&*room.name));
+        let after = format!(r#","user":{},"data":{data}}}"#, json!(&*self.user));
+        let sent = (self.user.clone(), message_id);
+        let mut state = lock(&room.state);
+        if let Some(&seq) = state.known.get(&sent) {
+            return Ok(seq);
+        }
+        let published = room
+            .events
+            .publish_with(false, |seq| text_frame(&format!("{before}{seq}{after}")));
+        let seq = published.map_err(|_| "too_large")?.seq;
+        state.known.insert(sent.clone(), seq);
+        state.known_order.push_back(sent);
+        if state.known_order.len() > self.hub.rules.history
+            && let Some(oldest) = state.known_order.pop_front()
+        {
+            state.known.remove(&oldest);
+        }
+        Ok(seq)
+    }
+
+    /// The next frames for this member. `None`: it is too slow for a room that disconnects; close with 1013.
+    pub fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Poll::Ready(Next::Blocks(presence)) = self.presence.next(cx) {
+            return Poll::Ready(Some(presence));
+        }
+        match self.events.next(cx) {
+            Poll::Ready(Next::Blocks(frames)) => Poll::Ready(Some(frames)),
+            Poll::Ready(Next::Missed(_, from)) => {
+                let to = self.events.at().seq;
+                let gap = json!({ "type": "gap", "room": self.room(), "from": from, "to": to });
+                Poll::Ready(Some(text_frame(&gap.to_string())))
+            }
+            Poll::Ready(Next::Last(_) | Next::End) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
+        let now = Instant::now();
         let mut state = lock(&self.room.state);
-        state.members.remove(&self.id);
-        if let Some(connections) = state.users.get_mut(&self.user) {
-            *connections -= 1;
-            if *connections == 0 {
-                state.users.remove(&self.user);
-                self.room.announce(&mut state, "user_left", &self.user);
-            }
+        state.members -= 1;
+        if state.members == 0 {
+            state.empty_since = Some(now);
         }
-        if state.members.is_empty() {
-            state.empty_since = Some(Instant::now());
-        }
+        let until = now + self.hub.rules.grace;
+        state.presence.leave(&self.user, until);
+        self.hub.list(&self.room, &mut state);
     }
 }
 
 impl Room {
     fn new(name: &str, rules: &Rules) -> Self {
-        let epoch = format!("{:016x}", rand::random::<u64>());
         let full = (rules.full)(name);
+        let events = Log::new(Config {
+            queue: rules.queue,
+            slow: match full {
+                Full::Disconnect => Slow::End,
+                Full::DropOldest => Slow::Reset,
+                Full::Conflate => Slow::Newest,
+            },
+            begin: Begin::Now,
+            // The protocol carries the epoch once, in the answer to the join.
+            ids: Ids::Sequence,
+            ..match full {
+                Full::Conflate => Config::state(rules.history_bytes),
+                _ => Config::complete(rules.history, rules.history_bytes),
+            }
+        });
         Self {
             name: name.into(),
-            epoch,
+            epoch: format!("{:016x}", events.newest().epoch),
             full,
-            rules: rules.clone(),
+            events,
+            presence: Log::new(Config::state(usize::MAX)),
             state: Mutex::default(),
         }
     }
 
-    /// One lock from the replay to the membership: an event is in the replay or comes live, never both, never neither.
-    fn admit(
-        &self,
-        user: &Arc<str>,
-        outbox: &Outbox,
-        resume: Option<&Cursor>,
-    ) -> Result<u64, &'static str> {
+    /// Publishes a changed presence. Returns whether there is more to do later.
+    fn tidy(&self, now: Instant) -> bool {
         let mut state = lock(&self.state);
-        if state.members.len() >= self.rules.members {
-            return Err("full");
+        if state.presence.take_changes(now) {
+            let presence = json!({
+                "type": "presence",
+                "room": &*self.name,
+                "count": state.presence.count(),
+                "users": state.presence.names(),
+            });
+            let frame = text_frame(&presence.to_string());
+            let _ = self.presence.publish_with(false, |_| frame); // never too large, never finished
         }
-        let connections = state.users.entry(user.clone()).or_default();
-        *connections += 1;
-        if *connections == 1 {
-            self.announce(&mut state, "user_joined", user);
-        }
-        let replay = resume.map(|cursor| self.since(&state, cursor));
-        let answer = Answer {
-            kind: if matches!(replay, Some(None)) {
-                "reset"
-            } else {
-                "joined"
-            },
-            room: &self.name,
-            epoch: &self.epoch,
-            seq: state.last,
-            users: state.users.keys().map(|user| &**user).collect(),
-        };
-        // The events are encoded already: they are put in as they are.
-        let mut answer = serde_json::to_string(&answer).unwrap_or_default();
-        answer.pop();
-        answer.push_str(",\"events\":[");
-        answer.push_str(&replay.flatten().unwrap_or_default().join(","));
-        answer.push_str("]}");
-        outbox.send(Message::Text(answer.into()));
-        let id = state.next_member;
-        state.next_member += 1;
-        state.members.insert(id, (user.clone(), outbox.clone()));
-        state.empty_since = None;
-        Ok(id)
-    }
-
-    /// What came after `cursor`; None when that is not known any more, or never was.
-    fn since<'a>(&self, state: &'a State, cursor: &Cursor) -> Option<Vec<&'a str>> {
-        let oldest = state
-            .history
-            .front()
-            .map_or(state.last + 1, |kept| kept.event.seq);
-        let known =
-            cursor.epoch == self.epoch && cursor.seq <= state.last && cursor.seq + 1 >= oldest;
-        known.then(|| {
-            state
-                .history
-                .iter()
-                .filter(|kept| kept.event.seq > cursor.seq)
-                .map(|kept| kept.event.text.as_str())
-                .collect()
-        })
-    }
-
-    /// Presence. A room that conflates keeps only its newest event in the queues, so it has values and no presence.
-    fn announce(&self, state: &mut State, kind: &str, user: &Arc<str>) {
-        if self.full != Full::Conflate {
-            self.append(state, kind, None, user.clone(), None);
-        }
-    }
-
-    /// Numbers, encodes once, keeps, and hands to every queue, all under the room's lock: that is what makes the order one.
-    fn append(
-        &self,
-        state: &mut State,
-        kind: &str,
-        data: Option<&Value>,
-        user: Arc<str>,
-        sent: Option<(Arc<str>, String)>,
-    ) -> u64 {
-        let seq = state.last + 1;
-        let wire = Wire {
-            kind,
-            room: &self.name,
-            seq,
-            user: &user,
-            data,
-        };
-        let text = serde_json::to_string(&wire).unwrap_or_default(); // cannot fail: all keys are strings
-        let event = Event {
-            room: self.name.clone(),
-            seq,
-            text: text.into(),
-        };
-        state.last = seq;
-        state.history_bytes += event.text.len();
-        if let Some(sent) = sent.clone() {
-            state.known.insert(sent, seq);
-        }
-        state.history.push_back(Kept {
-            event: event.clone(),
-            sent,
-        });
-        while state.history.len() > self.rules.history
-            || state.history_bytes > self.rules.history_bytes
-        {
-            let Some(oldest) = state.history.pop_front() else {
-                break;
-            };
-            state.history_bytes -= oldest.event.text.len();
-            if let Some(sent) = oldest.sent {
-                state.known.remove(&sent);
-            }
-        }
-        for (_, outbox) in state.members.values() {
-            outbox.offer(event.clone(), self.full); // never waits for a member
-        }
-        seq
+        state.listed = state.presence.is_pending() || state.empty_since.is_some();
+        state.listed
     }
 }
 
-async fn sweep(hub: Weak<Shared>) {
-    while let Some(shared) = hub.upgrade() {
-        let keep = shared.rules.keep_empty;
-        lock(&shared.rooms).retain(|_, room| {
-            lock(&room.state)
-                .empty_since
-                .is_none_or(|since| since.elapsed() < keep)
-        });
-        drop(shared);
-        tokio::time::sleep(keep).await;
+impl Shared {
+    fn list(&self, room: &Arc<Room>, state: &mut State) {
+        let chore = state.presence.is_pending() || state.empty_since.is_some();
+        if chore && !std::mem::replace(&mut state.listed, true) {
+            lock(&self.chores.rooms).push(room.clone());
+            self.chores.work.notify_one();
+        }
+    }
+
+    /// Frees a room that has been empty for [`Rules::keep_empty`].
+    fn free(&self, room: &Room, now: Instant) -> bool {
+        let mut rooms = lock(&self.rooms);
+        let empty_since = lock(&room.state).empty_since;
+        let free = empty_since.is_some_and(|since| now - since >= self.rules.keep_empty);
+        if free {
+            rooms.remove(&room.name);
+        }
+        free
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.chores.work.notify_one();
+    }
+}
+
+async fn run_chores(hub: Weak<Shared>, chores: Arc<Chores>) {
+    loop {
+        if lock(&chores.rooms).is_empty() {
+            chores.work.notified().await;
+        }
+        let Some(every) = hub.upgrade().map(|hub| hub.rules.presence_every) else {
+            return;
+        };
+        sleep(every).await;
+        let Some(hub) = hub.upgrade() else { return };
+        let now = Instant::now();
+        let mut rooms = std::mem::take(&mut *lock(&chores.rooms));
+        rooms.retain(|room| room.tidy(now) && !hub.free(room, now));
+        lock(&chores.rooms).append(&mut rooms);
     }
 }
 

@@ -1,24 +1,27 @@
 //! The protocol of the rooms: `join` (with `resume`), `leave`, `publish` with an id that is acknowledged, `ping` for pages.
 //!
+//! Guarantee: every refusal names what it refuses, and none that depends on the state of the server ends the connection.
 //! Goes with [`super::rooms`], [`super::serve`] and [`super::protect`].
 
 // ANCHOR: rooms_endpoint
-use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::extract::State;
-use axum::extract::ws::{Message, WebSocketUpgrade};
-use axum::response::Response;
+use axum::extract::ws::Message;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use axum::{Extension, Router};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::messages::BAD_MESSAGES;
+use super::limits::Malformed;
 use super::outbox::Outbox;
 use super::protect::User;
 use super::rates::Rates;
 use super::rooms::{Cursor, Hub, Membership};
-use super::serve::{Handler, Sockets};
+use super::serve::{Handler, Sockets, Upgrade};
 
 /// Rooms that one connection may be in.
 pub const MAX_ROOMS: usize = 16;
@@ -41,11 +44,11 @@ pub enum Request {
         room: String,
         data: Value,
     },
-    /// A page can neither send nor see the ping of the protocol: this is how it learns that the way is open.
+    /// A page can neither send nor see the ping of the protocol: this is how it knows that the connection works.
     Ping,
 }
 
-/// What the server answers; `joined`, `reset`, `gap` and the events come from [`super::rooms`].
+/// The answers; `joined`, `reset`, `gap`, `presence` and the events come from [`super::rooms`].
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Reply<'a> {
@@ -65,7 +68,7 @@ enum Reply<'a> {
     },
 }
 
-/// `/rooms`. The user comes from [`super::protect`] in front of it; without one nobody gets in.
+/// `/rooms`. The user comes from [`super::protect`] in front of it; without one every handshake fails.
 pub fn router(sockets: Sockets, hub: Hub, rates: Rates) -> Router {
     Router::new()
         .route("/rooms", any(upgrade))
@@ -75,9 +78,13 @@ pub fn router(sockets: Sockets, hub: Hub, rates: Rates) -> Router {
 async fn upgrade(
     State((sockets, hub, rates)): State<(Sockets, Hub, Rates)>,
     Extension(user): Extension<User>,
-    ws: WebSocketUpgrade,
+    upgrade: Upgrade,
 ) -> Response {
-    sockets.accept(ws.protocols(["rooms.v1"]), move |outbox| {
+    let upgrade = upgrade.protocols(["rooms.v1"]);
+    if upgrade.is_unknown_protocol() {
+        return (StatusCode::BAD_REQUEST, "offer rooms.v1").into_response();
+    }
+    sockets.accept(upgrade, move |outbox| {
         let member = Member::new(hub, user.clone());
         rates.limit(&user, outbox, member)
     })
@@ -89,7 +96,9 @@ pub struct Member {
     user: User,
     /// Few: a list takes a fifth of the memory of a map.
     rooms: Vec<Membership>,
-    bad: u32,
+    /// The room that is polled first: a busy one must not starve the others.
+    next: usize,
+    malformed: Malformed,
 }
 
 impl Member {
@@ -99,7 +108,8 @@ impl Member {
             hub,
             user,
             rooms: Vec::new(),
-            bad: 0,
+            next: 0,
+            malformed: Malformed::default(),
         }
     }
 
@@ -124,12 +134,17 @@ impl Member {
                 if !self.may_join(&room) {
                     return Err("forbidden");
                 }
-                self.leave(&room); // joining again is how a client resumes after a gap
+                // Joining again is how a client fills a gap: it is in place, and no coming and going.
+                let mut rooms = self.rooms.iter_mut();
+                if let Some(joined) = rooms.find(|joined| joined.room() == room) {
+                    joined.resume(outbox, resume.as_ref());
+                    return Ok(());
+                }
                 if self.rooms.len() >= MAX_ROOMS {
                     return Err("too_many_rooms");
                 }
-                let user: Arc<str> = self.user.name.clone();
-                let membership = self.hub.join(&room, &user, outbox, resume.as_ref())?;
+                let user = &self.user.name;
+                let membership = self.hub.join(&room, user, outbox, resume.as_ref())?;
                 self.rooms.push(membership);
             }
             Request::Leave { room } => {
@@ -143,7 +158,7 @@ impl Member {
                     return Err("invalid_value");
                 }
                 let joined = self.rooms.iter().find(|joined| joined.room() == room);
-                let seq = joined.ok_or("not_joined")?.publish(id.clone(), &data);
+                let seq = joined.ok_or("not_joined")?.publish(id.clone(), &data)?;
                 let reply = Reply::Ack {
                     id: &id,
                     room: &room,
@@ -185,10 +200,28 @@ impl Handler for Member {
             room: short("room"),
         };
         send(outbox, &reply);
-        self.bad += u32::from(code != "full");
-        if self.bad >= BAD_MESSAGES {
-            outbox.close(1008, "too many bad messages");
+        // Any other refusal depends on the state of the server: the client is not to blame, and must not stop.
+        if code.starts_with("invalid_") && self.malformed.is_too_many() {
+            outbox.close(1008, "too many malformed messages");
         }
+    }
+
+    fn poll_frames(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<Bytes> {
+        for offset in 0..self.rooms.len() {
+            let at = (self.next + offset) % self.rooms.len();
+            match self.rooms[at].poll_frames(cx) {
+                Poll::Ready(Some(frames)) => {
+                    self.next = at + 1;
+                    return Poll::Ready(frames);
+                }
+                Poll::Ready(None) => {
+                    outbox.close(1013, "too slow: reconnect and resume");
+                    return Poll::Pending;
+                }
+                Poll::Pending => {}
+            }
+        }
+        Poll::Pending
     }
 }
 

@@ -1,232 +1,180 @@
-//! One WebSocket connection: a reader that always polls, one writer task fed by a bounded queue, and a closing handshake
-//! that is finished. For every server; [`super::messages`] and [`super::rooms`] are endpoints on top of it.
+//! WebSocket connections: the handshake, the handler of an endpoint, and the open connections of a process.
 //!
-//! Promises: pings are answered and Close is seen while the peer reads slowly or work is running; every violation is
-//! answered with its close code; a peer that is gone, or does not read, is dropped after a stated time.
-//! Goes with [`super::limits`] and [`super::outbox`].
+//! Use it for every server. Guarantees: pings are answered and Close is seen while the peer reads slowly or work is running;
+//! the answer to every violation is its close code; a peer that is gone, or does not read, is dropped after a stated time;
+//! `drained` waits for the sockets, which `axum::serve` does not. Under `connections/listen.rs` an idle connection costs less
+//! memory; it works under `axum::serve` too. Needs `connection.rs`, `limits.rs`, `outbox.rs` and `connections/crowd.rs`.
 
 // ANCHOR: serve
-use std::error::Error as _;
+use std::future::ready;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::response::Response;
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use axum::extract::FromRequestParts;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::task_tracker::TaskTrackerToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use super::connection::Connection;
 use super::limits::{End, Limits};
-use super::outbox::{Outbox, message_len};
+use super::outbox::Outbox;
+use crate::connections::crowd::{Crowd, Rules};
 
-/// What an endpoint does with messages. It is not async: the reader must go back to reading at once, because pongs and
-/// Close are only handled while the socket is polled. Slow work is spawned and answers through the outbox. The value
-/// is dropped as soon as the connection ends.
+/// What an endpoint does. It is not async: the connection must go back to reading at once, because pongs and Close are
+/// only handled while the socket is polled. Spawn slow work and let it answer through the outbox. The value is dropped as soon as
+/// the connection ends; if it panics, the connection ends.
 pub trait Handler: Send + 'static {
     /// One whole message, text or binary, at most [`Limits::message`] long. To end the connection, close the outbox.
     fn on_message(&mut self, message: Message, outbox: &Outbox);
 
-    /// A ping or pong has come. tungstenite answers pings itself; a pong sent by hand would replace its answer.
+    /// A ping or pong has come. Pings are answered already.
     fn on_control(&mut self, _outbox: &Outbox) {}
+
+    /// Whole frames ([`super::outbox::text_frame`]) from elsewhere: the logs of the rooms that the connection is in. It is
+    /// called when the socket has room, so such a source queues nothing.
+    fn poll_frames(&mut self, _cx: &mut Context<'_>, _outbox: &Outbox) -> Poll<Bytes> {
+        Poll::Pending
+    }
 }
 
-/// Accepts connections and knows the open ones. One per process; clones are the same.
+/// Extractor: axum's handshake, and the transport below it.
+pub struct Upgrade {
+    ws: WebSocketUpgrade,
+    transport: OnUpgrade,
+}
+
+impl Upgrade {
+    /// The subprotocols of the server, best first; one that the client offers is selected.
+    pub fn protocols(mut self, protocols: impl IntoIterator<Item = &'static str>) -> Self {
+        self.ws = self.ws.protocols(protocols);
+        self
+    }
+
+    /// The subprotocol that the answer will name.
+    pub fn selected_protocol(&self) -> Option<&HeaderValue> {
+        self.ws.selected_protocol()
+    }
+
+    /// Whether the client offers subprotocols, and none of them is the server's. Accepting it would be 1006 in a browser,
+    /// with no reason, again and again: refuse it with 400.
+    pub fn is_unknown_protocol(&self) -> bool {
+        self.selected_protocol().is_none() && self.ws.requested_protocols().next().is_some()
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = WebSocketUpgradeRejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let transport = parts.extensions.remove::<OnUpgrade>();
+        let dead = hyper::upgrade::on(Request::new(()));
+        if transport.is_some() {
+            // axum checks the request and writes the answer; its own upgrade finds nothing and ends.
+            parts.extensions.insert(dead.clone());
+        }
+        let ws = WebSocketUpgrade::from_request_parts(parts, state).await?;
+        Ok(Self {
+            ws,
+            transport: transport.unwrap_or(dead),
+        })
+    }
+}
+
+/// Accepts connections and counts the open ones. One per process; clones are the same.
 #[derive(Clone)]
 pub struct Sockets {
-    /// The limits of every connection.
-    pub limits: Arc<Limits>,
-    shutdown: CancellationToken,
-    open: TaskTracker,
+    shared: Arc<Shared>,
+    crowd: Crowd,
+}
+
+/// What all connections share.
+pub struct Shared {
+    pub(super) limits: Limits,
+    pub(super) observer: Option<Arc<dyn Observe>>,
+}
+
+/// Sees every connection come and go, for metrics: `observe.rs`.
+pub trait Observe: Send + Sync + 'static {
+    /// A socket is open.
+    fn opened(&self);
+    /// A handshake got 503.
+    fn refused(&self);
+    /// A socket has ended; `None`: its handler has panicked, or the runtime has ended.
+    fn ended(&self, end: Option<End>, lasted: Duration);
 }
 
 impl Sockets {
-    /// When `shutdown` is cancelled every connection is closed with 1001.
+    /// When `shutdown` is cancelled every connection is closed with 1001. Call it inside a runtime.
     pub fn new(limits: Limits, shutdown: CancellationToken) -> Self {
+        Self::start(limits, None, shutdown)
+    }
+
+    /// As [`Sockets::new`]; `observer` sees every connection.
+    pub fn observed(
+        limits: Limits,
+        observer: Arc<dyn Observe>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self::start(limits, Some(observer), shutdown)
+    }
+
+    fn start(
+        limits: Limits,
+        observer: Option<Arc<dyn Observe>>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let rules = Rules {
+            max: limits.sockets,
+            heartbeat: limits.ping_every,
+            drain_spread: limits.drain_spread,
+        };
         Self {
-            limits: Arc::new(limits),
-            shutdown,
-            open: TaskTracker::new(),
+            shared: Arc::new(Shared { limits, observer }),
+            crowd: Crowd::start(rules, shutdown),
         }
     }
 
-    /// Answers the handshake and runs the connection. `start` makes the handler once the socket is open.
+    /// Answers the handshake and runs the connection; 503 above [`Limits::sockets`] or after the shutdown has begun.
+    /// `start` makes the handler once the socket is open.
     pub fn accept<H: Handler>(
         &self,
-        ws: WebSocketUpgrade,
+        upgrade: Upgrade,
         start: impl FnOnce(&Outbox) -> H + Send + 'static,
     ) -> Response {
-        let sockets = self.clone();
-        let tracked = self.open.token(); // from here on: `drained` also waits for handshakes under way
-        let limits = &self.limits;
-        ws.read_buffer_size(limits.read_buffer)
-            .write_buffer_size(4096) // gathers a burst into few writes; the buffer keeps the size it grew to
-            .max_write_buffer_size(limits.queue_bytes + 64 * 1024) // default: unlimited; must exceed write_buffer_size
-            // Above the handler's limit: up to here the message is read whole, so that Close 1009 surely arrives.
-            .max_message_size(limits.message.saturating_mul(4))
-            .max_frame_size(limits.message.saturating_mul(4))
-            .on_upgrade(move |socket| {
-                sockets.open(socket, start, tracked);
-                std::future::ready(())
-            })
-    }
-
-    /// Waits until all connections have ended, for at most `deadline`; call it after `shutdown` and after
-    /// `axum::serve` has returned, which does not wait for upgraded connections. Returns how many are left.
-    pub async fn drained(&self, deadline: Duration) -> usize {
-        self.open.close();
-        let _ = timeout(deadline, self.open.wait()).await;
-        self.open.len()
-    }
-
-    /// A task of its own: the one that has waited for the upgrade keeps room for all that it ever held, 2.9 KiB and not 0.9.
-    fn open<H: Handler>(
-        self,
-        socket: WebSocket,
-        start: impl FnOnce(&Outbox) -> H,
-        tracked: TaskTrackerToken,
-    ) {
-        let outbox = Outbox::new(self.limits.queue, self.limits.queue_bytes);
-        let mut handler = start(&outbox);
-        let (sink, mut stream) = socket.split();
-        let writer = tokio::spawn(write(sink, outbox.clone(), self.limits.clone()));
-        let mut writer = AbortOnDropHandle::new(writer); // a handler that panics must not leave it behind
-        tokio::spawn(async move {
-            let end = self
-                .read(&mut stream, &mut handler, &outbox, &mut writer)
-                .await;
-            drop(handler);
-            self.close(end, &mut stream, &outbox, &mut writer).await;
-            tracing::debug!(?end, "websocket ended");
-            drop(tracked);
-        });
-    }
-
-    async fn close(
-        &self,
-        end: End,
-        stream: &mut SplitStream<WebSocket>,
-        outbox: &Outbox,
-        writer: &mut Writer,
-    ) {
-        let deadline = self.limits.close_deadline;
-        match end {
-            // RFC 6455, 7.1.1: read until the peer's Close. Dropping a socket with unread input sends RST, and a peer
-            // that is reset can lose the Close frame on its way.
-            End::PeerClosed | End::WeClosed => {
-                outbox.close(1000, "");
-                let _ = timeout(deadline, async {
-                    while let Some(Ok(_)) = stream.next().await {}
-                })
-                .await;
+        // From here on: `drained` also waits for handshakes in progress.
+        let Some(place) = self.crowd.enter() else {
+            if let Some(observer) = &self.shared.observer {
+                observer.refused();
             }
-            // The library stops reading at an error and sends no Close itself. Nothing can be drained then, so the
-            // socket is held open until the Close has surely overtaken a reset: longer for a peer that is in the
-            // middle of a message (1009) than for one that waits for the transport's end.
-            End::Violation(code) => {
-                outbox.close(code, "");
-                let hold = if code == 1009 {
-                    deadline
-                } else {
-                    deadline / 10
-                };
-                let sent = timeout(self.limits.send_deadline, &mut *writer).await;
-                if sent.is_ok() {
-                    sleep(hold).await;
-                }
-            }
-            End::HalfOpen | End::NotReading | End::Lost => outbox.close(1006, ""), // never sent: the writer is aborted
-        }
-        writer.abort();
-    }
-
-    async fn read<H: Handler>(
-        &self,
-        stream: &mut SplitStream<WebSocket>,
-        handler: &mut H,
-        outbox: &Outbox,
-        writer: &mut Writer,
-    ) -> End {
-        let limits = &*self.limits;
-        let mut tick = interval(limits.ping_every);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tick.reset();
-        let mut heard = Instant::now();
-        let mut shutdown = std::pin::pin!(async {
-            self.shutdown.cancelled().await;
-            sleep(limits.drain_spread.mul_f64(rand::random())).await;
-        });
-        let mut draining = false;
-        loop {
-            tokio::select! {
-                frame = stream.next() => {
-                    heard = Instant::now();
-                    match frame {
-                        Some(Ok(Message::Close(_))) => return End::PeerClosed,
-                        Some(Ok(Message::Ping(_) | Message::Pong(_))) => handler.on_control(outbox),
-                        Some(Ok(message)) if message_len(&message) > limits.message => outbox.close(1009, "message too big"),
-                        // After our Close the peer's data is read and ignored.
-                        Some(Ok(message)) => if !outbox.is_closed() { handler.on_message(message, outbox) },
-                        Some(Err(error)) => return End::of(&error),
-                        None => return End::Lost,
-                    }
-                }
-                _ = tick.tick() => {
-                    if heard.elapsed() >= limits.silence {
-                        return End::HalfOpen;
-                    }
-                    outbox.ping();
-                }
-                _ = &mut shutdown, if !draining => {
-                    draining = true;
-                    outbox.close(1001, "going away");
-                }
-                written = &mut *writer => return match written {
-                    Ok(Ok(())) => End::WeClosed,
-                    Ok(Err(error)) if error.source().is_some_and(|e| e.is::<Stalled>()) => End::NotReading,
-                    _ => End::Lost,
-                },
-            }
-        }
-    }
-}
-
-type Writer = AbortOnDropHandle<Result<(), axum::Error>>;
-
-#[derive(Debug, thiserror::Error)]
-#[error("the peer does not read")]
-struct Stalled;
-
-/// The only task that writes. Ends with Ok once Close is on the wire.
-async fn write(
-    mut sink: SplitSink<WebSocket, Message>,
-    outbox: Outbox,
-    limits: Arc<Limits>,
-) -> Result<(), axum::Error> {
-    loop {
-        outbox.ready().await;
-        let mut closing = false;
-        let batch = async {
-            // One flush for what has gathered, and a bound on what a peer can still be sent before its policy applies.
-            let mut left = 16;
-            while left > 0
-                && let Some(message) = outbox.pop()
-            {
-                closing = matches!(message, Message::Close(_));
-                sink.feed(message).await?;
-                left -= 1;
-            }
-            sink.flush().await
+            let retry = rand::random_range(1..=5).to_string();
+            let retry = [(header::RETRY_AFTER, retry)];
+            return (StatusCode::SERVICE_UNAVAILABLE, retry).into_response();
         };
-        // A send to a peer that does not read never ends by itself, not even that of a Close.
-        timeout(limits.send_deadline, batch)
-            .await
-            .unwrap_or_else(|_| Err(axum::Error::new(Stalled)))?;
-        if closing {
-            return Ok(());
-        }
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            let Ok(transport) = upgrade.transport.await else {
+                return;
+            };
+            // A task of its own: the one that has waited for the upgrade keeps room for all that it ever held.
+            tokio::spawn(Connection::new(transport, shared, place, start));
+        });
+        upgrade.ws.on_upgrade(|_| ready(()))
+    }
+
+    /// Open connections, for a gauge.
+    pub fn count(&self) -> usize {
+        self.crowd.count()
+    }
+
+    /// Waits until all connections have ended, for at most `deadline`; call it after `shutdown`. Returns how many are left.
+    pub async fn drained(&self, deadline: Duration) -> usize {
+        self.crowd.drained(deadline).await
     }
 }
 // ANCHOR_END: serve

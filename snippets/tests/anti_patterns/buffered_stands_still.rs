@@ -1,5 +1,5 @@
-//! Wrong: `.buffered(n)` to have the next call running while the current result is handled
-//! Harm: a call of 100 ms takes 450 ms, since nobody polls it while the reader is busy; deadlines behind it pass
+//! Wrong: `.buffered(n)`, expecting the next call to run while the current result is handled
+//! Harm: a call of 100 ms takes 450 ms, since nothing polls it while the reader is busy; its deadlines pass
 //! Instead: streams/backpressure
 
 use std::time::Duration;

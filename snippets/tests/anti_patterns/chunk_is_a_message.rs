@@ -1,5 +1,5 @@
 //! Wrong: parsing each chunk of a response body as one message
-//! Harm: chunks are split within a line and a character and joined with their neighbours: 1 of 3 messages is left
+//! Harm: chunks split lines and characters and join neighboring messages: 1 of 3 messages survives
 //! Instead: streams/body
 
 use std::io;

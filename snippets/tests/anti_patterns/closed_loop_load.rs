@@ -1,5 +1,5 @@
 //! Wrong: a load test that sends the next request when the last one is answered.
-//! Harm: it stops asking while the server stalls: of a second without any answer its 99th percentile shows nothing.
+//! Harm: it stops sending while the server stalls, so its 99th percentile hides a full second without any response.
 //! Instead: production/testing
 
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
 //! Wrong: Caddy with `flush_interval -1`, or HAProxy without `option abortonclose`.
-//! Harm: a client that leaves a quiet stream stays open in the application: the work, and the tokens, go on.
+//! Harm: when a client leaves a stream without heartbeats, the application does not notice: the work, and the tokens, continue.
 //! Instead: production/proxies
 
 use std::sync::atomic::Ordering;
@@ -18,7 +18,7 @@ async fn a_disconnect_is_hidden_by_flush_interval_and_without_abortonclose() {
     for (kind, config) in [
         (
             Kind::Caddy,
-            caddy.replace(":3000\n", ":3000 {\nflush_interval -1\n}\n"),
+            caddy.replace(":3000 {\n", ":3000 {\nflush_interval -1\n"),
         ),
         (
             Kind::Haproxy,

@@ -1,5 +1,5 @@
 //! Wrong: `tokio_stream::StreamExt::timeout` in a loop that logs `Err(Elapsed)` and goes on
-//! Harm: it yields one `Err` and then waits without a limit: a provider that hangs keeps the task for ever
+//! Harm: it yields one `Err` and then waits without a limit: a provider that hangs keeps the task alive forever
 //! Instead: streams/deadline
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! Wrong: `open.decrement(1)` on the line after the loop that sends the events.
-//! Harm: A client that leaves drops the stream where it waits; the line never runs, and the gauge only rises.
+//! Harm: When the client leaves, the stream is dropped where it waits; the line never runs, and the gauge only rises.
 //! Instead: production/observe
 
 use std::convert::Infallible;
@@ -12,8 +12,8 @@ use futures::stream;
 use metrics::gauge;
 use snippets::production::observe::Observer;
 use snippets::production::scrape;
-use snippets::sse::message::{InvalidMessage, Message};
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::{self, InvalidEvent};
+use snippets::sse::streams::{Config, Produced, Streams};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -41,15 +41,15 @@ async fn a_gauge_that_is_lowered_after_the_loop_leaks() {
         }
     };
     let observer = Observer::new("feed", CancellationToken::new());
-    let streams = Streams::new(Config::default(), CancellationToken::new());
+    let streams = Streams::start(Config::default(), CancellationToken::new());
     let watched = {
         let streams = streams.clone();
         async move || {
-            let messages = stream::pending::<Result<Message, InvalidMessage>>();
+            let events = stream::pending::<Result<event::Event, InvalidEvent>>();
             streams
                 .admit()
                 .unwrap()
-                .respond(observer.watch(messages, false))
+                .respond(observer.watch(Produced::new(events), false))
         }
     };
     let app = Router::new()

@@ -1,17 +1,18 @@
-//! Wrong: the provider's error goes on to the browser, `errorText: error.to_string()`.
-//! Harm: it names the account and the end of the key, and whoever can cause errors can read them.
+//! Wrong: the provider's error text is sent to the browser, `errorText: error.to_string()`.
+//! Harm: it names the account and the end of the key, and anyone who can cause an error can read both.
 //! Instead: llm/ui_message_stream
 
 use axum::{Router, routing::post};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
+use snippets::llm::http;
 use snippets::llm::providers::anthropic::Anthropic;
-use snippets::llm::providers::{ModelError, http, model_events};
+use snippets::llm::providers::{ModelError, model_events};
 use snippets::llm::scripted_model::ScriptedModel;
 use snippets::llm::ui_message_stream::{UiPart, ui_parts};
 
 use snippets::llm::upstream::Upstream;
-use snippets::sse::message::Message;
+use snippets::sse::event::Event;
 
 use crate::support::Server;
 use crate::support::wrong::{Wrong, answer_with};
@@ -21,7 +22,7 @@ pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
         let opening = async move { upstream.open(&[]).await };
         let events = stream::once(opening).try_flatten();
         answer_with(events, |error| {
-            Message::new("failed", &json!({"errorText": error.to_string()}))
+            Event::new("failed", &json!({"errorText": error.to_string()}))
         })
     };
     Wrong::new(Router::new().route("/chat", post(handler)))

@@ -1,4 +1,4 @@
-//! Wrong: the answer is what has been read when the stream ends.
+//! Wrong: whatever has been read when the stream ends counts as the answer.
 //! Harm: a proxy ends the body of a provider that died as if it were complete; half an answer is stored and shown as a whole one.
 //! Instead: llm/providers
 
@@ -6,8 +6,9 @@ use axum::{Router, routing::post};
 use eventsource_stream::Eventsource;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
+use snippets::llm::http;
 use snippets::llm::providers::openai_chat::OpenAiChat;
-use snippets::llm::providers::{ModelError, ModelEvent, http, model_events};
+use snippets::llm::providers::{ModelError, ModelEvent, model_events};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 
 use snippets::llm::providers::FinishReason;

@@ -25,11 +25,15 @@ mod nginx_default_buffering;
 mod nginx_gzip_of_streams;
 mod nginx_leaves_out_restarted_instance;
 #[cfg(feature = "postgres")]
+mod postgres_notify_in_the_transaction;
+#[cfg(feature = "postgres")]
 mod postgres_sequence_order;
 mod proxy_retries_posts;
 mod reconnect_storm;
 #[cfg(feature = "redis")]
 mod redis_blocking_on_shared_connection;
+#[cfg(feature = "redis")]
+mod redis_pubsub_keeps_nothing;
 #[cfg(feature = "redis")]
 mod redis_trimmed_cursor;
 mod replay_without_owner;

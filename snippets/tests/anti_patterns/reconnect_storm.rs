@@ -1,27 +1,25 @@
-//! Wrong: Every stream ends in the same moment at a shutdown, and every client has the same `retry`.
-//! Harm: All clients connect again in the same 100 ms, on the instances that are left.
+//! Wrong: At shutdown every stream ends at the same moment, and every client has the same `retry`.
+//! Harm: All clients reconnect within the same 100 ms, to the remaining instances.
 //! Instead: production/deploy
 
 use std::time::Duration;
 
-use snippets::sse::serve::Config;
+use snippets::sse::streams::Config;
 
 use crate::production_drain::reconnects;
 
 #[tokio::test(start_paused = true)]
 async fn without_jitter_all_clients_come_back_at_once() {
     let together = Config {
-        retry_min: Duration::from_secs(2),
-        retry_spread: Duration::ZERO,
         drain_spread: Duration::ZERO,
         ..Config::default()
     };
-    let (steps, _) = reconnects(together.clone()).await;
+    let (steps, _) = reconnects(together.clone(), Some(Duration::from_secs(2))).await;
     assert_eq!(steps.into_iter().collect::<Vec<_>>(), [(20, 400)]);
     let spread = Config {
         drain_spread: Duration::from_secs(8),
         ..together
     };
-    let (steps, _) = reconnects(spread).await;
+    let (steps, _) = reconnects(spread, None).await;
     assert!(steps.values().all(|clients| *clients < 25), "{steps:?}");
 }

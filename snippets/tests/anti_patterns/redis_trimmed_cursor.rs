@@ -1,5 +1,5 @@
 //! Wrong: resuming with `XREAD` from the client's id, with the ids that Redis makes.
-//! Harm: from an id that was trimmed it returns the oldest survivors without an error, and from one beyond the tail or of a wiped stream nothing, for ever.
+//! Harm: for a trimmed id it returns the oldest remaining events without an error; for an id beyond the tail or from a wiped stream it never returns anything.
 //! Instead: production/shared_log
 
 use redis::AsyncTypedCommands;

@@ -3,15 +3,17 @@
 //! Instead: production/security
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use futures::{FutureExt, Stream, StreamExt, stream};
 use snippets::production::channels::{Channel, Channels, Reader};
-use snippets::sse::message::{LastEventId, Message};
-use snippets::sse::resume::Log;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::cursor::Cursor;
+use snippets::sse::event::{self, LastEventId};
+use snippets::sse::log::{self, Log};
+use snippets::sse::streams::{Config, Streams};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
+
+use crate::support::source::Events;
 
 /// Tenant and text.
 type Event = (&'static str, &'static str);
@@ -64,34 +66,30 @@ async fn a_replay_hands_out_the_events_of_others() {
 async fn with_a_log_for_each_channel_there_is_nothing_to_forget() {
     let channel = |epoch, reader: &str| {
         let readers = [reader.to_owned()].into();
-        let log = Arc::new(Log::new(epoch, 10, 1_000));
+        let at = Cursor { epoch, seq: 0 };
+        let log = Log::starting_after(at, log::Config::complete(10, 1_000));
         Channel { readers, log }
     };
     let (alices, mallorys) = (channel(1, "alice"), channel(2, "mallory"));
     let (secret, own) = (alices.log.clone(), mallorys.log.clone());
     let channels = Channels {
         all: HashMap::from([("a".to_owned(), alices), ("m".to_owned(), mallorys)]).into(),
-        streams: Streams::new(Config::default(), CancellationToken::new()),
-        recheck: std::time::Duration::from_secs(5),
+        streams: Streams::start(Config::default(), CancellationToken::new()),
     };
-    secret
-        .publish(Message::new("e", &"alice's secret").unwrap())
-        .unwrap();
-    own.publish(Message::new("e", &"own").unwrap()).unwrap();
+    let event = |text: &str| event::Event::new("e", text).unwrap();
+    secret.publish(&event("alice's secret")).unwrap();
+    own.publish(&event("own")).unwrap();
     let mallory = Reader("mallory".to_owned());
     assert!(channels.readable(&mallory, "a").is_none());
     let log = channels.readable(&mallory, "m").unwrap();
     // A cursor of the other channel is no position in this one.
-    let cursor = LastEventId::Id("0000000000000001-0".to_owned());
-    let replay = log
-        .subscribe(&cursor)
-        .unwrap()
-        .take(2)
-        .map(|message| message.unwrap());
-    let names: Vec<_> = replay
-        .map(|m| (m.name().to_owned(), m.data().to_owned()))
-        .collect()
-        .await;
-    let reset = ("reset".to_owned(), r#"{"reason":"epoch"}"#.to_owned());
-    assert_eq!(names, [reset, ("e".to_owned(), r#""own""#.to_owned())]);
+    let cursor = LastEventId::Id("1-0".to_owned());
+    let mut replay = Events::new(log.read(&cursor).unwrap());
+    let reset = replay.next().await.unwrap();
+    assert_eq!(
+        (reset.name.as_str(), reset.data.as_str()),
+        ("reset", r#"{"reason":"epoch"}"#)
+    );
+    assert_eq!(replay.next().await.unwrap().data, r#""own""#);
+    assert!(replay.is_waiting());
 }

@@ -2,8 +2,6 @@
 //! Harm: each retry begins another generation: two answers, both paid for, and the user sees the second overwrite the first
 //! Instead: llm/resume
 
-use std::time::Duration;
-
 use axum::middleware;
 use snippets::llm::resume::{Generations, Limits, app};
 use snippets::llm::scripted_model::{Fault, Reply, Script};
@@ -28,12 +26,7 @@ async fn the_question_is_asked_twice() {
 #[tokio::test]
 async fn with_a_key_the_second_joins_the_first() {
     let chat = Chat::start(stalls(), patient()).await;
-    let limits = Limits {
-        most: 8,
-        keep: Duration::from_secs(60),
-        abandon: Duration::from_secs(60),
-    };
-    let all = Generations::new(chat.relay.clone(), limits);
+    let all = Generations::new(chat.relay.clone(), Limits::default());
     let server = Server::start(app(all).layer(middleware::from_fn(as_user))).await;
     for _ in 0..2 {
         let mut client = post(

@@ -1,5 +1,5 @@
 //! Wrong: `read_exact(…)`, `send(item)` or `sleep(…)` as a branch of a `select!` in a loop
-//! Harm: the branch that loses is dropped: half a message is lost, an item is lost, an idle time of 10 s never comes to an end
+//! Harm: the losing branch is dropped: half a message is lost, an item is lost, an idle timeout of 10 s never expires
 //! Instead: streams/cancel
 
 use std::time::Duration;

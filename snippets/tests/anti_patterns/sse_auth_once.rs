@@ -1,35 +1,48 @@
 //! Wrong: the session is checked when the stream is opened, and never again.
-//! Harm: after a logout, a ban or a lost right, the open stream goes on delivering for hours.
+//! Harm: after a logout, a ban or a revoked permission, the open stream keeps delivering for hours.
 //! Instead: sse/protect
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
 use futures::{FutureExt, Stream, StreamExt};
-use snippets::sse::message::{InvalidMessage, Message};
-use snippets::sse::protect::while_valid;
+use http_body_util::BodyExt;
+use snippets::sse::event::{Event, InvalidEvent};
+use snippets::sse::streams::{Config, Produced, Source, Streams};
+use snippets::sse::until::{Until, invalid};
 use tokio_stream::wrappers::IntervalStream;
+use tokio_util::sync::CancellationToken;
 
-type Item = Result<Message, InvalidMessage>;
+type Item = Result<Event, InvalidEvent>;
 
 /// A private event each second.
-fn private() -> impl Stream<Item = Item> + Send + 'static {
+fn private() -> impl Stream<Item = Item> + Send + Unpin + 'static {
     let seconds = IntervalStream::new(tokio::time::interval(Duration::from_secs(1)));
-    seconds.map(|_| Message::new("private", &"42"))
+    seconds.map(|_| Event::new("private", &"42"))
+}
+
+/// A stream that is never too old.
+fn open(source: impl Source) -> Body {
+    let config = Config {
+        max_age: Duration::from_secs(86_400),
+        ..Config::default()
+    };
+    let streams = Streams::start(config, CancellationToken::new());
+    streams.admit().unwrap().respond(source).into_body()
 }
 
 /// What arrives in the two hours after the logout.
-async fn after_logout(stream: impl Stream<Item = Item>, logged_in: &AtomicBool) -> Vec<String> {
-    let mut stream = Box::pin(stream);
-    stream.next().await;
+async fn after_logout(mut body: Body, logged_in: &AtomicBool) -> String {
+    body.frame().await;
     logged_in.store(false, Ordering::SeqCst);
-    let mut seen = Vec::new();
+    let mut seen = String::new();
     for _ in 0..7200 {
         tokio::time::advance(Duration::from_secs(1)).await;
-        match stream.next().now_or_never() {
-            Some(Some(message)) => seen.push(message.unwrap().name().to_owned()),
-            _ => break,
+        while let Some(Some(frame)) = body.frame().now_or_never() {
+            let bytes = frame.unwrap().into_data().unwrap();
+            seen.push_str(std::str::from_utf8(&bytes).unwrap());
         }
     }
     seen
@@ -39,8 +52,9 @@ async fn after_logout(stream: impl Stream<Item = Item>, logged_in: &AtomicBool) 
 async fn the_stream_outlives_the_session() {
     let logged_in = AtomicBool::new(true);
     let opened = logged_in.load(Ordering::SeqCst).then(private);
-    let seen = after_logout(opened.unwrap(), &logged_in).await;
-    assert_eq!(seen.iter().filter(|name| *name == "private").count(), 7200);
+    let body = open(Produced::new(opened.unwrap()));
+    let seen = after_logout(body, &logged_in).await;
+    assert!(seen.matches("event: private\n").count() >= 7199);
 }
 
 #[tokio::test(start_paused = true)]
@@ -48,8 +62,13 @@ async fn the_stream_ends_at_the_next_check() {
     let logged_in = Arc::new(AtomicBool::new(true));
     let asked = logged_in.clone();
     let minute = Duration::from_secs(60);
-    let checked = while_valid(private(), minute, move || asked.load(Ordering::SeqCst));
-    let seen = after_logout(checked, &logged_in).await;
-    assert!(seen.len() <= 61, "{} events", seen.len());
-    assert_eq!(seen.last().unwrap(), "unauthorized");
+    let over = invalid(minute, move || {
+        std::future::ready(asked.load(Ordering::SeqCst))
+    });
+    let last = Event::unreserved("unauthorized", &()).unwrap();
+    let body = open(Until::new(Produced::new(private()), over, last));
+    let seen = after_logout(body, &logged_in).await;
+    let events = seen.matches("event: private\n").count();
+    assert!(events <= 61, "{events} events");
+    assert!(seen.ends_with("event: unauthorized\ndata: null\n\n"));
 }

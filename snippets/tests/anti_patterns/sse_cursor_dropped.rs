@@ -1,20 +1,19 @@
 //! Wrong: the cursor is read with `.and_then(|v| v.to_str().ok()?.parse().ok())` and defaults to "none".
-//! Harm: an id that is not ASCII or not a number becomes "no cursor": the client gets everything again, or begins with now and misses the rest.
+//! Harm: an id that is not ASCII or not a number becomes "no cursor": the client gets everything again, or starts at the newest event and misses the rest.
 //! Instead: sse/resume
-
-use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::get;
-use snippets::sse::message::Message;
-use snippets::sse::resume::{self, Log};
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::Event;
+use snippets::sse::log::{self, Log};
+use snippets::sse::resume;
+use snippets::sse::streams::{Config, Streams};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::wrong::{Feed, Wrong, respond, route};
+use crate::support::wrong::{Feed, Wrong, route, send};
 use crate::support::{RawClient, Server};
 
 fn cursor(headers: &HeaderMap) -> usize {
@@ -33,7 +32,7 @@ pub(crate) fn wrong_service() -> Wrong {
     let feed = Feed::new("shard-b-", 0);
     let followed = feed.clone();
     let events =
-        async move |headers: HeaderMap| -> Response { respond(followed.after(cursor(&headers))) };
+        async move |headers: HeaderMap| -> Response { send(followed.after(cursor(&headers))) };
     let app = Router::new().route("/events", route(events));
     Wrong::publishing(app, move |n| feed.publish(n))
 }
@@ -52,9 +51,9 @@ async fn everything_is_sent_again_without_a_word() {
 
 #[tokio::test]
 async fn a_cursor_that_means_nothing_is_a_reset() {
-    let log = Arc::new(Log::new(1, 8, 1024));
-    log.publish(Message::new("n", &1).unwrap()).unwrap();
-    let streams = Streams::new(Config::default(), CancellationToken::new());
+    let log = Log::new(log::Config::complete(8, 1024));
+    log.publish(&Event::new("n", &1).unwrap()).unwrap();
+    let streams = Streams::start(Config::default(), CancellationToken::new());
     let server = Server::start(resume::app(log, streams)).await;
     for cursor in ["é2", "shard-b-2"] {
         let header = format!("last-event-id: {cursor}");

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
-use futures::{FutureExt, StreamExt};
-use snippets::sse::message::{LastEventId, Message};
-use snippets::sse::resume::Log;
+use snippets::sse::event::{Event, LastEventId};
+use snippets::sse::log::{Config, Log};
+
+use crate::support::reader::ready;
 
 /// What survives a crash of the client.
 #[derive(Default)]
@@ -27,11 +28,10 @@ fn run(log: &Arc<Log>, stored: &mut Stored, crash: Crash, in_one_step: bool) {
         .cursor
         .clone()
         .map_or(LastEventId::None, LastEventId::Id);
-    let mut events = Box::pin(log.clone().subscribe(&cursor).unwrap());
     let mut handled = 0;
-    while let Some(Some(Ok(event))) = events.next().now_or_never() {
-        let amount: i64 = event.data().parse().unwrap();
-        let id = event.id().unwrap().to_owned();
+    for event in ready(&mut log.read(&cursor).unwrap()) {
+        let amount: i64 = event.data.parse().unwrap();
+        let id = event.id;
         handled += 1;
         let crashes = handled == 2 && crash == Crash::Between;
         if in_one_step {
@@ -54,9 +54,9 @@ fn run(log: &Arc<Log>, stored: &mut Stored, crash: Crash, in_one_step: bool) {
 }
 
 fn balance_after_a_crash(in_one_step: bool) -> i64 {
-    let log = Arc::new(Log::new(1, 8, 1024));
+    let log = Log::new(Config::complete(8, 1024));
     for amount in [100, 20, 3] {
-        log.publish(Message::new("booking", &amount).unwrap())
+        log.publish(&Event::new("booking", &amount).unwrap())
             .unwrap();
     }
     let mut stored = Stored::default();

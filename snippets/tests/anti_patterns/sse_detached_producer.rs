@@ -1,12 +1,12 @@
 //! Wrong: `tokio::spawn` the work, let it stop when `send` fails.
-//! Harm: after the client has gone it runs until its next `send`: one more paid step, or for ever where the upstream is silent.
+//! Harm: after the client has left, it runs until its next `send`: one more paid step, or forever if the upstream is silent.
 //! Instead: sse/lifecycle
 
 use std::convert::Infallible;
 
 use futures::{Stream, StreamExt};
+use snippets::sse::event::Event;
 use snippets::sse::lifecycle::produce;
-use snippets::sse::message::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -14,13 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::support::within;
 
 /// One message, then an upstream that is silent.
-async fn work(
-    messages: mpsc::Sender<Message>,
-    stopped: CancellationToken,
-) -> Result<(), Infallible> {
+async fn work(messages: mpsc::Sender<Event>, stopped: CancellationToken) -> Result<(), Infallible> {
     let _stopped = stopped.drop_guard();
     if messages
-        .send(Message::new("thinking", &()).unwrap())
+        .send(Event::new("thinking", &()).unwrap())
         .await
         .is_err()
     {
@@ -29,7 +26,7 @@ async fn work(
     std::future::pending().await
 }
 
-fn wrong(stopped: CancellationToken) -> (impl Stream<Item = Message>, tokio::task::JoinHandle<()>) {
+fn wrong(stopped: CancellationToken) -> (impl Stream<Item = Event>, tokio::task::JoinHandle<()>) {
     let (messages, received) = mpsc::channel(8);
     let task = tokio::spawn(async move {
         let _ = work(messages, stopped).await;

@@ -8,8 +8,8 @@ use axum::Router;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
-use snippets::sse::message::Message;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::Event as Checked;
+use snippets::sse::streams::{Config, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::wrong::{Wrong, route, with_headers};
@@ -48,13 +48,13 @@ async fn the_terminal_event_is_never_fired() {
 
 #[tokio::test]
 async fn json_data_is_never_empty() {
-    let slot = Streams::new(Config::default(), CancellationToken::new())
+    let slot = Streams::start(Config::default(), CancellationToken::new())
         .admit()
         .unwrap();
     let events = [
-        Message::new("token", &"hi"),
-        Message::new("done", &"").map(Message::last),
+        Checked::new("token", &"hi"),
+        Checked::new("done", &"").map(Checked::last),
     ];
-    let seen = dispatched(slot.respond(stream::iter(events))).await;
+    let seen = dispatched(slot.respond(Produced::new(stream::iter(events)))).await;
     assert_eq!(seen[1], ("done".into(), "\"\"".into()));
 }

@@ -7,8 +7,8 @@ use axum::response::IntoResponse;
 use axum::response::sse::{Event, Sse};
 use axum::routing::get;
 use futures::stream;
-use snippets::sse::message::Message;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::Event as Checked;
+use snippets::sse::streams::{Config, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::raw::End;
@@ -28,15 +28,18 @@ pub(crate) fn wrong_service() -> Wrong {
 }
 
 async fn right() -> impl IntoResponse {
-    let streams = Streams::new(Config::default(), CancellationToken::new());
+    let streams = Streams::start(Config::default(), CancellationToken::new());
     let items = [Ok("answer"), FAILED];
-    let events = items.map(|item| item.map(|name| Message::new(name, &()).unwrap()));
-    streams.admit().unwrap().respond(stream::iter(events))
+    let events = items.map(|item| item.map(|name| Checked::new(name, &()).unwrap()));
+    streams
+        .admit()
+        .unwrap()
+        .respond(Produced::new(stream::iter(events)))
 }
 
 #[tokio::test]
 async fn an_err_takes_the_events_before_it_along() {
-    let server = Server::start(Router::new().route("/", get(wrong))).await;
+    let server = Server::plain(Router::new().route("/", get(wrong))).await;
     let mut client = RawClient::get(server.addr, "/", &[]).await;
     assert_ne!(client.read_to_end().await, End::Complete);
     assert!(client.received.is_empty(), "not even the status line");

@@ -1,5 +1,5 @@
 //! Wrong: `format!("event: failed\ndata: {{\"error\":\"{error}\"}}\n\n")`.
-//! Harm: a quote breaks the JSON, a newline lets whoever shapes the text send events of their own, and the inside is told to everybody.
+//! Harm: a quote breaks the JSON, a newline lets anyone who controls the text inject events, and internals leak to every client.
 //! Instead: sse/protect
 
 use std::convert::Infallible;
@@ -8,8 +8,8 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use eventsource_stream::{Event, Eventsource};
 use futures::{StreamExt, stream};
-use snippets::sse::message::Message;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::Event as Checked;
+use snippets::sse::streams::{Config, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::wrong::{Wrong, route, with_headers};
@@ -49,9 +49,16 @@ async fn the_text_of_an_error_becomes_an_event() {
 
 #[tokio::test]
 async fn a_public_error_is_a_code() {
-    let streams = Streams::new(Config::default(), CancellationToken::new());
-    let failing = stream::iter([Err::<Message, _>(ERROR)]);
-    let events = received(streams.admit().unwrap().respond(failing).into_body()).await;
+    let streams = Streams::start(Config::default(), CancellationToken::new());
+    let failing = stream::iter([Err::<Checked, _>(ERROR)]);
+    let events = received(
+        streams
+            .admit()
+            .unwrap()
+            .respond(Produced::new(failing))
+            .into_body(),
+    )
+    .await;
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].event, "stream_error");
     assert_eq!(events[0].data, r#"{"code":"internal"}"#);

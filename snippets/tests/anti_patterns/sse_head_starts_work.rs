@@ -12,7 +12,7 @@ use axum::http::Request;
 use axum::response::sse::{Event, Sse};
 use axum::routing::{MethodRouter, get};
 use futures::stream;
-use snippets::sse::serve;
+use snippets::sse::streams;
 use tower::ServiceExt;
 
 /// How often the handler ran for one HEAD request.
@@ -40,5 +40,5 @@ async fn head_runs_the_handler_of_get() {
 
 #[tokio::test]
 async fn a_head_handler_answers_instead() {
-    assert_eq!(runs(|route| route.head(serve::head)).await, 0);
+    assert_eq!(runs(|route| route.head(streams::head)).await, 0);
 }

@@ -6,8 +6,8 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, stream};
-use snippets::sse::message::Message;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::Event;
+use snippets::sse::streams::{Config, Produced, Streams};
 use tokio::time::{MissedTickBehavior, advance, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -40,17 +40,18 @@ async fn the_responder_sends_one() {
         heartbeat: PERIOD,
         ..Config::default()
     };
-    let slot = Streams::new(config, CancellationToken::new())
+    let slot = Streams::start(config, CancellationToken::new())
         .admit()
         .unwrap();
-    let quiet = slot.respond(stream::pending::<Result<Message, Infallible>>());
+    let quiet = slot.respond(Produced::new(stream::pending::<Result<Event, Infallible>>()));
     let body = quiet.into_body();
     let mut frames = body.into_data_stream();
     let prelude = frames.next().await.unwrap().unwrap();
-    assert!(prelude.starts_with(b": stream"));
+    assert!(prelude.starts_with(b"retry: "));
     assert!(frames.next().now_or_never().is_none());
     advance(STALL).await;
-    let ping = frames.next().now_or_never().unwrap().unwrap().unwrap();
+    let ping = frames.next().await.unwrap().unwrap();
     assert_eq!(&ping[..], b"event: ping\ndata: {}\n\n");
+    tokio::task::yield_now().await;
     assert!(frames.next().now_or_never().is_none());
 }

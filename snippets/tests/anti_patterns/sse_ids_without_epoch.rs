@@ -1,16 +1,15 @@
 //! Wrong: event ids are bare numbers, and the counter starts at 1 with the process.
-//! Harm: after a restart a cursor of the last life means another event: those before it are skipped, and one beyond the tail waits for ever.
+//! Harm: after a restart, a cursor from the previous epoch names a different event: earlier events are skipped, and a cursor beyond the tail waits forever.
 //! Instead: sse/resume
-
-use std::sync::Arc;
 
 use axum::Router;
 use axum::response::Response;
-use futures::{FutureExt, StreamExt};
-use snippets::sse::message::{LastEventId, Message};
-use snippets::sse::resume::Log;
+use snippets::sse::cursor::Cursor;
+use snippets::sse::event::{Event, LastEventId};
+use snippets::sse::log::{Config, Log};
 
-use crate::support::wrong::{Feed, Wrong, respond, route};
+use crate::support::reader::ready;
+use crate::support::wrong::{Feed, Wrong, route, send};
 
 /// The events of this life of the process that a client with `cursor` gets.
 fn wrong(events: &[&'static str], cursor: usize) -> Vec<&'static str> {
@@ -26,7 +25,7 @@ pub(crate) fn wrong_service() -> Wrong {
             LastEventId::Id(id) => id.parse().unwrap_or(0),
             _ => followed.begin(&cursor).1,
         };
-        respond(followed.after(skip))
+        send(followed.after(skip))
     };
     let app = Router::new().route("/events", route(events));
     Wrong::publishing(app, move |n| feed.publish(n))
@@ -43,15 +42,13 @@ fn the_new_events_are_skipped() {
 
 #[test]
 fn an_epoch_makes_it_a_reset() {
-    let restarted = Arc::new(Log::new(2, 8, 1024));
+    let restarted = Log::new(Config::complete(8, 1024));
     for name in ["x", "y", "z"] {
-        restarted.publish(Message::new(name, &()).unwrap()).unwrap();
+        restarted.publish(&Event::new(name, &()).unwrap()).unwrap();
     }
-    let cursor = LastEventId::Id("0000000000000001-2".into());
-    let mut subscription = Box::pin(restarted.subscribe(&cursor).unwrap());
-    let mut seen = Vec::new();
-    while let Some(Some(message)) = subscription.next().now_or_never() {
-        seen.push(message.unwrap().name().to_owned());
-    }
+    // Of the last lifetime: each has a random epoch.
+    let cursor = LastEventId::Id(Cursor { epoch: 1, seq: 2 }.to_string());
+    let mut reader = restarted.read(&cursor).unwrap();
+    let seen: Vec<_> = ready(&mut reader).into_iter().map(|b| b.name).collect();
     assert_eq!(seen, ["reset", "x", "y", "z"]);
 }

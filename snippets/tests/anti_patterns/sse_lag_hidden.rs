@@ -2,17 +2,16 @@
 //! Harm: `Lagged` is thrown away with the error: a slow client misses events and neither side knows.
 //! Instead: sse/resume
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::response::Response;
-use futures::{FutureExt, StreamExt, stream};
-use snippets::sse::message::{LastEventId, Message};
-use snippets::sse::resume::Log;
+use futures::{StreamExt, stream};
+use snippets::sse::event::{Event, LastEventId};
+use snippets::sse::log::{Config, Log};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
-use crate::support::wrong::{Feed, Wrong, respond, route};
+use crate::support::reader::ready;
+use crate::support::wrong::{Feed, Wrong, route, send};
 
 /// Resumes as it should, and follows the live events with the wrong line.
 pub(crate) fn wrong_service() -> Wrong {
@@ -27,7 +26,7 @@ pub(crate) fn wrong_service() -> Wrong {
         let feed = followed.clone();
         let numbers = stream::iter(from + 1..=until).chain(live);
         let events = numbers.map(move |number| feed.event(number));
-        respond(stream::iter(reset.map(Ok)).chain(events))
+        send(stream::iter(reset).chain(events))
     };
     let app = Router::new().route("/events", route(events));
     Wrong::publishing(app, move |n| feed.publish(n))
@@ -44,14 +43,11 @@ async fn six_events_vanish() {
 
 #[tokio::test]
 async fn the_log_says_so() {
-    let log = Arc::new(Log::new(1, 4, 1024));
-    let mut slow = Box::pin(log.clone().subscribe(&LastEventId::None).unwrap());
+    let log = Log::new(Config::complete(4, 1024));
+    let mut slow = log.read(&LastEventId::None).unwrap();
     for n in 0..10 {
-        log.publish(Message::new("n", &n).unwrap()).unwrap();
+        log.publish(&Event::new("n", &n).unwrap()).unwrap();
     }
-    let mut seen = Vec::new();
-    while let Some(Some(message)) = slow.next().now_or_never() {
-        seen.push(message.unwrap().data().to_owned());
-    }
-    assert_eq!(seen, ["{\"reason\":\"trimmed\"}", "6", "7", "8", "9"]);
+    let seen: Vec<_> = ready(&mut slow).into_iter().map(|b| b.data).collect();
+    assert_eq!(seen, ["{\"reason\":\"trimmed\"}", "8", "9"]);
 }

@@ -2,12 +2,12 @@
 //! Harm: it begins when the body is first polled: what is published while the response is on its way is lost.
 //! Instead: sse/resume
 
-use std::sync::Arc;
-
 use futures::{FutureExt, Stream, StreamExt};
-use snippets::sse::message::{LastEventId, Message};
-use snippets::sse::resume::Log;
+use snippets::sse::event::{Event, LastEventId};
+use snippets::sse::log::{Config, Log};
 use tokio::sync::broadcast;
+
+use crate::support::reader::ready;
 
 fn wrong(hub: broadcast::Sender<u32>) -> impl Stream<Item = u32> {
     async_stream::stream! {
@@ -30,9 +30,8 @@ async fn what_is_published_before_the_first_poll_is_lost() {
 
 #[tokio::test]
 async fn a_position_is_taken_before_the_response_is_returned() {
-    let log = Arc::new(Log::new(1, 8, 1024));
-    let subscription = log.clone().subscribe(&LastEventId::None).unwrap();
-    log.publish(Message::new("n", &1).unwrap()).unwrap();
-    let first = Box::pin(subscription).next().now_or_never();
-    assert_eq!(first.unwrap().unwrap().unwrap().data(), "1");
+    let log = Log::new(Config::complete(8, 1024));
+    let mut reader = log.read(&LastEventId::None).unwrap();
+    log.publish(&Event::new("n", &1).unwrap()).unwrap();
+    assert_eq!(ready(&mut reader)[0].data, "1");
 }

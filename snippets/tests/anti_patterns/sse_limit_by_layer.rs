@@ -1,5 +1,5 @@
 //! Wrong: `ConcurrencyLimitLayer` bounds the open streams, `TimeoutLayer` their time.
-//! Harm: both let go when the head is ready, which for a stream is the beginning: any number of streams stays open for any time.
+//! Harm: both release once the headers are ready, which for a stream is the start: any number of streams can stay open for any length of time.
 //! Instead: sse/serve
 
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ use axum::response::sse::{Event, Sse};
 use axum::routing::get;
 use futures::StreamExt;
 use snippets::sse::jobs::{self, Jobs};
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::streams::{Config, Streams};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
@@ -69,12 +69,12 @@ async fn ten_streams_pass_a_limit_of_two_and_outlive_the_timeout() {
 #[tokio::test]
 async fn a_permit_inside_the_stream_counts_streams() {
     let jobs = Jobs::default();
-    let _worker = jobs.insert(1);
+    let _worker = jobs.insert(1).unwrap();
     let config = Config {
         max_streams: 2,
         ..Config::default()
     };
-    let streams = Streams::new(config, CancellationToken::new());
+    let streams = Streams::start(config, CancellationToken::new());
     let server = Server::start(jobs::app(jobs, streams)).await;
     let mut statuses = Vec::new();
     let mut open = Vec::new();

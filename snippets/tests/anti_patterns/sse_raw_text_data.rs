@@ -9,8 +9,8 @@ use axum::response::IntoResponse;
 use axum::response::sse::{Event, Sse};
 use eventsource_stream::Eventsource;
 use futures::{StreamExt, stream};
-use snippets::sse::message::Message;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::Event as Checked;
+use snippets::sse::streams::{Config, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::wrong::{Wrong, route, with_headers};
@@ -47,8 +47,8 @@ async fn a_line_break_arrives_as_two() {
 
 #[tokio::test]
 async fn json_carries_any_text() {
-    let streams = Streams::new(Config::default(), CancellationToken::new());
-    let events = stream::iter([Message::new("text", &TEXT)]);
-    let data = received(streams.admit().unwrap().respond(events)).await;
+    let streams = Streams::start(Config::default(), CancellationToken::new());
+    let events = stream::iter([Checked::new("text", &TEXT)]);
+    let data = received(streams.admit().unwrap().respond(Produced::new(events))).await;
     assert_eq!(serde_json::from_str::<String>(&data).unwrap(), TEXT);
 }

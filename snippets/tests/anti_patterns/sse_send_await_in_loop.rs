@@ -7,25 +7,25 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::response::Response;
 use futures::StreamExt;
-use http_body_util::BodyExt;
-use snippets::sse::fanout::{Config, Hub};
-use snippets::sse::message::{InvalidMessage, LastEventId, Message};
+use snippets::sse::event::{Event, InvalidEvent, LastEventId};
+use snippets::sse::fanout::feed;
+use snippets::sse::topics::{Bounds, Topics};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, timeout};
 
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::support::within;
+use crate::support::reader::ready;
 use crate::support::wrong::{Wrong, respond, route};
 
 /// A quarter of a megabyte in each event.
 pub(crate) fn wrong_service() -> Wrong {
-    let subscribers = Arc::new(Mutex::new(Vec::<mpsc::Sender<Message>>::new()));
+    let subscribers = Arc::new(Mutex::new(Vec::<mpsc::Sender<Event>>::new()));
     let (publish, mut published) = mpsc::unbounded_channel();
     let all = subscribers.clone();
     let publisher = async move {
         while let Some(n) = published.recv().await {
-            let event: Message = Message::new("tick", &(n, "x".repeat(256 * 1024))).unwrap();
+            let event = Event::new("tick", &(n, "x".repeat(256 * 1024))).unwrap();
             let current = all.lock().unwrap().clone();
             for subscriber in current {
                 let _ = subscriber.send(event.clone()).await;
@@ -37,7 +37,7 @@ pub(crate) fn wrong_service() -> Wrong {
     let events = async move || -> Response {
         let (sender, receiver) = mpsc::channel(4);
         subscribers.lock().unwrap().push(sender);
-        respond(ReceiverStream::new(receiver).map(Ok::<_, InvalidMessage>))
+        respond(ReceiverStream::new(receiver).map(Ok::<_, InvalidEvent>))
     };
     let app = Router::new().route("/events", route(events));
     Wrong::publishing(app, move |n: usize| publish.send(n).unwrap())
@@ -71,17 +71,12 @@ async fn one_stalled_reader_stops_all() {
 
 #[tokio::test(start_paused = true)]
 async fn with_the_hub_the_others_get_everything() {
-    let hub = Hub::start(Config::default());
-    let _stalled = hub.subscribe("topic", &LastEventId::None);
-    let mut healthy = hub.subscribe("topic", &LastEventId::None);
-    within("the prelude", healthy.frame())
-        .await
-        .unwrap()
-        .unwrap();
+    let topics = Topics::start(feed(), Bounds::default());
+    let _stalled = topics.read("topic", &LastEventId::None).unwrap();
+    let mut healthy = topics.read("topic", &LastEventId::None).unwrap().unwrap();
     for number in 0..100 {
-        hub.publish("topic", "tick", &number.to_string()).unwrap();
-        let frame = within("the event", healthy.frame()).await.unwrap().unwrap();
-        let expected = format!("data: {number}\n\n");
-        assert!(frame.into_data().unwrap().ends_with(expected.as_bytes()));
+        let event = Event::new("tick", &number).unwrap();
+        topics.publish("topic", &event).unwrap();
+        assert_eq!(ready(&mut healthy)[0].data, number.to_string());
     }
 }

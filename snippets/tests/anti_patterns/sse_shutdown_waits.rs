@@ -1,5 +1,5 @@
 //! Wrong: `axum::serve(..).with_graceful_shutdown(signal)` and nothing else.
-//! Harm: it waits for every open stream, which goes on producing: the process ends when it is killed, and every client is cut.
+//! Harm: it waits for every open stream, and each keeps producing: the process runs until it is killed, and every client is cut.
 //! Instead: sse/lifecycle
 
 use std::convert::Infallible;
@@ -10,9 +10,9 @@ use axum::response::IntoResponse;
 use axum::response::sse::{Event, Sse};
 use axum::routing::get;
 use futures::StreamExt;
+use snippets::connections::listen;
 use snippets::sse::jobs::{self, Jobs};
-use snippets::sse::lifecycle::{Drained, serve_until};
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::streams::{Config, Streams};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
@@ -37,7 +37,7 @@ async fn the_server_produces_on_after_the_signal() {
             WatchStream::new(subscriber.clone()).map(|n| Event::default().data(n.to_string()));
         Sse::new(events.map(Ok::<_, Infallible>)).into_response()
     };
-    let mut server = Server::start(Router::new().route("/", get(events))).await;
+    let mut server = Server::plain(Router::new().route("/", get(events))).await;
     let mut client = RawClient::get(server.addr, "/", &[]).await;
     client.read_until("data: 0\n").await;
     let serving = server.begin_shutdown();
@@ -54,17 +54,24 @@ async fn the_server_produces_on_after_the_signal() {
 #[tokio::test]
 async fn streams_that_know_of_the_shutdown_let_it_end() {
     let shutdown = CancellationToken::new();
+    let at_once = Config {
+        drain_spread: Duration::ZERO,
+        ..Config::default()
+    };
     let jobs = Jobs::default();
-    let _worker = jobs.insert(1);
-    let app = jobs::app(jobs, Streams::new(Config::default(), shutdown.clone()));
+    let _worker = jobs.insert(1).unwrap();
+    let app = jobs::app(jobs, Streams::start(at_once, shutdown.clone()));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let hour = Duration::from_secs(3600);
-    let serving = tokio::spawn(serve_until(listener, app, shutdown.clone(), hour));
+    let config = listen::Config {
+        drain: Duration::from_secs(3600),
+        ..listen::Config::default()
+    };
+    let serving = tokio::spawn(listen::serve(listener, app, config, shutdown.clone()));
     let mut client = RawClient::get(addr, "/jobs/1/events", &[]).await;
     client.read_until("percent").await;
     shutdown.cancel();
-    let drained = within("the server to end", serving).await.unwrap().unwrap();
-    assert_eq!(drained, Drained::Complete);
+    let left = within("the server to end", serving).await.unwrap();
+    assert_eq!(left, 0);
     assert_eq!(client.read_to_end().await, End::Complete);
 }

@@ -1,5 +1,5 @@
 //! Wrong: the body is collected and split on `"\n\n"`.
-//! Harm: from a server that ends lines with CRLF or CR no event ever comes, and the buffer grows without end.
+//! Harm: from a server that ends lines with CRLF or CR no event ever arrives, and the buffer grows without bound.
 //! Instead: sse/wire
 
 use snippets::sse::wire::{Limits, ParseError, Parser};

@@ -2,18 +2,19 @@
 //! Harm: an event published between the two is in neither, and nobody notices.
 //! Instead: sse/resume
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
-use futures::{FutureExt, StreamExt, stream};
-use snippets::sse::message::{LastEventId, Message};
-use snippets::sse::resume::Log;
+use futures::{StreamExt, stream};
+use snippets::sse::event::{Event, LastEventId};
+use snippets::sse::log::{Config, Log};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
-use crate::support::wrong::{Feed as Numbers, Wrong, respond, route};
+use crate::support::reader::ready;
+use crate::support::wrong::{Feed as Numbers, Wrong, route, send};
 
 struct Feed {
     stored: Mutex<Vec<u32>>,
@@ -51,7 +52,7 @@ pub(crate) fn wrong_service() -> Wrong {
         let numbers = stream::iter(stored.map(Ok)).chain(live);
         let feed = followed.clone();
         let events = numbers.map(move |number| feed.event(number.unwrap()));
-        respond(stream::iter(reset.map(Ok)).chain(events))
+        send(stream::iter(reset).chain(events))
     };
     let app = Router::new().route("/events", route(events));
     Wrong::publishing(app, move |n| feed.publish(n))
@@ -68,18 +69,15 @@ fn the_event_in_between_is_lost() {
 
 #[test]
 fn a_position_in_the_log_has_no_in_between() {
-    let log = Arc::new(Log::new(1, 8, 1024));
-    let publish = |n: u32| log.publish(Message::new("n", &n).unwrap()).unwrap();
+    let log = Log::new(Config::complete(8, 1024));
+    let publish = |n: u32| log.publish(&Event::new("n", &n).unwrap()).unwrap();
     publish(1);
-    let subscription = log.clone().subscribe(&LastEventId::None).unwrap();
+    let mut reader = log.read(&LastEventId::None).unwrap();
     publish(2);
-    let mut subscription = Box::pin(subscription);
     let mut seen = Vec::new();
     for n in [3, 4] {
         publish(n);
-        while let Some(Some(message)) = subscription.next().now_or_never() {
-            seen.push(message.unwrap().data().to_owned());
-        }
+        seen.extend(ready(&mut reader).into_iter().map(|block| block.data));
     }
     assert_eq!(seen, ["1", "2", "3", "4"]);
 }

@@ -1,5 +1,5 @@
 //! Wrong: `.timeout(…)` of the HTTP client on a stream: it limits the whole body.
-//! Harm: a stream that is well is cut after that time, in the middle of an answer.
+//! Harm: a healthy stream is cut after that time, in the middle of an answer.
 //! Instead: sse/consume
 
 use std::convert::Infallible;

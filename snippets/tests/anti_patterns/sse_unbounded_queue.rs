@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::State;
-use axum::response::sse::Event;
+use axum::response::sse::Event as AxumEvent;
 use axum::response::{Response, Sse};
 use axum::routing::get;
 use futures::{Stream, StreamExt};
-use snippets::sse::fanout::{Config, Hub};
-use snippets::sse::message::{InvalidMessage, Message};
-use snippets::sse::subscription;
+use snippets::sse::event::{Event, InvalidEvent};
+use snippets::sse::fanout;
+use snippets::sse::streams::{Config, Streams};
+use snippets::sse::topics::{Bounds, Topics};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::wrong::{Wrong, respond, route};
 use crate::support::{RawClient, Server, eventually};
@@ -50,17 +52,17 @@ type Register = mpsc::Sender<mpsc::UnboundedSender<Held>>;
 
 async fn events(
     State(register): State<Register>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+) -> Sse<impl Stream<Item = Result<AxumEvent, Infallible>>> {
     let (sender, receiver) = mpsc::unbounded_channel();
     register.send(sender).await.unwrap();
     let events = UnboundedReceiverStream::new(receiver);
-    Sse::new(events.map(|held: Held| Ok(Event::default().data(&held.text))))
+    Sse::new(events.map(|held: Held| Ok(AxumEvent::default().data(&held.text))))
 }
 
 /// A quarter of a megabyte in each event.
 pub(crate) fn wrong_service() -> Wrong {
     let subscribers = Arc::new(Mutex::new(Vec::<
-        mpsc::UnboundedSender<Result<Message, InvalidMessage>>,
+        mpsc::UnboundedSender<Result<Event, InvalidEvent>>,
     >::new()));
     let all = subscribers.clone();
     let events = async move || -> Response {
@@ -70,7 +72,7 @@ pub(crate) fn wrong_service() -> Wrong {
     };
     let app = Router::new().route("/events", route(events));
     Wrong::publishing(app, move |n| {
-        let event = || Message::new("tick", &(n, "x".repeat(256 * 1024)));
+        let event = || Event::new("tick", &(n, "x".repeat(256 * 1024)));
         all.lock().unwrap().retain(|one| one.send(event()).is_ok());
     })
 }
@@ -103,17 +105,20 @@ async fn a_stalled_reader_holds_every_event() {
 
 #[tokio::test]
 async fn with_the_hub_it_holds_nothing_of_its_own() {
-    let config = Config::default();
-    let kept = config.history * (SIZE + 100);
-    let hub = Hub::start(config);
-    let server = Server::start(subscription::router(hub.clone())).await;
+    let topics = Topics::start(fanout::feed(), Bounds::default());
+    let streams = Streams::start(Config::default(), CancellationToken::new());
+    let server = Server::start(fanout::app(topics.clone(), streams)).await;
     let client = RawClient::get(server.addr, "/topics/t/events", &[]).await;
-    eventually("the subscriber", || hub.counts().1 == 1).await;
-    let text = "x".repeat(SIZE);
+    let log = topics.log("t").unwrap();
+    eventually("the subscriber", || log.readers() == 1).await;
+    let event = Event::text("tick", &"x".repeat(SIZE)).unwrap();
     for _ in 0..EVENTS {
-        hub.publish("t", "tick", &text).unwrap();
+        topics.publish("t", &event).unwrap();
     }
-    let held = hub.held("t");
-    assert!(held <= kept, "{held} bytes for all readers together");
+    let (_, held) = log.kept();
+    assert!(
+        held <= fanout::feed().bytes,
+        "{held} bytes for all readers together"
+    );
     drop(client);
 }

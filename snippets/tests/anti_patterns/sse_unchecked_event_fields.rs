@@ -10,8 +10,8 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::{StreamExt, stream};
-use snippets::sse::message::Message;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::Event as Checked;
+use snippets::sse::streams::{Config, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -40,9 +40,12 @@ pub(crate) fn wrong_service() -> Wrong {
 }
 
 async fn right(Path(room): Path<String>) -> Response {
-    let streams = Streams::new(Config::default(), CancellationToken::new());
-    let events = names(room).map(|name| Message::new(&name, &"x"));
-    streams.admit().unwrap().respond(events)
+    let streams = Streams::start(Config::default(), CancellationToken::new());
+    let events = names(room).map(|name| Checked::new(&name, &"x"));
+    streams
+        .admit()
+        .unwrap()
+        .respond(Produced::new(Box::pin(events)))
 }
 
 async fn end_of(path: &str) -> (End, RawClient) {

@@ -1,5 +1,5 @@
 //! Wrong: trusting heartbeats, `TimeoutLayer` or `ResponseBodyTimeoutLayer` to end a response whose reader has stopped reading
-//! Harm: the response, its buffers and its file descriptor live for as long as the peer wants; each layer stays silent
+//! Harm: the response, its buffers and its file descriptor stay allocated for as long as the peer stays connected; no layer reacts
 //! Instead: streams/slow_consumer
 
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
-//! Wrong: a Stop button that sets a flag which is looked at when the next token comes
-//! Harm: pressed while the model thinks it does nothing: the connection stays open, and the thinking goes on being paid for
+//! Wrong: a Stop button that sets a flag, checked only when the next token arrives
+//! Harm: while the model thinks, Stop does nothing: the connection stays open, and the thinking is still paid for
 //! Instead: llm/relay
 
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
 //! Wrong: One histogram of request durations, streams included, as a middleware around `next.run` records it.
-//! Harm: A stream counts when its head is out: open for an hour, it is one of the fastest requests, and pulls every quantile down.
+//! Harm: A stream is recorded when its headers are sent: one that stays open for an hour is among the fastest requests and pulls every quantile down.
 //! Instead: production/observe
 
 use std::time::Duration;
@@ -13,8 +13,8 @@ use axum::routing::get;
 use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
 use snippets::production::scrape;
-use snippets::sse::message::Message;
-use snippets::sse::serve::{Config, Streams};
+use snippets::sse::event::Event;
+use snippets::sse::streams::{Config, Produced, Streams};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -31,13 +31,17 @@ async fn a_stream_of_an_hour_counts_as_an_instant() {
     let recorder = scrape::recorder().unwrap();
     let handle = recorder.handle();
     let _guard = metrics::set_default_local_recorder(&recorder);
-    let streams = Streams::new(Config::default(), CancellationToken::new());
+    let config = Config {
+        max_age: Duration::from_secs(86_400),
+        ..Config::default()
+    };
+    let streams = Streams::start(config, CancellationToken::new());
     let hour = async move || {
         let end = stream::once(async {
             tokio::time::sleep(Duration::from_secs(3600)).await;
-            Message::new("done", &()).map(Message::last)
+            Event::new("done", &()).map(Event::last)
         });
-        streams.admit().unwrap().respond(end.boxed())
+        streams.admit().unwrap().respond(Produced::new(end.boxed()))
     };
     let slow = async || tokio::time::sleep(Duration::from_secs(2)).await;
     let app = Router::new()

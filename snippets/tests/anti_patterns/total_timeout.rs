@@ -1,5 +1,5 @@
 //! Wrong: `ClientBuilder::timeout` (or `RequestBuilder::timeout`) on a request whose response is a stream
-//! Harm: it spans the whole body: a healthy stream is cut in the middle when the time is over
+//! Harm: it spans the whole body: when the time is up, a healthy stream is cut in the middle
 //! Instead: streams/deadline
 
 use std::convert::Infallible;

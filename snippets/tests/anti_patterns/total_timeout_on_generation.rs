@@ -1,13 +1,14 @@
 //! Wrong: a total timeout on the request to the model
-//! Harm: a long answer that is coming in well is cut in the middle, after most of it was paid for, and retried from the start
+//! Harm: a long, healthy answer is cut in the middle, after most of it was paid for, and retried from the start
 //! Instead: llm/relay
 
 use std::time::Duration;
 
 use futures::StreamExt;
 use serde_json::json;
+use snippets::llm::http;
 use snippets::llm::providers::openai_chat::OpenAiChat;
-use snippets::llm::providers::{ModelError, ModelEvent, http, model_events};
+use snippets::llm::providers::{ModelError, ModelEvent, model_events};
 use snippets::llm::relay::Config;
 use snippets::llm::scripted_model::{ExchangeEnd, Reply, Script, ScriptedModel};
 

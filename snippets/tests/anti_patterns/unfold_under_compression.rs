@@ -1,5 +1,5 @@
 //! Wrong: `Body::from_stream(stream::unfold(…))` below `CompressionLayer`
-//! Harm: the layer polls once more after the end and `unfold` panics: every client that takes gzip gets a body without its end
+//! Harm: the layer polls once more after the end and `unfold` panics: every client that accepts gzip gets a body without its end
 //! Instead: streams/body
 
 use std::convert::Infallible;

@@ -10,7 +10,7 @@ use axum::response::Response;
 use axum::routing::any;
 use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::serve::{Handler, Sockets};
+use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -91,12 +91,12 @@ impl Handler for Refuse {
 
 #[tokio::test]
 async fn the_pattern_reads_until_the_peer_has_closed() {
-    async fn refuse(ws: WebSocketUpgrade) -> Response {
+    async fn refuse(upgrade: Upgrade) -> Response {
         let limits = Limits {
             queue_bytes: 2 << 20,
             ..Limits::default()
         };
-        Sockets::new(limits, CancellationToken::new()).accept(ws, |_| Refuse)
+        Sockets::new(limits, CancellationToken::new()).accept(upgrade, |_| Refuse)
     }
     let server = Server::start(Router::new().route("/ws", any(refuse))).await;
     let mut client = FrameClient::connect_small(server.addr, "/ws").await;

@@ -8,7 +8,7 @@ use axum::response::Response;
 use axum::routing::any;
 use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::serve::{Handler, Sockets};
+use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::frames::{BINARY, Seen, TEXT};
@@ -60,12 +60,12 @@ impl Handler for Echo {
 
 #[tokio::test]
 async fn the_pattern_says_what_was_wrong() {
-    async fn echo(ws: WebSocketUpgrade) -> Response {
+    async fn echo(upgrade: Upgrade) -> Response {
         let limits = Limits {
             message: LIMIT,
             ..Limits::default()
         };
-        Sockets::new(limits, CancellationToken::new()).accept(ws, |_| Echo)
+        Sockets::new(limits, CancellationToken::new()).accept(upgrade, |_| Echo)
     }
     let server = Server::start(Router::new().route("/ws", any(echo))).await;
     for (violation, code) in violations() {

@@ -1,5 +1,5 @@
 //! Wrong: `Arc<Mutex<WebSocket>>`, shared by the task that receives and the one that sends.
-//! Harm: the lock is held while nothing comes in, so what the server has to say waits until the client speaks.
+//! Harm: the receiver holds the lock while it waits for input, so the server cannot send until the client does.
 //! Instead: websocket/serve
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use axum::response::Response;
 use axum::routing::any;
 use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::serve::{Handler, Sockets};
+use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio::sync::{Mutex, broadcast};
 use tokio_util::sync::CancellationToken;
 
@@ -81,8 +81,8 @@ impl Handler for Ignore {
 
 #[tokio::test]
 async fn the_pattern_pushes_at_once() {
-    async fn push(ws: WebSocketUpgrade) -> Response {
-        Sockets::new(Limits::default(), CancellationToken::new()).accept(ws, |outbox| {
+    async fn push(upgrade: Upgrade) -> Response {
+        Sockets::new(Limits::default(), CancellationToken::new()).accept(upgrade, |outbox| {
             outbox.send("news".into());
             Ignore
         })

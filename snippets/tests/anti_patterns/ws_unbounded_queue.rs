@@ -3,10 +3,10 @@
 //! Instead: websocket/rooms
 
 use axum::Router;
-use axum::extract::ws::{Message, Utf8Bytes, WebSocketUpgrade};
+use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::routing::any;
 use futures::{SinkExt, StreamExt};
-use snippets::websocket::outbox::{Event, Full, Outbox};
+use snippets::websocket::outbox::Outbox;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -69,17 +69,7 @@ async fn an_unbounded_queue_keeps_everything_for_a_peer_that_does_not_read() {
 async fn the_pattern_holds_a_bounded_number_and_disconnects() {
     let outbox = Outbox::new(64, 1 << 20);
     let accepted = (0..PUBLISHED as u64)
-        .take_while(|&seq| {
-            let text = Utf8Bytes::from(format!("event {seq}"));
-            outbox.offer(
-                Event {
-                    room: "talk".into(),
-                    seq,
-                    text,
-                },
-                Full::Disconnect,
-            )
-        })
+        .take_while(|seq| outbox.send(Message::Text(format!("event {seq}").into())))
         .count();
     assert_eq!(accepted, 64);
     match outbox.pop() {

@@ -11,7 +11,7 @@ use axum::routing::any;
 use futures::{SinkExt, StreamExt};
 use snippets::websocket::limits::Limits;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::serve::{Handler, Sockets};
+use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::frames::{CLOSE, PING, PONG, TEXT};
@@ -52,8 +52,8 @@ impl Handler for Ignore {
 
 #[tokio::test]
 async fn the_pattern_answers_while_it_writes() {
-    async fn push(ws: WebSocketUpgrade) -> Response {
-        Sockets::new(Limits::default(), CancellationToken::new()).accept(ws, |outbox| {
+    async fn push(upgrade: Upgrade) -> Response {
+        Sockets::new(Limits::default(), CancellationToken::new()).accept(upgrade, |outbox| {
             let outbox = outbox.clone();
             tokio::spawn(async move {
                 while outbox.send_when_room("news".into()).await {

@@ -47,3 +47,38 @@ contract!(
     a_frozen_broker_fails_in_bounded_time,
     a_slow_broker_is_waited_for_within_bounds
 );
+
+/// Requests to the JetStream API since the server has started.
+async fn requests(broker: &Nats) -> u64 {
+    let context = async_nats::jetstream::new(broker.client().await);
+    context.query_account().await.unwrap().requests.total
+}
+
+/// After a burst nothing is left that wakes the reader: a quiet log costs a request every two seconds.
+#[tokio::test]
+#[ignore = "needs NATS: run ./check"]
+async fn a_quiet_log_is_quiet_after_a_burst() {
+    const BURST: u64 = 3_000;
+    let broker = Nats(Broker::start(Kind::Nats).await);
+    let log = NatsLog::new(broker.client().await, "feed", 10_000);
+    let log = SharedLog::start(log, config()).await.unwrap();
+    let mut events = open(&log, &LastEventId::None).await.unwrap();
+    let (client, payload) = (
+        broker.client().await,
+        r#"{"name":"tick","data":"1","last":false}"#,
+    );
+    for _ in 0..BURST {
+        client.publish("feed.events", payload.into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    let before = requests(&broker).await;
+    for _ in 0..BURST {
+        assert_eq!(next(&mut events).await.name, "tick");
+    }
+    let burst = requests(&broker).await - before;
+    assert!(burst < BURST / 10, "{burst} requests for {BURST} events");
+    let before = requests(&broker).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let quiet = requests(&broker).await - before;
+    assert!(quiet < 10, "{quiet} requests while nothing is published");
+}

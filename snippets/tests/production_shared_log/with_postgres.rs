@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use snippets::production::postgres_log::{PostgresLog, SCHEMA};
+use snippets::production::postgres_log::{self, PostgresLog, SCHEMA, Timing};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, IsolationLevel, NoTls};
 
@@ -30,9 +30,17 @@ impl Postgres {
         client
     }
 
-    pub(crate) fn log(&self) -> PostgresLog {
+    pub(crate) fn connections(&self) -> Arc<postgres_log::Postgres> {
         let config = self.0.url().parse().unwrap();
-        PostgresLog::new(config, "feed", KEPT as u32, Duration::from_secs(1))
+        let timing = Timing {
+            patience: Duration::from_secs(3),
+            ..Timing::default()
+        };
+        postgres_log::Postgres::start(config, timing)
+    }
+
+    pub(crate) fn log(&self) -> PostgresLog {
+        self.connections().log("feed", KEPT as u32)
     }
 }
 
@@ -45,6 +53,9 @@ impl Backend for Postgres {
     }
     async fn connect(&self) -> PostgresLog {
         self.log()
+    }
+    async fn tidy(&self) {
+        self.connections().trim().await.unwrap();
     }
     async fn wipe(&self) {
         let client = self.client().await;
@@ -80,8 +91,7 @@ async fn an_event_is_published_with_its_transaction_or_not_at_all() {
     transaction.rollback().await.unwrap();
     let transaction = client.transaction().await.unwrap();
     store.append_in(&transaction, &event(1)).await.unwrap();
-    let waits = futures::FutureExt::now_or_never(events.next());
-    assert!(waits.is_none(), "not before the commit");
+    assert!(events.is_waiting(), "not before the commit");
     transaction.commit().await.unwrap();
     let LastEventId::Id(id) = read(&mut events, 1..=1).await else {
         panic!()
@@ -109,10 +119,10 @@ async fn a_stricter_transaction_fails_and_is_run_again() {
     assert_eq!(store.read(0, 9).await.unwrap().tail, 2);
 }
 
-/// The connection that listens is ended by the server: the reader connects again and reads the table.
+/// All connections are ended by the server: they are made again, and nothing is missed.
 #[tokio::test]
 #[ignore = "needs Postgres: run ./check"]
-async fn a_listener_that_lost_its_connection_reads_what_it_missed() {
+async fn a_process_that_lost_its_connections_reads_what_it_missed() {
     let broker = Postgres::fresh().await;
     let log = broker.instance().await;
     let mut events = open(&log, &LastEventId::None).await.unwrap();
@@ -124,4 +134,126 @@ async fn a_listener_that_lost_its_connection_reads_what_it_missed() {
     assert!(!ended.is_empty());
     publish_when_it_is_back(&log, 2).await;
     read(&mut events, 2..=2).await;
+}
+
+/// A transaction that has published and is still open holds up other publishers of its log, and nobody else.
+#[tokio::test]
+#[ignore = "needs Postgres: run ./check"]
+async fn an_open_transaction_of_a_publisher_does_not_stop_the_readers() {
+    let broker = Postgres::fresh().await;
+    let connections = broker.connections();
+    let (log, other) = (connections.log("feed", 100), connections.log("other", 100));
+    log.append(&event(1)).await.unwrap();
+    let mut client = broker.client().await;
+    let transaction = client.transaction().await.unwrap();
+    log.append_in(&transaction, &event(2)).await.unwrap();
+    let waiting = event(3);
+    let publishers = async {
+        // More than there are connections.
+        let appends = (0..10).map(|_| log.append(&waiting));
+        futures::future::join_all(appends).await
+    };
+    let others = async {
+        // While they wait.
+        for n in 0..50 {
+            assert_eq!(log.read(0, 10).await.unwrap().tail, 1);
+            other.append(&event(n)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (appended, ()) = tokio::join!(publishers, others);
+    assert!(
+        appended.iter().all(Result::is_err),
+        "given up, the transaction is still open"
+    );
+    transaction.rollback().await.unwrap();
+    assert_eq!(log.append(&event(4)).await.unwrap().seq, 2);
+}
+
+/// However many logs a process has.
+#[tokio::test]
+#[ignore = "needs Postgres: run ./check"]
+async fn the_logs_of_a_process_share_five_connections() {
+    let broker = Postgres::fresh().await;
+    let connections = broker.connections();
+    let logs = futures::future::join_all((0..40).map(async |n| {
+        let log = connections.log(&format!("log {n}"), 100);
+        let log = SharedLog::start(log, config()).await.unwrap();
+        publish(&log, [n]).await;
+        let mut events = open(&log, &LastEventId::None).await.unwrap();
+        read(&mut events, [n]).await;
+        (log, events)
+    }));
+    let logs = logs.await;
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    let count: i64 = broker
+        .client()
+        .await
+        .query_one(count, &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert!(count <= 5, "{count} connections for {} logs", logs.len());
+}
+
+/// A server with another history, as after a promotion or a point-in-time recovery.
+#[tokio::test]
+#[ignore = "needs Postgres: run ./check"]
+async fn another_history_of_the_server_is_a_new_epoch() {
+    let broker = Postgres::fresh().await;
+    let log = broker.instance().await;
+    publish(&log, 1..=3).await;
+    let mut events = open(&log, &LastEventId::None).await.unwrap();
+    read(&mut events, 1..=3).await;
+    let client = broker.client().await;
+    let elsewhere = "UPDATE stream_log SET home = 'another'";
+    client.execute(elsewhere, &[]).await.unwrap();
+    publish(&log, 4..=4).await;
+    reset(&mut events, "epoch").await;
+    read(&mut events, 1..=4).await;
+}
+
+/// What `NOTIFY` in the publishing transaction costs: every commit that has one waits for the last one's flush, whatever
+/// log it is for. Prints the rates; a flush of several milliseconds is that of network disks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures; needs Postgres"]
+async fn notify_serializes_the_commits_of_a_server() {
+    let broker = Postgres::fresh().await;
+    for (name, notify, logs) in [
+        ("one log, NOTIFY", true, 1),
+        ("16 logs, NOTIFY", true, 16),
+        ("16 logs", false, 16),
+    ] {
+        let rate = commits(&broker, notify, logs).await;
+        println!("16 publishers, {name}: {rate} events/s");
+    }
+}
+
+async fn commits(broker: &Postgres, notify: bool, logs: usize) -> u64 {
+    const SECONDS: u64 = 5;
+    let publishers = (0..16).map(|n| async move {
+        let mut client = broker.client().await;
+        let log = broker
+            .connections()
+            .log(&format!("{notify} {}", n % logs), 100);
+        let (until, mut done) = (std::time::Instant::now() + Duration::from_secs(SECONDS), 0);
+        while std::time::Instant::now() < until {
+            let transaction = client.transaction().await.unwrap();
+            log.append_in(&transaction, &event(1)).await.unwrap();
+            if notify {
+                transaction
+                    .batch_execute("NOTIFY stream_log")
+                    .await
+                    .unwrap();
+            }
+            transaction.commit().await.unwrap();
+            done += 1;
+        }
+        done
+    });
+    futures::future::join_all(publishers)
+        .await
+        .iter()
+        .sum::<u64>()
+        / SECONDS
 }

@@ -11,7 +11,10 @@ use super::proxy::free_port;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Writes each command to disk before it answers.
     Redis,
+    /// As it is installed: a snapshot from time to time.
+    RedisByDefault,
     Nats,
     Postgres,
 }
@@ -41,7 +44,7 @@ impl Broker {
 
     pub fn url(&self) -> String {
         match self.kind {
-            Kind::Redis => format!("redis://{}/", self.addr),
+            Kind::Redis | Kind::RedisByDefault => format!("redis://{}/", self.addr),
             Kind::Nats => format!("nats://{}", self.addr),
             Kind::Postgres => format!("postgres://postgres@{}/postgres", self.addr),
         }
@@ -55,6 +58,11 @@ impl Broker {
                 let mut command = Command::new("redis-server");
                 command.args(["--port", &port, "--bind", "127.0.0.1", "--save", ""]);
                 command.args(["--appendonly", "yes", "--appendfsync", "always"]);
+                command
+            }
+            Kind::RedisByDefault => {
+                let mut command = Command::new("redis-server");
+                command.args(["--port", &port, "--bind", "127.0.0.1"]);
                 command
             }
             Kind::Nats => {

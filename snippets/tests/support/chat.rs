@@ -8,11 +8,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, http::StatusCode};
 use serde_json::json;
-use snippets::llm::per_user::PerUser;
-use snippets::llm::relay::{Config, Relay, UserId};
+use snippets::connections::per_user::PerUser;
+use snippets::llm::relay::{Config, Relay};
+use snippets::llm::request::UserId;
 use snippets::llm::scripted_model::{Script, ScriptedModel};
 use snippets::llm::upstream::{Dialect, Upstream};
-use snippets::sse::serve::{self, Streams};
+use snippets::sse::streams::{self, Streams};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
@@ -39,16 +40,16 @@ pub fn patient() -> Config {
         head: Duration::from_secs(15),
         silence: Duration::from_secs(60),
         window: Duration::ZERO,
-        report: |_| {},
+        report: std::sync::Arc::new(|_| {}),
         ..Config::default()
     }
 }
 
 /// A relay to `url` with a heartbeat of 50 ms.
 pub fn relay(url: &str, config: Config) -> Relay {
-    let streams = serve::Config {
+    let streams = streams::Config {
         heartbeat: Duration::from_millis(50),
-        ..serve::Config::default()
+        ..streams::Config::default()
     };
     Relay {
         upstream: Upstream::new(
@@ -59,7 +60,7 @@ pub fn relay(url: &str, config: Config) -> Relay {
             config.silence * 2,
         )
         .unwrap(),
-        streams: Streams::new(streams, CancellationToken::new()),
+        streams: Streams::start(streams, CancellationToken::new()),
         places: PerUser::new(2),
         config,
         shutdown: CancellationToken::new(),

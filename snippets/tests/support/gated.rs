@@ -140,8 +140,16 @@ pub async fn upstream() -> (Server, Upstream) {
         .route("/echo", any(echo))
         .route("/silent", get(silent).post(silent))
         .route("/host", get(host))
+        .route("/forwarded", get(forwarded))
         .with_state(up.clone());
     (Server::start(app).await, up)
+}
+
+/// The client's address, as the proxy says it.
+async fn forwarded(headers: HeaderMap) -> Vec<u8> {
+    let values = headers.get_all("x-forwarded-for").iter();
+    let values: Vec<&[u8]> = values.map(|value| value.as_bytes()).collect();
+    values.join(&b", "[..])
 }
 
 /// The Host that the application sees.

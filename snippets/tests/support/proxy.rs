@@ -23,6 +23,8 @@ pub struct Proxy {
     pub addr: SocketAddr,
     child: Child,
     folder: TempDir,
+    /// Whether it has workers, which it must end itself.
+    workers: bool,
 }
 
 /// A port for a program that cannot be given a socket. Below the range that the system hands out
@@ -55,6 +57,20 @@ pub fn of_the_book(kind: Kind) -> String {
 impl Proxy {
     /// Starts `kind` with `config`, in which 127.0.0.1:3000 is the upstream and 127.0.0.1:8080 the proxy.
     pub async fn start(kind: Kind, config: &str, upstream: SocketAddr) -> Self {
+        Self::launch(kind, config, upstream, None).await
+    }
+
+    /// As [`Proxy::start`], in a shell whose soft limit of descriptors is `limit`.
+    pub async fn start_with_descriptors(
+        kind: Kind,
+        config: &str,
+        upstream: SocketAddr,
+        limit: u64,
+    ) -> Self {
+        Self::launch(kind, config, upstream, Some(limit)).await
+    }
+
+    async fn launch(kind: Kind, config: &str, upstream: SocketAddr, limit: Option<u64>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let addr = free_port();
         let config = config
@@ -72,6 +88,21 @@ impl Proxy {
         let file = folder.path().join("config.yaml");
         std::fs::write(&file, config).unwrap();
         let mut command = command(kind, &file, folder.path());
+        if let Some(limit) = limit {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -Sn {limit} && exec \"$0\" \"$@\"")]);
+            shell.arg(command.get_program());
+            for argument in command.get_args() {
+                // The limit of nginx is that of its workers.
+                shell.arg(
+                    argument
+                        .to_str()
+                        .unwrap()
+                        .replace("master_process off; ", ""),
+                );
+            }
+            command = shell;
+        }
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let child = command
             .stdin(Stdio::null())
@@ -83,6 +114,7 @@ impl Proxy {
             addr,
             child,
             folder,
+            workers: limit.is_some(),
         };
         eventually("the proxy to listen", || {
             if let Ok(Some(status)) = proxy.child.try_wait() {
@@ -176,6 +208,13 @@ fn envoy() -> PathBuf {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        if self.workers {
+            // SIGTERM reaches the workers too.
+            let pid = self.child.id().to_string();
+            let _ = Command::new("kill").arg(&pid).status();
+            let _ = self.child.wait();
+            return;
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -53,3 +53,11 @@ impl Transcript {
         lines.join("\n")
     }
 }
+
+/// What is random in an event stream, for `insta::with_settings!({filters => sse_filters()}, …)`.
+pub fn sse_filters() -> Vec<(&'static str, &'static str)> {
+    vec![
+        (r"retry: \d+", "retry: [1500 to 4500]"),
+        (r"\b(id: )[0-9a-f]{9,16}-", "${1}[epoch]-"),
+    ]
+}

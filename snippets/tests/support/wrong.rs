@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -9,12 +10,14 @@ use axum::extract::ws::CloseFrame;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get};
+use bytes::Bytes;
 use futures::{Stream, StreamExt, future, stream};
-use snippets::llm::chat::{ChatEvent, Done, Kind};
+use snippets::llm::chat::{ChatEvent, Done, Kind, Names};
 use snippets::llm::providers::{ModelError, ModelEvent, Usage};
-use snippets::sse::message::{InvalidMessage, LastEventId, Message};
-use snippets::sse::resume::{self, Log};
-use snippets::sse::serve::{self, Streams};
+use snippets::sse::event::{Event, InvalidEvent, LastEventId};
+use snippets::sse::log::{self, Log};
+use snippets::sse::resume;
+use snippets::sse::streams::{self, Chunk, Produced, Source, Streams};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -40,26 +43,45 @@ impl Wrong {
 
 /// Streams with a heartbeat that a test need not wait for.
 pub fn streams() -> Streams {
-    let config = serve::Config {
+    let config = streams::Config {
         heartbeat: Duration::from_millis(500),
-        ..serve::Config::default()
+        ..streams::Config::default()
     };
-    Streams::new(config, CancellationToken::new())
+    Streams::start(config, CancellationToken::new())
 }
 
 /// The response of `sse/serve`.
 pub fn respond<E: Display + Send + 'static>(
-    messages: impl Stream<Item = Result<Message, E>> + Send + 'static,
+    events: impl Stream<Item = Result<Event, E>> + Send + 'static,
 ) -> Response {
-    streams().admit().unwrap().respond(messages)
+    let events = Produced::new(Box::pin(events));
+    streams().admit().unwrap().respond(events)
+}
+
+/// The same for events that have ids of their own.
+pub fn send(events: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    struct Encoded<S>(std::pin::Pin<Box<S>>);
+    impl<S: Stream<Item = Bytes> + Send + 'static> Source for Encoded<S> {
+        fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
+            let chunk = |bytes| Chunk {
+                bytes,
+                ..Chunk::default()
+            };
+            self.0.as_mut().poll_next(cx).map(|next| next.map(chunk))
+        }
+    }
+    streams()
+        .admit()
+        .unwrap()
+        .respond(Encoded(Box::pin(events)))
 }
 
 /// `sse/resume` as it is, for what is wrong around it.
 pub fn resumable() -> (Router, impl Fn(usize) + Send + Sync + 'static) {
-    let log = Arc::new(Log::new(1, 1000, 1 << 20));
+    let log = Log::new(log::Config::complete(1000, 1 << 20));
     let app = resume::app(log.clone(), streams());
     (app, move |n| {
-        log.publish(Message::new("tick", &n).unwrap()).unwrap();
+        log.publish(&Event::new("tick", &n).unwrap()).unwrap();
     })
 }
 
@@ -81,7 +103,7 @@ where
     H: axum::handler::Handler<T, ()>,
     T: 'static,
 {
-    get(handler).head(serve::head)
+    get(handler).head(streams::head)
 }
 
 /// A log of numbered events, for twins that do one step of resuming wrong.
@@ -114,14 +136,14 @@ impl Feed {
     }
 
     /// The event with this number; the first is 1.
-    pub fn event(&self, number: usize) -> Result<Message, InvalidMessage> {
+    pub fn event(&self, number: usize) -> Bytes {
         let n = self.stored.lock().unwrap()[number - 1];
-        Message::new("tick", &(n, "x".repeat(self.filler)))?
-            .with_id(format!("{}{number}", self.prefix))
+        let event = Event::new("tick", &(n, "x".repeat(self.filler))).unwrap();
+        event.at(format!("{}{number}", self.prefix))
     }
 
     /// Where a client begins, and the reset that it is told of where its cursor means nothing.
-    pub fn begin(&self, cursor: &LastEventId) -> (Option<Message>, usize) {
+    pub fn begin(&self, cursor: &LastEventId) -> (Option<Bytes>, usize) {
         let length = *self.length.borrow();
         let known = match cursor {
             LastEventId::None => return (None, length),
@@ -133,15 +155,15 @@ impl Feed {
         };
         match known {
             Some(number) => (None, number),
-            None => (Some(Message::new("reset", &()).unwrap()), length),
+            None => (
+                Some(Event::unreserved("reset", &()).unwrap().bytes()),
+                length,
+            ),
         }
     }
 
     /// The events after `cursor`, for ever; one beyond the end waits until there are as many.
-    pub fn after(
-        self: &Arc<Self>,
-        cursor: usize,
-    ) -> impl Stream<Item = Result<Message, InvalidMessage>> + Send + use<> {
+    pub fn after(self: &Arc<Self>, cursor: usize) -> impl Stream<Item = Bytes> + Send + use<> {
         let (feed, length) = (self.clone(), self.length.subscribe());
         stream::unfold(
             (feed, length, cursor),
@@ -157,28 +179,31 @@ impl Feed {
 pub fn answer(
     events: impl Stream<Item = Result<ModelEvent, ModelError>> + Send + 'static,
 ) -> Response {
-    answer_with(events, |error| ChatEvent::Failed(error.into()).message())
+    answer_with(events, |error| {
+        ChatEvent::Failed(error.into()).event(&Names::default())
+    })
 }
 
-/// The same with another way to tell of a failure.
+/// The same with another way to report a failure.
 pub fn answer_with(
     events: impl Stream<Item = Result<ModelEvent, ModelError>> + Send + 'static,
-    failed: fn(&ModelError) -> Result<Message, InvalidMessage>,
+    failed: fn(&ModelError) -> Result<Event, InvalidEvent>,
 ) -> Response {
     let events = events.chain(stream::iter([Err(ModelError::Truncated)]));
+    let sent = |event: ChatEvent| Some(event.event(&Names::default()));
     respond(events.filter_map(move |event| {
         future::ready(match event {
-            Ok(ModelEvent::Text(text)) => Some(ChatEvent::Delta(Kind::Text, text).message()),
+            Ok(ModelEvent::Text(text)) => sent(ChatEvent::Delta(Kind::Text, text)),
             Ok(ModelEvent::Finish { reason, tool_calls }) => {
                 let done = Done {
                     reason,
                     tool_calls,
                     usage: Usage::default(),
                 };
-                Some(ChatEvent::Done(Arc::new(done)).message())
+                sent(ChatEvent::Done(Arc::new(done)))
             }
             Ok(_) => None,
-            Err(error) => Some(failed(&error).map(Message::last)),
+            Err(error) => Some(failed(&error).map(Event::last)),
         })
     }))
 }

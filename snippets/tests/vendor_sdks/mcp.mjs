@@ -20,18 +20,19 @@ found.unknown = await client.callTool({ name: "no_such_tool" }).catch((error) =>
 
 // Stop while the tool is silent.
 const stop = new AbortController();
-const call = client.callTool(
-  { name: "wait", arguments: {} },
-  { signal: stop.signal, onprogress: () => stop.abort() },
+const call = client.callTool({ name: "wait", arguments: {} }, { signal: stop.signal, onprogress: () => stop.abort() });
+found.stopped = await call.then(
+  () => "no",
+  (error) => error.constructor.name,
 );
-found.stopped = await call.then(() => "no", (error) => error.constructor.name);
 await client.close();
 
 // What the client does when nobody tells it the revision.
 const legacy = new Client(info);
-found.byDefault = await legacy
-  .connect(new StreamableHTTPClientTransport(url))
-  .then(() => "connected", (error) => error.constructor.name);
+found.byDefault = await legacy.connect(new StreamableHTTPClientTransport(url)).then(
+  () => "connected",
+  (error) => error.constructor.name,
+);
 
 // Asked to find out, it does.
 const auto = new Client(info, { versionNegotiation: { mode: "auto" } });

@@ -2,13 +2,14 @@
 // Every SDK reads every script; prints one JSON object a line:
 // {sdk, script, text, calls: [[name, arguments]], finish, threw}
 // The script "stall" is read until the model is silent, then aborted.
-import OpenAI from "openai";
+
+import { createAnthropic } from "@ai-sdk/anthropic";
+import { createOpenAI } from "@ai-sdk/openai";
 import Anthropic from "@anthropic-ai/sdk";
 import { GoogleGenAI } from "@google/genai";
+import { jsonSchema, streamText, tool } from "ai";
 import { Ollama } from "ollama";
-import { createOpenAI } from "@ai-sdk/openai";
-import { createAnthropic } from "@ai-sdk/anthropic";
-import { streamText, tool, jsonSchema } from "ai";
+import OpenAI from "openai";
 
 const [base, ...scripts] = process.argv.slice(2);
 // Some SDKs log what they cannot parse; standard output belongs to the results.
@@ -73,7 +74,10 @@ const readers = {
     r.finish = response.incomplete_details?.reason ?? response.status;
   },
   "anthropic create": async (model, r, signal) => {
-    for await (const event of await anthropic.messages.create({ model, messages, max_tokens: 99, stream: true }, { signal })) {
+    for await (const event of await anthropic.messages.create(
+      { model, messages, max_tokens: 99, stream: true },
+      { signal },
+    )) {
       if (event.type === "content_block_start" && event.content_block.type === "tool_use")
         r.calls.push([event.content_block.name, ""]);
       if (event.type === "content_block_delta") {
@@ -102,7 +106,7 @@ const readers = {
       r.finish = candidate?.finishReason ?? r.finish;
     }
   },
-  "ollama": async (model, r, signal) => {
+  ollama: async (model, r, signal) => {
     const lines = await ollama.chat({ model, messages, stream: true });
     signal?.addEventListener("abort", () => lines.abort());
     for await (const line of lines) {
@@ -112,7 +116,8 @@ const readers = {
       if (line.done) r.finish = line.done_reason;
     }
   },
-  "ai with openai": (model, r, signal) => ai(createOpenAI({ apiKey: "none", baseURL: `${base}/v1` }).chat(model), r, signal),
+  "ai with openai": (model, r, signal) =>
+    ai(createOpenAI({ apiKey: "none", baseURL: `${base}/v1` }).chat(model), r, signal),
   "ai with openai responses": (model, r, signal) =>
     ai(createOpenAI({ apiKey: "none", baseURL: `${base}/v1` }).responses(model), r, signal),
   "ai with anthropic": (model, r, signal) =>

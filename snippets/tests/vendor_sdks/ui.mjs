@@ -40,7 +40,10 @@ for (const script of scripts) {
 const transport = new DefaultChatTransport({ api: `${base}/chat` });
 const messages = [{ id: "1", role: "user", parts: [{ type: "text", text: "hello" }] }];
 const stream = await transport.sendMessages({
-  chatId: "c", messages, trigger: "submit-message", body: { script: scripts[0] },
+  chatId: "c",
+  messages,
+  trigger: "submit-message",
+  body: { script: scripts[0] },
 });
 let last;
 for await (const message of readUIMessageStream({ stream })) last = message;

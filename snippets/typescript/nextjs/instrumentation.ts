@@ -5,9 +5,19 @@ import type { Instrumentation } from "next";
 export async function register(): Promise<void> {
   // In this form: the file is built for the edge runtime too, and only this condition leaves the import out there.
   if (process.env.NEXT_RUNTIME === "nodejs") {
+    const { checkEnvironment } = await import("@/lib/models.ts");
+    try {
+      checkEnvironment();
+    } catch (error) {
+      // Thrown from here, Next would log it and serve errors.
+      console.error(error);
+      process.exit(1);
+    }
     const { subscribe } = await import("node:diagnostics_channel");
     // The first token, not the head and not the first ping: those come at once whatever the model does.
-    subscribe("llm:first-token", (message) => console.info(JSON.stringify({ metric: "llm_first_token_ms", ...(message as object) })));
+    subscribe("llm:first-token", (message) =>
+      console.info(JSON.stringify({ metric: "llm_first_token_ms", ...(message as object) })),
+    );
   }
 }
 

@@ -12,6 +12,7 @@ const config = {
   cacheComponents: true,
   partialPrefetching: true,
 } satisfies NextConfig;
+
 // ANCHOR_END: config
 
 // For the tests: a backend that does not say no-transform, another limit, and the patterns beside this folder.

@@ -1,17 +1,23 @@
-import { describe, expect, test } from "vitest";
 import type { Page } from "playwright-core";
-import { ChatError, postChat, readChat, type Kind } from "../src/llm/read-chat.ts";
+import { describe, expect, test } from "vitest";
+import { CHAT_EVENTS } from "../src/llm/chat-events.ts";
+import { ChatError, type Kind, postChat, readChat } from "../src/llm/read-chat.ts";
 import { load, openPage } from "./support/browser.ts";
-import { eventually, gone, serve, signal, sse } from "./support/server.ts";
 import type { Seen } from "./support/chat-app.tsx";
+import { eventually, gone, serve, signal, sse } from "./support/server.ts";
 
-declare const pattern: typeof import("../src/llm/render-markdown.ts") & typeof import("./support/chat-app.tsx") & { toHtml(markdown: string): string };
+declare const pattern: typeof import("../src/llm/render-markdown.ts") &
+  typeof import("./support/chat-app.tsx") &
+  typeof import("./support/activity-chat.tsx") & { toHtml(markdown: string): string };
 
 const never = new AbortController().signal;
 const DONE = 'event: done\ndata: {"reason":"stop","tools":[],"usage":{"input":1,"output":2}}\n\n';
 const token = (text: string): string => `event: text\ndata: ${JSON.stringify({ text })}\n\n`;
 
-async function read(url: string, options: { signal?: AbortSignal; idleTimeout?: number } = {}): Promise<[string, unknown]> {
+async function read(
+  url: string,
+  options: { signal?: AbortSignal; idleTimeout?: number } = {},
+): Promise<[string, unknown]> {
   let text = "";
   const events = postChat(url, { messages: [] }, options.signal ?? never, options.idleTimeout);
   const outcome = await readChat(events, (_, delta) => void (text += delta)).catch((error: unknown) => error);
@@ -60,8 +66,11 @@ describe("readChat", () => {
     const server = await serve({
       "/stream": (_, response) => void sse(response, `event: failed\ndata: ${JSON.stringify(error)}\n\n`),
       "/status": (_, response) =>
-        void response.writeHead(503, { "content-type": "application/json", "retry-after": "10" }).end(JSON.stringify(error)),
-      "/html": (_, response) => void response.writeHead(502, { "content-type": "text/html" }).end("<h1>Bad gateway</h1>"),
+        void response
+          .writeHead(503, { "content-type": "application/json", "retry-after": "10" })
+          .end(JSON.stringify(error)),
+      "/html": (_, response) =>
+        void response.writeHead(502, { "content-type": "text/html" }).end("<h1>Bad gateway</h1>"),
       "/login": (_, response) => void response.writeHead(200, { "content-type": "text/html" }).end("<h1>Sign in</h1>"),
     });
     for (const path of ["/stream", "/status"]) {
@@ -108,7 +117,10 @@ describe("readChat", () => {
     });
     expect((await read(`${server.origin}/silent`, { idleTimeout: 300 }))[1]).toMatchObject({ code: "silent" });
     expect((await read(`${server.origin}/thinking`, { idleTimeout: 700 }))[1]).toMatchObject({ reason: "stop" });
-    const slow = readChat(postChat(`${server.origin}/fast`, {}, never, 300), () => new Promise((resolve) => setTimeout(resolve, 500)));
+    const slow = readChat(
+      postChat(`${server.origin}/fast`, {}, never, 300),
+      () => new Promise((resolve) => setTimeout(resolve, 500)),
+    );
     expect(await slow).toMatchObject({ reason: "stop" });
   });
 
@@ -117,13 +129,47 @@ describe("readChat", () => {
       "/chat": (_, response) =>
         void sse(
           response,
-          'event: reasoning\ndata: {"text":"hm"}\n\nevent: refusal\ndata: {"text":"no"}\n\n' + DONE.replace("stop", "max_tokens"),
+          'event: reasoning\ndata: {"text":"hm"}\n\nevent: refusal\ndata: {"text":"no"}\n\n' +
+            DONE.replace("stop", "max_tokens"),
         ),
     });
     const kinds: [Kind, string][] = [];
-    const done = await readChat(postChat(`${server.origin}/chat`, {}, never), (kind, text) => void kinds.push([kind, text]));
-    expect(kinds).toEqual([["reasoning", "hm"], ["refusal", "no"]]);
+    const done = await readChat(
+      postChat(`${server.origin}/chat`, {}, never),
+      (kind, text) => void kinds.push([kind, text]),
+    );
+    expect(kinds).toEqual([
+      ["reasoning", "hm"],
+      ["refusal", "no"],
+    ]);
     expect(done.reason).toBe("max_tokens");
+  });
+
+  test("a response of the caller is read alike, with names of the caller's contract", async () => {
+    const server = await serve({
+      "/chat": (_, response) =>
+        void sse(
+          response,
+          `${token("ignored")}event: delta\ndata: {"text":"Hello"}\n\n${DONE.replace("done", "answer:end")}`,
+        ),
+      "/status": (_, response) =>
+        void response.writeHead(429, { "retry-after": "7" }).end('{"code":"busy","retryable":true}'),
+      "/null": (_, response) => void response.writeHead(500).end("null"),
+    });
+    let text = "";
+    const names = { ...CHAT_EVENTS, text: "delta", done: "answer:end" };
+    const done = await readChat(await fetch(`${server.origin}/chat`), (_, delta) => void (text += delta), names);
+    expect([text, done.reason]).toEqual(["Hello", "stop"]);
+    const refused = readChat(await fetch(`${server.origin}/status`), () => undefined);
+    await expect(refused).rejects.toMatchObject({ code: "busy", retryAfterMs: 7_000 });
+    await expect(readChat(await fetch(`${server.origin}/null`), () => undefined)).rejects.toMatchObject({
+      code: "http_500",
+    });
+  });
+
+  test("a response without a stream is a final error that says so", async () => {
+    const response = new Response(null, { headers: { "content-type": "text/event-stream" } });
+    await expect(readChat(response, () => undefined)).rejects.toMatchObject({ code: "no_stream", retryable: false });
   });
 });
 
@@ -219,11 +265,54 @@ describe("useTokenStream in Chromium", () => {
   });
 });
 
+describe("useTokenStream under React", () => {
+  test("hidden by Activity it is stopped, not streaming forever", async () => {
+    const closed = signal();
+    const server = await serve({
+      "/chat": (_, response) => {
+        sse(response, token("Half an ans"));
+        void gone(response).then(closed.resolve);
+      },
+    });
+    const page = await openPage(server.origin);
+    await load(page, "test/support/activity-chat.tsx");
+    await page.evaluate(() => pattern.mountActivity());
+    await page.click("#send");
+    await page.waitForFunction(() => document.querySelector("output")?.textContent === "Half an ans");
+    await page.click("#navigate");
+    await closed.promise;
+    await page.click("#navigate");
+    await page.waitForFunction(() => document.querySelector("#status")?.textContent === "stopped");
+    expect(await page.textContent("output")).toBe("Half an ans");
+    await page.click("#send");
+    await page.waitForFunction(() => document.querySelector("#status")?.textContent === "streaming");
+    expect(server.hits.get("/chat")).toBe(2);
+  });
+
+  test("a page that is hidden after it has asked for a frame shows the text", async () => {
+    const server = await serve({ "/chat": (_, response) => void sse(response, token("in the dark")) });
+    const page = await openPage(server.origin);
+    await load(page, "test/support/activity-chat.tsx");
+    // What a hidden page is given: a frame that never comes.
+    await page.evaluate(() => {
+      window.requestAnimationFrame = () => 0;
+      pattern.mountActivity();
+    });
+    await page.click("#send");
+    await page.waitForFunction(() => document.querySelector("output")?.textContent === "in the dark");
+  });
+});
+
 describe("renderMarkdown in Chromium", () => {
   test("attacks become text, in every cut of the stream", async () => {
     const evil = await serve({ "/pixel.png": (_, response) => void response.end() });
     const page = await openPage((await serve({})).origin);
     await load(page, "llm/render-markdown.ts", "test/support/markdown.ts");
+    const asked: string[] = [];
+    page.on("dialog", (dialog) => {
+      asked.push(dialog.message());
+      void dialog.dismiss();
+    });
     const attacks = [
       "<img src=x onerror=window.hacked=1>",
       "<svg onload=window.hacked=1><p>svg</p></svg>",
@@ -244,10 +333,10 @@ describe("renderMarkdown in Chromium", () => {
       for (const attack of attacks) {
         for (let cut = 1; cut <= attack.length; cut++) {
           pattern.renderMarkdown(at, attack.slice(0, cut), pattern.toHtml);
-          for (const link of at.querySelectorAll("a")) link.click();
+          if (cut === attack.length) for (const link of at.querySelectorAll<HTMLElement>("a, button")) link.click();
           for (const element of at.querySelectorAll("*")) {
             names.add(element.tagName);
-            for (const { name, value } of element.attributes) names.add(name === "href" ? new URL(value).origin : name);
+            for (const { name } of element.attributes) names.add(name);
           }
         }
         html.push(at.innerHTML);
@@ -258,19 +347,24 @@ describe("renderMarkdown in Chromium", () => {
     }, attacks);
     expect(result.hacked).toBe(false);
     expect(evil.hits.get("/pixel.png")).toBeUndefined();
-    expect(result.names.sort()).toEqual(["P"]);
-    expect(result.html[8]).toContain("docs (https://evil.example/?q=secret)");
+    expect(result.names.sort()).toEqual(["BUTTON", "P", "title", "type"]);
+    // Nothing is opened before the reader has seen the complete address.
+    expect(asked).toEqual(["Open this address?\n\nhttps://evil.example/?q=secret"]);
+    expect(page.context().pages()).toHaveLength(1);
   });
 
   test("ordinary Markdown stays what it is", async () => {
     const page = await openPage((await serve({})).origin);
     await load(page, "llm/render-markdown.ts", "test/support/markdown.ts");
     const html = await page.evaluate(() => {
-      pattern.renderMarkdown(document.body, "# A\n\n*b* `c < d`\n\n- [e](/f)\n\n```ts\ng();\n```", pattern.toHtml);
+      const links = ({ pathname }: URL): "open" | "text" => (pathname.startsWith("/docs/") ? "open" : "text");
+      const markdown = "# A\n\n*b* `c < d`\n\n- [e](/docs/f)\n- [x] [g](/logout)\n\n3. h\n\n```ts\ng();\n```";
+      pattern.renderMarkdown(document.body, markdown, pattern.toHtml, links);
       return document.body.innerHTML.replaceAll(location.origin, "");
     });
     expect(html).toBe(
-      '<h1>A</h1>\n<p><em>b</em> <code>c &lt; d</code></p>\n<ul>\n<li><a href="/f" rel="noopener noreferrer">e</a></li>\n</ul>\n<pre><code>g();\n</code></pre>\n',
+      '<h1>A</h1>\n<p><em>b</em> <code>c &lt; d</code></p>\n<ul>\n<li><a href="/docs/f" rel="noopener noreferrer">e</a></li>\n<li>☑  g (/logout)</li>\n</ul>\n' +
+        '<ol start="3">\n<li>h</li>\n</ol>\n<pre><code class="language-ts">g();\n</code></pre>\n',
     );
   });
 });

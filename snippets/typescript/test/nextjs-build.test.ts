@@ -25,14 +25,18 @@ async function build(route: string, config: object): Promise<string> {
   mkdirSync(join(folder, "app/ends"), { recursive: true });
   writeFileSync(join(folder, "app/ends/route.js"), route);
   writeFileSync(join(folder, "package.json"), '{"type":"module"}');
-  writeFileSync(join(folder, "next.config.js"), `export default ${JSON.stringify({ ...config, turbopack: { root: app } })};`);
+  writeFileSync(
+    join(folder, "next.config.js"),
+    `export default ${JSON.stringify({ ...config, turbopack: { root: app } })};`,
+  );
   const child = spawn(process.execPath, [join(app, "node_modules/next/dist/bin/next"), "build"], {
     cwd: folder,
     env: { ...process.env, NODE_ENV: "production", NEXT_TELEMETRY_DISABLED: "1", NO_COLOR: "1" },
     stdio: ["ignore", "pipe", "pipe"],
   });
   let said = "";
-  for (const pipe of [child.stdout, child.stderr]) pipe.setEncoding("utf8").on("data", (text: string) => void (said += text));
+  for (const pipe of [child.stdout, child.stderr])
+    pipe.setEncoding("utf8").on("data", (text: string) => void (said += text));
   await once(child, "close");
   return said;
 }
@@ -42,6 +46,9 @@ test("Next 16 runs it at each request by default", async () => {
 }, 180_000);
 
 test("with cacheComponents the setting that older versions needed is a build error", async () => {
-  const said = await build(`${ROUTE}export const dynamic = "force-dynamic";\n`, { cacheComponents: true, partialPrefetching: true });
+  const said = await build(`${ROUTE}export const dynamic = "force-dynamic";\n`, {
+    cacheComponents: true,
+    partialPrefetching: true,
+  });
   expect(said).toContain('Route segment config "dynamic" is not compatible with `nextConfig.cacheComponents`');
 }, 180_000);

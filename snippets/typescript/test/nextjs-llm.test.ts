@@ -1,22 +1,31 @@
 // The LLM routes of the Next.js application, with the `openai` package and the AI SDK, against the scripted model; and its
 // pages against the Rust relay as well.
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { Page } from "playwright-core";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, inject, onTestFinished, test } from "vitest";
 import { postChat, readChat } from "../src/llm/read-chat.ts";
 import { newContext } from "./support/browser.ts";
+import { type NextServer, startNext } from "./support/next-server.ts";
 import { exchanges, logText, origin, state } from "./support/nextjs.ts";
-import { eventually } from "./support/server.ts";
+import { eventually, serve, sse } from "./support/server.ts";
 
 const never = new AbortController().signal;
 const ANSWER = "Hello from the scripted model.";
 
 async function read(url: string, body: unknown, signal = never): Promise<[text: string, outcome: unknown]> {
   let text = "";
-  const outcome = await readChat(postChat(url, body, signal), (_, delta) => void (text += delta)).catch((error: unknown) => error);
+  const outcome = await readChat(postChat(url, body, signal), (_, delta) => void (text += delta)).catch(
+    (error: unknown) => error,
+  );
   return [text, outcome];
 }
 
-const ask = (script: string, content = "Hello"): object => ({ model: `scripted/${script}`, messages: [{ role: "user", content }] });
+const ask = (script: string, content = "Hello"): object => ({
+  model: `scripted/${script}`,
+  messages: [{ role: "user", content }],
+});
 const askUi = (script: string, text = "Hello"): object => ({
   model: `scripted/${script}`,
   messages: [{ id: "1", role: "user", parts: [{ type: "text", text }] }],
@@ -37,7 +46,19 @@ async function askAndLeave(path: string, body: object, until: () => Promise<bool
 
 describe("the route with the openai package", () => {
   test("comes to the same end as the Rust relay, whatever goes wrong", async () => {
-    for (const script of ["plain", "bytes", "tools", "length", "refusal", "cut", "cut-inside", "abort", "error", "rate-limit", "overloaded"]) {
+    for (const script of [
+      "plain",
+      "bytes",
+      "tools",
+      "length",
+      "refusal",
+      "cut",
+      "cut-inside",
+      "abort",
+      "error",
+      "rate-limit",
+      "overloaded",
+    ]) {
       const [text, outcome] = await read(`${origin()}/api/chat`, ask(script));
       // What it refuses before the stream is a status of the relay; the client cannot tell the two apart.
       const [relayed, expected] = await read(`${origin()}/backend/llm/${script}/chat`, ask(script));
@@ -58,7 +79,8 @@ describe("the route with the openai package", () => {
       expect(outcome).toMatchObject({ code: "invalid", retryable: false });
     }
     // What a page of another site may send without asking.
-    for (const path of ["/api/chat", "/api/ai"]) expect((await post(origin() + path, ask("plain", "refused"), never, "text/plain")).status).toBe(400);
+    for (const path of ["/api/chat", "/api/ai"])
+      expect((await post(origin() + path, ask("plain", "refused"), never, "text/plain")).status).toBe(400);
     expect(await exchanges("refused")).toEqual([]);
   });
 
@@ -67,8 +89,16 @@ describe("the route with the openai package", () => {
       (await state()).answers.filter(({ question }) => question === about).map(({ text, outcome }) => [text, outcome]);
     await read(`${origin()}/api/chat`, ask("plain", "whole"));
     await read(`${origin()}/api/chat`, ask("cut", "cut off"));
-    await askAndLeave("/api/chat", ask("stall", "left alone"), async () => (await exchanges("left alone")).length === 1);
-    for (const [about, outcome] of [["whole", "done"], ["cut off", "failed"], ["left alone", "stopped"]] as const) {
+    await askAndLeave(
+      "/api/chat",
+      ask("stall", "left alone"),
+      async () => (await exchanges("left alone")).length === 1,
+    );
+    for (const [about, outcome] of [
+      ["whole", "done"],
+      ["cut off", "failed"],
+      ["left alone", "stopped"],
+    ] as const) {
       await eventually(async () => (await stored(about)).length === 1);
       const [text, found] = (await stored(about))[0]!;
       expect([ANSWER.startsWith(text), text === ANSWER, found]).toEqual([true, outcome === "done", outcome]);
@@ -94,18 +124,82 @@ test("both routes send their head while the model is silent, and close its conne
   }
 });
 
+describe("another start of the application", () => {
+  const start = async (env: Record<string, string>): Promise<NextServer> => {
+    const folder = mkdtempSync(join(tmpdir(), "nextjs-"));
+    onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+    const { server, stop } = await startNext(folder, {
+      ...process.env,
+      NODE_ENV: "production",
+      BACKEND_URL: inject("backend"),
+      PLAIN_URL: inject("plain"),
+      ...env,
+    });
+    onTestFinished(stop);
+    return server;
+  };
+
+  test("a wrong value in the environment ends the server with its name", async () => {
+    for (const [name, value] of [
+      ["MODEL_SILENCE_MS", "fast"],
+      ["MODEL_SILENCE_MS", "0"],
+      ["MODELS", "a,,b"],
+    ] as const) {
+      // It may be called ready before it ends.
+      const said = await start({ [name]: value }).then(
+        async ({ origin, log }) => {
+          await eventually(() =>
+            fetch(origin).then(
+              () => false,
+              () => true,
+            ),
+          );
+          return readFileSync(log, "utf8");
+        },
+        (error: unknown) => String(error),
+      );
+      expect(said).toContain(`${name}:`);
+    }
+  });
+
+  test("an answer that is complete stays complete when its connection is reset afterwards", async () => {
+    const chunk = (delta: object, reason: string | null): string =>
+      `data: ${JSON.stringify({ id: "1", object: "chat.completion.chunk", created: 1, model: "m", choices: [{ index: 0, delta, finish_reason: reason }] })}\n\n`;
+    const provider = await serve({
+      "/v1/chat/completions": (_, response) => {
+        sse(response, chunk({ content: "Hello" }, null) + chunk({}, "stop"));
+        setTimeout(() => response.socket?.resetAndDestroy(), 100);
+      },
+    });
+    const { origin: from } = await start({
+      OPENAI_BASE_URL: `${provider.origin}/v1`,
+      OPENAI_API_KEY: "k",
+      MODELS: "m",
+    });
+    const [text, done] = await read(`${from}/api/chat`, { messages: [{ role: "user", content: "Hello" }] });
+    expect([text, done]).toMatchObject(["Hello", { reason: "stop" }]);
+  });
+});
+
 test("both routes end the answer of a model that is silent for too long as failed", async () => {
   const { origin } = inject("second");
   for (const script of ["hold-head", "stall"]) {
     const question = `silent ${script}`;
-    expect((await read(`${origin}/api/chat`, ask(script, question)))[1]).toMatchObject({ code: "model_silent", retryable: true });
+    expect((await read(`${origin}/api/chat`, ask(script, question)))[1]).toMatchObject({
+      code: "model_silent",
+      retryable: true,
+    });
     expect((await parts(script, origin, question)).at(-1)).toEqual({ type: "error", errorText: "The answer failed." });
     await eventually(async () => (await exchanges(question)).every(({ end }) => end !== "None"));
   }
 });
 
 /** What `useChat` is sent. */
-async function parts(script: string, from = origin(), question = "Hello"): Promise<{ type: string; finishReason?: string }[]> {
+async function parts(
+  script: string,
+  from = origin(),
+  question = "Hello",
+): Promise<{ type: string; finishReason?: string }[]> {
   const response = await post(`${from}/api/ai`, askUi(script, question));
   expect(response.headers.get("x-vercel-ai-ui-message-stream")).toBe("v1");
   expect(response.headers.get("cache-control")).toBe("no-store, no-transform");
@@ -134,7 +228,9 @@ describe("the route with the AI SDK", () => {
 
 describe("the pages in Chromium", () => {
   /** A page of the application; what it asks goes to `to.api`, with the script's name. */
-  async function open(path: string): Promise<{ page: Page; to: { api: string; script: string }; text: (selector: string) => Promise<string | null> }> {
+  async function open(
+    path: string,
+  ): Promise<{ page: Page; to: { api: string; script: string }; text: (selector: string) => Promise<string | null> }> {
     const page = await (await newContext()).newPage();
     const to = { api: "", script: "" };
     await page.route(/\/api\/(chat|ai)$/, (route) => {
@@ -143,14 +239,19 @@ describe("the pages in Chromium", () => {
     });
     await page.goto(origin() + path);
     // A click before React has its handlers would be lost.
-    await page.waitForFunction(() => Object.keys(document.querySelector("#send") ?? {}).some((key) => key.startsWith("__reactProps")));
+    await page.waitForFunction(() =>
+      Object.keys(document.querySelector("#send") ?? {}).some((key) => key.startsWith("__reactProps")),
+    );
     return { page, to, text: (selector) => page.textContent(selector) };
   }
 
   test("useTokenStream shows the answers of the route and of the Rust relay, and the cut ones as failed", async () => {
     const { page, to, text } = await open("/");
     for (const api of ["/api/chat", "/backend/llm/SCRIPT/chat"]) {
-      for (const [script, status, error] of [["plain", "done", ""], ["cut", "failed", "truncated"]] as const) {
+      for (const [script, status, error] of [
+        ["plain", "done", ""],
+        ["cut", "failed", "truncated"],
+      ] as const) {
         Object.assign(to, { api, script });
         await page.click("#send");
         await eventually(async () => (await text("#status")) === status);
@@ -163,7 +264,12 @@ describe("the pages in Chromium", () => {
   test("useChat reads the route and the Rust relay, and is told of a cut", async () => {
     const { page, to, text } = await open("/ai");
     for (const api of ["/api/ai", "/backend/ui/SCRIPT/chat"]) {
-      for (const [script, status, finished] of [["plain", "ready", "stop"], ["length", "ready", "length"], ["cut", "error", "failed"], ["error", "error", "failed"]] as const) {
+      for (const [script, status, finished] of [
+        ["plain", "ready", "stop"],
+        ["length", "ready", "length"],
+        ["cut", "error", "failed"],
+        ["error", "error", "failed"],
+      ] as const) {
         Object.assign(to, { api, script });
         await page.click("#send");
         await eventually(async () => (await text("#finished")) === finished);
@@ -175,7 +281,10 @@ describe("the pages in Chromium", () => {
   });
 
   test("Stop of both hooks closes the model's connection", async () => {
-    for (const [path, api] of [["/", "/api/chat"], ["/ai", "/api/ai"]] as const) {
+    for (const [path, api] of [
+      ["/", "/api/chat"],
+      ["/ai", "/api/ai"],
+    ] as const) {
       const { page, to, text } = await open(path);
       Object.assign(to, { api, script: "stall" });
       const before = (await exchanges("scripted/stall")).length;
@@ -183,7 +292,9 @@ describe("the pages in Chromium", () => {
       await eventually(async () => (await text("output")) !== "");
       await page.click("#stop");
       await eventually(async () => (await text(path === "/" ? "#status" : "#finished")) === "stopped");
-      await eventually(async () => (await exchanges("scripted/stall")).slice(before).every(({ end }) => end !== "None"));
+      await eventually(async () =>
+        (await exchanges("scripted/stall")).slice(before).every(({ end }) => end !== "None"),
+      );
     }
   });
 });

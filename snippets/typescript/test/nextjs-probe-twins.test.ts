@@ -29,12 +29,31 @@ async function llm(start: (provider: string) => Promise<string>, body: unknown):
   const upstream = `127.0.0.1:${await freePort()}`;
   const url = await start(`http://${upstream}/v1`);
   // The heartbeat comes after 15 s of silence: too long for a test.
-  return failed("llm", url, "--data", JSON.stringify(body), "--client", "fetch", "--upstream", upstream, "--budget", "60", "--skip", "llm-heartbeat-before-token");
+  return failed(
+    "llm",
+    url,
+    "--data",
+    JSON.stringify(body),
+    "--client",
+    "fetch",
+    "--upstream",
+    upstream,
+    "--budget",
+    "60",
+    "--skip",
+    "llm-heartbeat-before-token",
+  );
 }
 
 async function nextRoute(path: string, provider: string): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), "probed-"));
-  const env = { ...process.env, NODE_ENV: "production" as const, OPENAI_BASE_URL: provider, OPENAI_API_KEY: "key", MODELS: "probed" };
+  const env = {
+    ...process.env,
+    NODE_ENV: "production" as const,
+    OPENAI_BASE_URL: provider,
+    OPENAI_API_KEY: "key",
+    MODELS: "probed",
+  };
   const { server, stop } = await startNext(folder, env);
   onTestFinished(async () => {
     await stop();
@@ -49,7 +68,9 @@ const user = { role: "user", content: "Hello" };
 const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = {
   "event-source-for-one-answer": [
     async () => {
-      const { origin } = await serve({ "/wrong": (_, response) => void response.writeHead(200, STREAM_HEADERS).end('data: {"text":"all of it"}\n\n') });
+      const { origin } = await serve({
+        "/wrong": (_, response) => void response.writeHead(200, STREAM_HEADERS).end('data: {"text":"all of it"}\n\n'),
+      });
       return failed("sse", `${origin}/wrong`, ...SHORT);
     },
     ["sse-terminal-event"],
@@ -59,7 +80,9 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
       const { origin } = await serve({
         "/wrong": (_, response) => {
           response.writeHead(200, STREAM_HEADERS).flushHeaders();
-          pipeline(Readable.fromWeb(throwAfter200() as import("node:stream/web").ReadableStream), response).catch(() => undefined);
+          pipeline(Readable.fromWeb(throwAfter200() as import("node:stream/web").ReadableStream), response).catch(
+            () => undefined,
+          );
         },
       });
       return failed("sse", `${origin}/wrong`, ...SHORT);
@@ -74,7 +97,9 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
           "/wrong": (_, response) => {
             response.writeHead(200, STREAM_HEADERS).flushHeaders();
             const events = upstreamNotAborted(`${provider}/chat/completions`, { method: "POST", body });
-            pipeline(Readable.fromWeb(events as import("node:stream/web").ReadableStream), response).catch(() => undefined);
+            pipeline(Readable.fromWeb(events as import("node:stream/web").ReadableStream), response).catch(
+              () => undefined,
+            );
           },
         });
         return `${origin}/wrong`;
@@ -84,10 +109,19 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
   ],
   "ws-server-without-error-listener": [
     async () => {
-      const child = spawn(process.execPath, ["--input-type=module", "--eval", webSocketServer("")], { stdio: ["pipe", "pipe", "ignore"] });
+      const child = spawn(process.execPath, ["--input-type=module", "--eval", webSocketServer("")], {
+        stdio: ["pipe", "pipe", "ignore"],
+      });
       onTestFinished(() => void child.stdin.end());
       const [port] = (await once(child.stdout, "data")) as [Buffer];
-      return failed("ws", `ws://127.0.0.1:${port.toString().trim()}`, "--cookie", "sid=1", "--skip", "ws-heartbeat,ws-silent-peer-dropped,ws-flood-limited");
+      return failed(
+        "ws",
+        `ws://127.0.0.1:${port.toString().trim()}`,
+        "--cookie",
+        "sid=1",
+        "--skip",
+        "ws-heartbeat,ws-silent-peer-dropped,ws-flood-limited",
+      );
     },
     ["ws-violations-survived"],
   ],
@@ -107,12 +141,23 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
     ["llm-one-terminal", "llm-abort-stops-work", "llm-slow-reader-bounded"],
   ],
   "nextjs-rewrite-gzip": [
-    () => failed("sse", `${origin()}/wrong/backend/probed/events`, "--publish", `curl -s -X POST ${inject("plain")}/probed/push`, ...SHORT),
+    () =>
+      failed(
+        "sse",
+        `${origin()}/wrong/backend/probed/events`,
+        "--publish",
+        `curl -s -X POST ${inject("plain")}/probed/push`,
+        ...SHORT,
+      ),
     // What a backend is that knows nothing of proxies.
     ["sse-no-transform", "sse-no-buffering-headers", "sse-gzip-incremental", "sse-head-finishes"],
   ],
   "nextjs-sdk-response-as-is": [
-    () => llm((provider) => nextRoute("/wrong/ai-no-signal", provider), { model: "probed", messages: [{ id: "1", role: "user", parts: [{ type: "text", text: "Hello" }] }] }),
+    () =>
+      llm((provider) => nextRoute("/wrong/ai-no-signal", provider), {
+        model: "probed",
+        messages: [{ id: "1", role: "user", parts: [{ type: "text", text: "Hello" }] }],
+      }),
     // Nor is it told of the client's leaving.
     ["llm-no-buffering-headers", "llm-truncation-visible", "llm-abort-stops-work"],
   ],
@@ -157,5 +202,7 @@ test("every twin is shown or has a reason", () => {
 // All at the same time: they wait more than they work.
 test("every twin fails its check and no other", async () => {
   const found = await Promise.all(Object.entries(SHOWN).map(async ([name, [run]]) => [name, await run()] as const));
-  expect(Object.fromEntries(found)).toEqual(Object.fromEntries(Object.entries(SHOWN).map(([name, [, failed]]) => [name, failed])));
+  expect(Object.fromEntries(found)).toEqual(
+    Object.fromEntries(Object.entries(SHOWN).map(([name, [, failed]]) => [name, failed])),
+  );
 }, 120_000);

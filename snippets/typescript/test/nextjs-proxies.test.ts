@@ -54,7 +54,9 @@ describe("a rewrite to the Rust backend", () => {
   test("passes events on one by one, and the client's leaving", async () => {
     const scene = `scene/${crypto.randomUUID()}`;
     const stream = await open(`${origin()}/backend/${scene}/events`);
-    await oneByOne(stream, (nth) => fetch(`${inject("backend")}/${scene}/publish/tick`, { method: "POST", body: String(nth) }));
+    await oneByOne(stream, (nth) =>
+      fetch(`${inject("backend")}/${scene}/publish/tick`, { method: "POST", body: String(nth) }),
+    );
     stream.leave();
     await leaveAnswer(`${origin()}/backend/llm/stall/chat`, "through a rewrite");
   });
@@ -67,13 +69,17 @@ describe("a rewrite to the Rust backend", () => {
   test("passes WebSockets on, which a route handler cannot take", async () => {
     const scene = `scene/${crypto.randomUUID()}`;
     const rooms = new Rooms({ url: () => `${origin().replace("http", "ws")}/backend/${scene}/rooms` });
-    const reset = new Promise<void>((resolve) => rooms.join("talk", { onEvent: () => undefined, onReset: () => resolve() }));
+    const reset = new Promise<void>((resolve) =>
+      rooms.join("talk", { onEvent: () => undefined, onReset: () => resolve() }),
+    );
     await reset;
     expect(await rooms.publish("talk", "hello")).toBeGreaterThan(0);
     rooms.close();
 
     const socket = new WebSocket(`${origin().replace("http", "ws")}/wrong/websocket`);
-    const outcome = await new Promise<string>((resolve) => void socket.on("open", () => resolve("open")).on("error", ({ message }) => resolve(message)));
+    const outcome = await new Promise<string>(
+      (resolve) => void socket.on("open", () => resolve("open")).on("error", ({ message }) => resolve(message)),
+    );
     expect(outcome).not.toBe("open");
   });
 });
@@ -96,7 +102,10 @@ describe("behind nginx", () => {
     const ui = await fetch(`${nginx}/api/ai`, {
       method: "POST",
       headers: { "accept-encoding": "gzip", "content-type": "application/json" },
-      body: JSON.stringify({ model: "scripted/stall", messages: [{ id: "1", role: "user", parts: [{ type: "text", text: "hi" }] }] }),
+      body: JSON.stringify({
+        model: "scripted/stall",
+        messages: [{ id: "1", role: "user", parts: [{ type: "text", text: "hi" }] }],
+      }),
     });
     const reader = ui.body!.pipeThrough(new TextDecoderStream()).getReader();
     for (let seen = ""; !seen.includes("Hello "); ) seen += (await reader.read()).value;
@@ -113,8 +122,15 @@ describe("behind nginx", () => {
 });
 
 test("onRequestError is told of what a handler throws and of what its body fails with", async () => {
-  await fetch(`${origin()}/wrong/throws?late`).then((response) => response.text()).catch(() => undefined);
+  await fetch(`${origin()}/wrong/throws?late`)
+    .then((response) => response.text())
+    .catch(() => undefined);
   expect((await fetch(`${origin()}/wrong/throws?early`)).status).toBe(500);
-  const logged = (path: string, error: string): boolean => logText().includes(JSON.stringify({ path: `/wrong/throws?${path}=`, error }));
-  await eventually(() => logged("late", "Error: upstream 529: key sk-secret is over its limit") && logged("early", "before the first chunk"));
+  const logged = (path: string, error: string): boolean =>
+    logText().includes(JSON.stringify({ path: `/wrong/throws?${path}=`, error }));
+  await eventually(
+    () =>
+      logged("late", "Error: upstream 529: key sk-secret is over its limit") &&
+      logged("early", "before the first chunk"),
+  );
 });

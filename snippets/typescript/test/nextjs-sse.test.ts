@@ -3,9 +3,9 @@ import { once } from "node:events";
 import { get, type IncomingMessage } from "node:http";
 import { createGunzip } from "node:zlib";
 import { describe, expect, test } from "vitest";
-import { eventStream, EventStreamParser, type ServerSentEvent } from "../src/sse/event-stream.ts";
+import { EventStreamParser, eventStream, type ServerSentEvent } from "../src/sse/event-stream.ts";
 import { openPage } from "./support/browser.ts";
-import { newJob, origin, state, type Job } from "./support/nextjs.ts";
+import { type Job, newJob, origin, state } from "./support/nextjs.ts";
 import { eventually } from "./support/server.ts";
 
 const url = (job: Job): string => `${origin()}/api/jobs/${job.id}/events`;
@@ -26,7 +26,8 @@ async function open(address: string, headers: Record<string, string> = {}): Prom
 /** Types and ids up to the end, pings left out. */
 async function rest({ next }: Stream): Promise<ServerSentEvent[]> {
   const events = [];
-  for (let event = await next(); event !== undefined; event = await next()) if (event.type !== "ping") events.push(event);
+  for (let event = await next(); event !== undefined; event = await next())
+    if (event.type !== "ping") events.push(event);
   return events;
 }
 
@@ -65,7 +66,11 @@ describe("an event stream from a route handler", () => {
     // Trimmed, of another run, from the future, garbage.
     const epoch = lastEventId.split("-")[0]!;
     for (const cursor of [`${epoch}-0`, "00000000-1", `${epoch}-99`, "x"]) {
-      expect(await types("", { "last-event-id": cursor }), cursor).toEqual(["reset{}", 'progress{"step":2}', ...following]);
+      expect(await types("", { "last-event-id": cursor }), cursor).toEqual([
+        "reset{}",
+        'progress{"step":2}',
+        ...following,
+      ]);
     }
     const last = await open(url(job), { "last-event-id": `${epoch}-4` });
     expect(last.response.status).toBe(204);
@@ -122,13 +127,19 @@ describe("an event stream from a route handler", () => {
     const job = await newJob();
     const page = await openPage(origin());
     const asked: (string | undefined)[] = [];
-    page.on("request", (request) => void (request.url().includes(job.id) && asked.push(request.headers()["last-event-id"])));
+    page.on(
+      "request",
+      (request) => void (request.url().includes(job.id) && asked.push(request.headers()["last-event-id"])),
+    );
     const outcome = page.evaluate(async (id) => {
       const source = new EventSource(`/api/jobs/${id}/events`);
       const seen: string[] = [];
-      for (const type of ["progress", "done"]) source.addEventListener(type, ({ data }: MessageEvent<string>) => void seen.push(type + data));
+      for (const type of ["progress", "done"])
+        source.addEventListener(type, ({ data }: MessageEvent<string>) => void seen.push(type + data));
       // It closes after the 204, which it gets since nothing here calls close() at the terminal event.
-      await new Promise<void>((resolve) => source.addEventListener("error", () => source.readyState === source.CLOSED && resolve()));
+      await new Promise<void>((resolve) =>
+        source.addEventListener("error", () => source.readyState === source.CLOSED && resolve()),
+      );
       return seen;
     }, job.id);
     await eventually(async () => (await job.readers()) === 1);

@@ -3,11 +3,11 @@ import PartySocket from "partysocket/ws";
 import ReconnectingWebSocketModule from "reconnecting-websocket";
 import { describe, expect, inject, onTestFinished, test, vi } from "vitest";
 import { ChatError, postChat, readChat } from "../src/llm/read-chat.ts";
-import { Rooms, type RoomEvent } from "../src/websocket/rooms.ts";
-import { load, openPage } from "./support/browser.ts";
-import { eventually, signal } from "./support/server.ts";
+import { type RoomEvent, Rooms } from "../src/websocket/rooms.ts";
 import type { AiSeen } from "./support/ai-chat.tsx";
+import { load, openPage } from "./support/browser.ts";
 import type { Seen } from "./support/chat-app.tsx";
+import { eventually, signal } from "./support/server.ts";
 
 declare const pattern: typeof import("./support/ai-chat.tsx") & typeof import("./support/chat-app.tsx");
 
@@ -24,7 +24,12 @@ describe("websocket/rooms", () => {
     const seen: RoomEvent[] = [];
     const resets: number[] = [];
     const states: string[] = [];
-    const rooms = new Rooms({ url: () => `${ws}/rooms`, minDelay: 1, maxDelay: 20, onState: (state) => states.push(state) });
+    const rooms = new Rooms({
+      url: () => `${ws}/rooms`,
+      minDelay: 1,
+      maxDelay: 20,
+      onState: (state) => states.push(state),
+    });
     rooms.join("talk", {
       onEvent: (event) => void (event.type === "message" && seen.push(event)),
       onReset: (_, seq) => void resets.push(seq),
@@ -50,11 +55,47 @@ describe("websocket/rooms", () => {
     expect(one.resets).toHaveLength(1); // resumed, not reset
   });
 
+  test("45 messages typed offline and 16 rooms pass the default quotas, and the client never stops", async () => {
+    const { ws } = newScene();
+    const states: string[] = [];
+    let online = false;
+    const rooms = new Rooms({
+      url: () => (online ? `${ws}/rooms` : Promise.reject(new Error("offline"))),
+      minDelay: 20,
+      maxDelay: 50,
+      onState: (state, code) => states.push(code === undefined ? state : `${state} ${code}`),
+    });
+    onTestFinished(() => rooms.close());
+    const seen: unknown[] = [];
+    let joined = 0;
+    for (let at = 0; at < 16; at++) {
+      rooms.join(`room${at}`, {
+        onEvent: ({ data }) => void seen.push(data),
+        onReset: () => void (joined += 1),
+        onRefused: (code) => states.push(code),
+      });
+    }
+    const published = Promise.all(Array.from({ length: 45 }, (_, n) => rooms.publish("room0", n)));
+    await eventually(() => states.includes("waiting"));
+    online = true;
+    await published;
+    await eventually(() => joined === 16 && seen.length === 45);
+    // Each once; those that were refused for the rate come after the others.
+    expect(seen.toSorted((a, b) => Number(a) - Number(b))).toEqual(Array.from({ length: 45 }, (_, n) => n));
+    expect(states.filter((state) => state.startsWith("stopped") || state.includes("_"))).toEqual([]);
+    expect(states.filter((state) => state === "open")).toHaveLength(1);
+  });
+
   test("a quiet room is no dead one: the heartbeat is answered", async () => {
     const states: string[] = [];
     const sent = vi.spyOn(WebSocket.prototype, "send");
     onTestFinished(() => sent.mockRestore());
-    const rooms = new Rooms({ url: () => `${newScene().ws}/rooms`, heartbeatEvery: 400, minDelay: 1, onState: (state) => states.push(state) });
+    const rooms = new Rooms({
+      url: () => `${newScene().ws}/rooms`,
+      heartbeatEvery: 400,
+      minDelay: 1,
+      onState: (state) => states.push(state),
+    });
     onTestFinished(() => rooms.close());
     // Twice the time after which a connection without an answer is given up.
     await eventually(() => sent.mock.calls.filter(([data]) => data === '{"type":"ping"}').length >= 5);
@@ -69,14 +110,22 @@ describe("websocket/rooms", () => {
   });
 
   test("reconnecting-websocket and partysocket speak with it, and must join again by themselves", async () => {
-    const packages = [ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default, PartySocket];
+    const packages = [
+      ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default,
+      PartySocket,
+    ];
     for (const Package of packages) {
       const { http, ws } = newScene();
-      const socket = new Package(`${ws}/rooms`, ["rooms.v1"], { WebSocket, minReconnectionDelay: 1, maxReconnectionDelay: 5 });
+      const socket = new Package(`${ws}/rooms`, ["rooms.v1"], {
+        WebSocket,
+        minReconnectionDelay: 1,
+        maxReconnectionDelay: 5,
+      });
       onTestFinished(() => socket.close());
       const types: string[] = [];
       socket.onopen = () => void socket.send(JSON.stringify({ type: "join", room: "talk" }));
-      socket.onmessage = ({ data }: MessageEvent<string>) => void types.push((JSON.parse(data) as { type: string }).type);
+      socket.onmessage = ({ data }: MessageEvent<string>) =>
+        void types.push((JSON.parse(data) as { type: string }).type);
       await eventually(() => types.filter((type) => type === "joined").length === 1);
       await fetch(`${http}/restart`, { method: "POST" });
       await eventually(() => types.filter((type) => type === "joined").length === 2);
@@ -105,13 +154,15 @@ describe("llm/relay", () => {
       expect(error, script).toMatchObject({ name: "ChatError", code: "truncated", retryable: true });
       expect("Hello from the scripted model.".startsWith(text) && text !== "").toBe(true);
     }
-    for (const script of ["abort", "error", "rate-limit", "overloaded"]) expect((await read(script))[1], script).toBeInstanceOf(ChatError);
+    for (const script of ["abort", "error", "rate-limit", "overloaded"])
+      expect((await read(script))[1], script).toBeInstanceOf(ChatError);
     expect((await read("rate-limit"))[1]).toMatchObject({ code: "rate_limited", retryable: true });
   });
 
   test("an abort closes the model's connection, while it is silent and before it has answered", async () => {
     const open = async (): Promise<number> =>
-      ((await (await fetch(`${rust()}/exchanges`)).json()) as { end: string }[]).filter(({ end }) => end === "None").length;
+      ((await (await fetch(`${rust()}/exchanges`)).json()) as { end: string }[]).filter(({ end }) => end === "None")
+        .length;
     for (const script of ["stall", "hold-head"]) {
       const stop = new AbortController();
       const began = signal();
@@ -135,7 +186,10 @@ describe("llm/relay", () => {
   });
 
   test("useTokenStream shows its answer, and a cut one as failed", async () => {
-    for (const [script, status, code] of [["plain", "done", ""], ["cut", "failed", "truncated"]] as const) {
+    for (const [script, status, code] of [
+      ["plain", "done", ""],
+      ["cut", "failed", "truncated"],
+    ] as const) {
       const page = await openPage(rust());
       await page.route("**/chat", (route) => route.continue({ url: `${rust()}/llm/${script}/chat` }));
       await load(page, "test/support/chat-app.tsx");
@@ -156,14 +210,20 @@ describe("llm/ui_message_stream", () => {
       await page.evaluate((api) => Object.assign(window, { seen: pattern.mountAiChat(api) }), `/ui/${script}/chat`);
       await page.click("#send");
       const seen = (): Promise<AiSeen> => page.evaluate(() => (window as unknown as { seen: AiSeen }).seen);
-      await eventually(async () => (await seen()).finished !== "" && ["ready", "error"].includes((await seen()).status));
+      await eventually(
+        async () => (await seen()).finished !== "" && ["ready", "error"].includes((await seen()).status),
+      );
       const { text, status, error, finished } = await seen();
       if (script === "cut") {
         expect([status, "Hello from the scripted model.".startsWith(text)]).toEqual(["error", true]);
         expect(error).not.toContain("key");
       } else {
         expect([text, status]).toEqual(["Hello from the scripted model.", "ready"]);
-        expect(JSON.parse(finished)).toMatchObject({ finishReason: script === "plain" ? "stop" : "length", isAbort: false, isError: false });
+        expect(JSON.parse(finished)).toMatchObject({
+          finishReason: script === "plain" ? "stop" : "length",
+          isAbort: false,
+          isError: false,
+        });
       }
     }
   });

@@ -143,9 +143,7 @@ describe("EventSource", () => {
         () =>
           new Promise<void>((resolve) => {
             const source = new EventSource("/events");
-            let events = 0;
             source.onmessage = (event) => {
-              events += 1;
               if (event.lastEventId === "1") return; // the response ends here; the next one comes by itself
               source.close();
               resolve();
@@ -297,7 +295,9 @@ describe("EventSource", () => {
       },
       "/api": (_, response) => void response.end("ok"),
     });
-    const other = await serve({ "/api": (_, response) => void response.setHeader("access-control-allow-origin", "*").end("ok") });
+    const other = await serve({
+      "/api": (_, response) => void response.setHeader("access-control-allow-origin", "*").end("ok"),
+    });
     const context = await newContext();
     const [first, second] = [await openPage(server.origin, context), await openPage(server.origin, context)];
     await first.evaluate(() => {
@@ -324,16 +324,23 @@ describe("EventSource", () => {
       const closed = gone(response);
       while (written[path] < limit && !response.destroyed) {
         written[path] += chunk.length;
-        if (!response.write(chunk)) await Promise.race([new Promise((resolve) => response.once("drain", resolve)), closed]);
+        if (!response.write(chunk))
+          await Promise.race([new Promise((resolve) => response.once("drain", resolve)), closed]);
       }
     };
-    const server = await serve({ "/source": flood("/source"), "/no-cache": flood("/no-cache"), "/no-store": flood("/no-store") });
+    const server = await serve({
+      "/source": flood("/source"),
+      "/no-cache": flood("/no-cache"),
+      "/no-store": flood("/no-store"),
+    });
     const page = await openPage(server.origin);
     await load(page, "sse/connect.ts");
     await page.evaluate(async () => {
       const { signal } = new AbortController();
       // One event of each is taken, and no more.
-      const streams = ["/no-store", "/no-cache"].map((path) => pattern.connect(new URL(path, location.href), { signal }));
+      const streams = ["/no-store", "/no-cache"].map((path) =>
+        pattern.connect(new URL(path, location.href), { signal }),
+      );
       for (const stream of streams) await stream.next();
       const { promise: stuck, resolve: unstick } = Promise.withResolvers<void>();
       let started = 0;
@@ -346,7 +353,9 @@ describe("EventSource", () => {
       Object.assign(window, { streams, unstick, started: () => started });
     });
     await eventually(() => written["/source"] >= limit && written["/no-cache"] >= limit);
-    await eventually(async () => (await page.evaluate(() => (window as unknown as { started(): number }).started())) > 200);
+    await eventually(
+      async () => (await page.evaluate(() => (window as unknown as { started(): number }).started())) > 200,
+    );
     // Chromium reads a response ahead into memory, except one that must not be stored.
     expect(written["/no-store"]).toBeLessThan(limit / 2);
   });

@@ -1,10 +1,11 @@
+import type { BrowserContext, Page } from "playwright-core";
 import { describe, expect, inject, test } from "vitest";
-import type { Page } from "playwright-core";
 import type { SubscribeOptions } from "../src/sse/event-source.ts";
 import { load, newContext, openPage } from "./support/browser.ts";
 import { eventually, gone, serve, sse, type TestServer } from "./support/server.ts";
 
-declare const pattern: typeof import("../src/sse/event-source.ts") & typeof import("../src/sse/tabs.ts");
+type Patterns = typeof import("../src/sse/event-source.ts") & typeof import("../src/sse/tabs.ts");
+declare const pattern: Patterns;
 
 interface Log {
   events: string[];
@@ -37,7 +38,10 @@ const logOf = (page: Page): Promise<Log> => page.evaluate(() => log);
 const cursors = (server: TestServer): string[] =>
   server.requests
     .filter(({ url }) => url?.startsWith("/events"))
-    .map(({ url, headers }) => `${headers["last-event-id"] ?? "-"} ${new URL(url!, "http://x").searchParams.get("lastEventId") ?? "-"}`);
+    .map(
+      ({ url, headers }) =>
+        `${headers["last-event-id"] ?? "-"} ${new URL(url!, "http://x").searchParams.get("lastEventId") ?? "-"}`,
+    );
 
 describe("subscribe", () => {
   test("ends at the terminal event", async () => {
@@ -173,7 +177,7 @@ describe("subscribe", () => {
     });
     const page = await openPage(server.origin);
     await subscribeIn(page, "/events", { minDelay: 20, maxDelay: 20 });
-    await eventually(() => server.hits.get("/events") === 2);
+    await eventually(() => (server.hits.get("/events") ?? 0) >= 2);
     await page.evaluate(() => (window as unknown as { subscription: { close(): void } }).subscription.close());
     const before = server.hits.get("/events")!;
     await page.evaluate(() => void new EventSource("/clock"));
@@ -204,11 +208,14 @@ describe("subscribe", () => {
         sse(response, `id: ${nth}\ndata: ${nth}\n\n`);
         void gone(response).then(() => closed.push(nth));
       },
-      "/other": (_, response) => void response.setHeader("content-type", "text/html").end('<link rel="icon" href="data:,">other'),
+      "/other": (_, response) =>
+        void response.setHeader("content-type", "text/html").end('<link rel="icon" href="data:,">other'),
     });
     const page = await openPage(server.origin);
     await subscribeIn(page, "/events");
-    await page.evaluate(() => addEventListener("pageshow", (event) => Object.assign(window, { persisted: event.persisted })));
+    await page.evaluate(() =>
+      addEventListener("pageshow", (event) => Object.assign(window, { persisted: event.persisted })),
+    );
     await eventually(async () => (await logOf(page)).events.length === 1);
     await page.goto(`${server.origin}/other`);
     await eventually(() => closed.includes(1));
@@ -220,7 +227,8 @@ describe("subscribe", () => {
 
   test("reads sse/resume over a shutdown of the streams", async () => {
     const scene = `${inject("rust")}/scene/${crypto.randomUUID()}`;
-    const post = async (path: string, body = ""): Promise<void> => void (await fetch(`${scene}/${path}`, { method: "POST", body }));
+    const post = async (path: string, body = ""): Promise<void> =>
+      void (await fetch(`${scene}/${path}`, { method: "POST", body }));
     const page = await openPage(inject("rust"));
     await subscribeIn(page, `${scene}/events`);
     await post("publish/note", "one");
@@ -245,7 +253,172 @@ describe("subscribe", () => {
   });
 });
 
+describe("subscribe with what goes wrong", () => {
+  test("a url function is called before each request: a ticket is valid once", async () => {
+    const valid = new Set<string>();
+    let issued = 0;
+    const statuses: number[] = [];
+    const server = await serve({
+      "/tickets": (_, response) => {
+        issued += 1;
+        valid.add(String(issued));
+        response.end(String(issued));
+      },
+      "/events": (request, response, nth) => {
+        const ok = valid.delete(new URL(request.url!, "http://x").searchParams.get("ticket") ?? "");
+        statuses.push(ok ? 200 : 401);
+        if (!ok) return void response.writeHead(401).end();
+        if (nth === 2) return void response.writeHead(503).end(); // the probe needs a ticket of its own
+        sse(response, `retry: 1\nid: ${nth}\ndata: ${nth}\n\n`);
+        if (nth === 1) setTimeout(() => response.destroy(), 20);
+        if (nth === 4) response.write("event: done\ndata: {}\n\n");
+      },
+    });
+    const page = await openPage(server.origin);
+    await load(page, "sse/event-source.ts");
+    await page.evaluate(() => {
+      const log: Log = { events: [], ended: [] };
+      pattern.subscribe(async () => `/events?ticket=${await (await fetch("/tickets")).text()}`, {
+        types: ["message"],
+        lastTypes: ["done"],
+        minDelay: 1,
+        maxDelay: 10,
+        onEvent: (event) => log.events.push(event.data),
+        onEnd: (reason, status) => log.ended.push(`${reason} ${status}`),
+      });
+      Object.assign(window, { log });
+    });
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    expect(await logOf(page)).toEqual({ events: ["1", "4", "{}"], ended: ["done 200"] });
+    expect(statuses).toEqual([200, 200, 200, 200]);
+  });
+
+  test("a probe that hangs is given up", async () => {
+    const server = await serve({
+      "/events": (_, response, nth) => {
+        if (nth === 1) response.writeHead(503).end();
+        else if (nth > 2) sse(response, "event: done\ndata: {}\n\n"); // the second, the probe, hangs
+      },
+    });
+    const page = await openPage(server.origin);
+    await subscribeIn(page, "/events", { idleTimeout: 100 });
+    await eventually(async () => (await logOf(page)).ended.length === 1);
+    expect((await logOf(page)).ended).toEqual(["done 200"]);
+  });
+
+  test("a 200 that is no event stream is reported, and not asked for again", async () => {
+    for (const type of ["text/html", "text/event-stream; charset=latin1"]) {
+      const server = await serve({
+        "/events": (_, response) => void response.setHeader("content-type", type).end("<title>Log in</title>"),
+      });
+      const page = await openPage(server.origin);
+      await subscribeIn(page, "/events");
+      await eventually(async () => (await logOf(page)).ended.length === 1);
+      expect((await logOf(page)).ended).toEqual(["refused 200"]);
+    }
+  });
+
+  test("an exception of a handler is reported to the page, and the stream continues to its end", async () => {
+    const server = await serve({
+      "/events": (_, response) => void sse(response, "data: a\n\ndata: b\n\nevent: done\ndata: {}\n\n"),
+    });
+    const page = await openPage(server.origin);
+    const errors: string[] = [];
+    page.on("pageerror", (error) => errors.push(error.message));
+    await load(page, "sse/event-source.ts");
+    await page.evaluate(() => {
+      const log: Log = { events: [], ended: [] };
+      Object.assign(window, { log });
+      pattern.subscribe("/events", {
+        types: ["message"],
+        lastTypes: ["done"],
+        onEvent: (event) => {
+          log.events.push(event.data);
+          throw new Error(`cannot handle ${event.data}`);
+        },
+        onEnd: (reason, status) => log.ended.push(`${reason} ${status}`),
+      });
+    });
+    await eventually(async () => (await logOf(page)).ended.length === 1 && errors.length === 3);
+    expect((await logOf(page)).events).toEqual(["a", "b", "{}"]);
+    expect(errors).toEqual(["cannot handle a", "cannot handle b", "cannot handle {}"]);
+  });
+});
+
 describe("shareAcrossTabs", () => {
+  type Tab = { seen: string[]; ended: string[]; opened: number };
+  const tabOf = (page: Page): Promise<Tab> => page.evaluate(() => (window as unknown as { tab: Tab }).tab);
+
+  /** A tab whose stream is `window.publish` and `window.end`. */
+  async function openTab(origin: string, context: BrowserContext, locks = true): Promise<Page> {
+    const page = await openPage(origin, context);
+    await load(page, "sse/tabs.ts");
+    await page.evaluate((locks) => {
+      // As in a page of http://192.168.0.7.
+      if (!locks) Object.defineProperty(navigator, "locks", { value: undefined });
+      const tab: Tab = { seen: [], ended: [], opened: 0 };
+      const open = (_: string, publish: (event: object) => void, end: (reason: string) => void): (() => void) => {
+        tab.opened += 1;
+        Object.assign(window, { publish, end });
+        return () => undefined;
+      };
+      pattern.shareAcrossTabs(
+        "late",
+        open as Parameters<Patterns["shareAcrossTabs"]>[1],
+        (event) => tab.seen.push(event.data),
+        {
+          onEnd: (reason) => tab.ended.push(reason),
+        },
+      );
+      Object.assign(window, { tab });
+    }, locks);
+    return page;
+  }
+
+  test("a tab that opens later gets the state, and every tab the end", async () => {
+    const server = await serve({});
+    const context = await newContext();
+    const leader = await openTab(server.origin, context);
+    await eventually(async () => (await tabOf(leader)).opened === 1);
+    const publish = (data: string): Promise<void> =>
+      leader.evaluate(
+        (data) =>
+          (window as unknown as { publish: (event: object) => void }).publish({ type: "s", data, lastEventId: data }),
+        data,
+      );
+    await publish("1");
+    await publish("2");
+    const late = await openTab(server.origin, context);
+    await eventually(async () => (await tabOf(late)).seen.length === 1);
+    await publish("3");
+    await eventually(async () => (await tabOf(late)).seen.length === 2);
+    expect((await tabOf(late)).seen).toEqual(["2", "3"]);
+    await leader.evaluate(() => (window as unknown as { end: (reason: string) => void }).end("done"));
+    const last = await openTab(server.origin, context);
+    for (const tab of [leader, late, last]) await eventually(async () => (await tabOf(tab)).ended.length === 1);
+    await leader.close(); // the next one leads, and opens nothing
+    await eventually(() =>
+      late.evaluate(async () => {
+        const { held = [] } = await navigator.locks.query();
+        return held.length === 1;
+      }),
+    );
+    expect([(await tabOf(late)).opened, (await tabOf(last)).opened]).toEqual([0, 0]);
+    expect((await tabOf(last)).seen).toEqual(["3"]);
+  });
+
+  test("without Web Locks each tab connects on its own", async () => {
+    const server = await serve({});
+    const context = await newContext();
+    const tabs = [await openTab(server.origin, context, false), await openTab(server.origin, context, false)];
+    for (const tab of tabs) expect((await tabOf(tab)).opened).toBe(1);
+    await tabs[0]!.evaluate(() =>
+      (window as unknown as { publish: (event: object) => void }).publish({ type: "s", data: "1", lastEventId: "1" }),
+    );
+    expect((await tabOf(tabs[0]!)).seen).toEqual(["1"]);
+    expect((await tabOf(tabs[1]!)).seen).toEqual([]);
+  });
+
   test("many tabs hold one connection, and the next leader goes on from its own cursor", async () => {
     let open = 0;
     let next = 1;
@@ -253,7 +426,7 @@ describe("shareAcrossTabs", () => {
     const server = await serve({
       "/events": (request, response) => {
         open += 1;
-          responses.push(response);
+        responses.push(response);
         sse(response, `: ${request.url}\n\n`);
         void gone(response).then(() => (open -= 1));
       },
@@ -269,7 +442,10 @@ describe("shareAcrossTabs", () => {
       await load(page, "sse/tabs.ts");
       await page.evaluate(() => {
         const seen: string[] = [];
-        const open = (lastEventId: string, give: (event: { type: string; data: string; lastEventId: string }) => void): (() => void) => {
+        const open = (
+          lastEventId: string,
+          give: (event: { type: string; data: string; lastEventId: string }) => void,
+        ): (() => void) => {
           const source = new EventSource(`/events?lastEventId=${lastEventId}`);
           source.onmessage = give;
           return () => source.close();

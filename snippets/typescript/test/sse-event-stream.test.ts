@@ -2,7 +2,7 @@ import { createParser } from "eventsource-parser";
 import { describe, expect, inject, test } from "vitest";
 import { EventStreamParser, EventTooLargeError, eventStream, type ServerSentEvent } from "../src/sse/event-stream.ts";
 import { openPage } from "./support/browser.ts";
-import { bytesOf, cut, readCases, seeded, single, type Case } from "./support/cases.ts";
+import { bytesOf, type Case, cut, readCases, seeded, single } from "./support/cases.ts";
 
 const cases = readCases();
 
@@ -39,9 +39,11 @@ describe("the parser", () => {
     for (const each of parsed) {
       const decoder = new TextDecoder();
       const parser = new EventStreamParser({ lastEventId: each.initial_last_event_id ?? "" });
-      for (const chunk of single(new Uint8Array(bytesOf(each)))) Array.from(parser.push(decoder.decode(chunk, { stream: true })));
+      for (const chunk of single(new Uint8Array(bytesOf(each))))
+        Array.from(parser.push(decoder.decode(chunk, { stream: true })));
       if (each.retry_ms !== undefined) expect(parser.retry ?? null, each.name).toBe(each.retry_ms);
-      if (each.last_event_id_at_eof !== undefined) expect(parser.lastEventId, each.name).toBe(each.last_event_id_at_eof);
+      if (each.last_event_id_at_eof !== undefined)
+        expect(parser.lastEventId, each.name).toBe(each.last_event_id_at_eof);
       checked += Number(each.retry_ms !== undefined) + Number(each.last_event_id_at_eof !== undefined);
     }
     expect(checked).toBeGreaterThan(20);
@@ -96,7 +98,25 @@ describe("the parser", () => {
 
   test("a random stream gives the same events to Chromium in other chunks", async () => {
     const random = seeded(7);
-    const pieces = ["data", ":", " ", "\n", "\r", "\r\n", "id", "event", "x", "é", "😀", "\u2028", "\0", "retry", "1", "\n\n", "data: y\n\n"];
+    const pieces = [
+      "data",
+      ":",
+      " ",
+      "\n",
+      "\r",
+      "\r\n",
+      "id",
+      "event",
+      "x",
+      "é",
+      "😀",
+      "\u2028",
+      "\0",
+      "retry",
+      "1",
+      "\n\n",
+      "data: y\n\n",
+    ];
     const samples: Case[] = Array.from({ length: 60 }, (_, at) => {
       const text = Array.from({ length: 40 }, () => pieces[random(pieces.length)]).join("");
       return { name: `random ${at}`, raw_base64: Buffer.from(text).toString("base64"), expected: [] };
@@ -112,7 +132,10 @@ describe("Chromium", () => {
   });
 
   test("agrees with every short case, byte by byte", async () => {
-    await agreesWithChromium(comparable().filter((each) => bytesOf(each).length < 200), single);
+    await agreesWithChromium(
+      comparable().filter((each) => bytesOf(each).length < 200),
+      single,
+    );
   });
 });
 
@@ -134,7 +157,10 @@ const chromiumAlone = new Map<string, Case["expected"]>([
   ["wpt-sse-cases: always UTF-8 whatever the charset parameter says", []],
 ]);
 
-async function agreesWithChromium(list: Case[], chunking: (bytes: Uint8Array<ArrayBuffer>) => Uint8Array[]): Promise<void> {
+async function agreesWithChromium(
+  list: Case[],
+  chunking: (bytes: Uint8Array<ArrayBuffer>) => Uint8Array[],
+): Promise<void> {
   const page = await openPage(inject("rust"));
   const jobs = list.map((each) => {
     const chunks = chunking(new Uint8Array(bytesOf(each))).map((chunk) => Buffer.from(chunk).toString("hex"));

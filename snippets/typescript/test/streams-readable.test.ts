@@ -1,5 +1,5 @@
 import { describe, expect, test, vi } from "vitest";
-import { encodeEvent } from "../src/sse/encode.ts";
+import { encodeEvent, eventEncoder, type OutgoingEvent } from "../src/sse/encode.ts";
 import { EventStreamParser } from "../src/sse/event-stream.ts";
 import { CopyLagError, copyOf, iterate, onOutcome, pullFrom, withHeartbeat } from "../src/streams/readable.ts";
 import { load, openPage } from "./support/browser.ts";
@@ -69,7 +69,11 @@ describe("ReadableStream in Node and Chromium", () => {
     const page = await openPage((await serve({})).origin);
     await load(page, "test/support/stream-facts.ts");
     expect(facts.support()).toEqual({ asyncIterator: true, from: true, webSocketStream: false });
-    expect(await page.evaluate(() => pattern.support())).toEqual({ asyncIterator: true, from: false, webSocketStream: true });
+    expect(await page.evaluate(() => pattern.support())).toEqual({
+      asyncIterator: true,
+      from: false,
+      webSocketStream: true,
+    });
     expect(await facts.generatorAsBody()).toBe("streamed");
     expect(await page.evaluate(() => pattern.generatorAsBody())).toBe("[object AsyncGenerator]");
   });
@@ -80,7 +84,10 @@ describe("ReadableStream in Node and Chromium", () => {
     const outcomes = await page.evaluate(async () => {
       const body = (): ReadableStream => new ReadableStream({ start: (controller) => controller.close() });
       const upload = (init: object): Promise<string> =>
-        fetch("/upload", { method: "POST", body: body(), ...init }).then(() => "ok", (error: Error) => error.message);
+        fetch("/upload", { method: "POST", body: body(), ...init }).then(
+          () => "ok",
+          (error: Error) => error.message,
+        );
       return [await upload({}).catch(String), await upload({ duplex: "half" })];
     });
     expect(outcomes[0]).toContain("duplex");
@@ -155,8 +162,15 @@ describe("pullFrom", () => {
 
   test("cancel bears an iterator whose return throws, or gives no promise", async () => {
     const make = (end: () => never): ReadableStream<number> =>
-      pullFrom(() => ({ [Symbol.asyncIterator]: () => ({ next: async () => ({ done: false, value: 1 }), return: end }) }));
-    for (const end of [() => { throw new Error("return"); }, () => undefined as never]) {
+      pullFrom(() => ({
+        [Symbol.asyncIterator]: () => ({ next: async () => ({ done: false, value: 1 }), return: end }),
+      }));
+    for (const end of [
+      () => {
+        throw new Error("return");
+      },
+      () => undefined as never,
+    ]) {
       const reader = make(end).getReader();
       await reader.read();
       await reader.cancel();
@@ -196,7 +210,9 @@ describe("pullFrom", () => {
         });
         const { Readable } = await import("node:stream");
         const { pipeline } = await import("node:stream/promises");
-        await pipeline(Readable.fromWeb(body as import("node:stream/web").ReadableStream), response).catch(() => undefined);
+        await pipeline(Readable.fromWeb(body as import("node:stream/web").ReadableStream), response).catch(
+          () => undefined,
+        );
       },
     });
     const { connect } = await import("node:net");
@@ -242,7 +258,11 @@ describe("withHeartbeat", () => {
     reader.read = () => {
       const next = read();
       const then = next.then.bind(next);
-      return Object.assign(next, { then: (...args: Parameters<typeof then>) => (reactions++, then(...args)) });
+      const counted = (...args: Parameters<typeof then>): ReturnType<typeof then> => {
+        reactions++;
+        return then(...args);
+      };
+      return Object.defineProperty(next, "then", { value: counted });
     };
     source.getReader = (() => reader) as typeof source.getReader;
     const beats = withHeartbeat(source, ":", 1).getReader();
@@ -254,7 +274,11 @@ describe("withHeartbeat", () => {
   test("the timer is one that setTimeout can hold, and cancel clears it while the source takes long to leave", async () => {
     const timers = vi.spyOn(globalThis, "setTimeout");
     const cleared = vi.spyOn(globalThis, "clearTimeout");
-    const reader = withHeartbeat(new ReadableStream({ cancel: () => new Promise(() => undefined) }), ":", Infinity).getReader();
+    const reader = withHeartbeat(
+      new ReadableStream({ cancel: () => new Promise(() => undefined) }),
+      ":",
+      Infinity,
+    ).getReader();
     await reader.read();
     void reader.read();
     await eventually(() => timers.mock.calls.some(([, ms]) => ms === 2 ** 31 - 1)); // a longer one fires after 1 ms
@@ -275,7 +299,10 @@ describe("withHeartbeat", () => {
 
 describe("copyOf", () => {
   /** Chunks of one byte, which cost 257: 0, 1, 2 and so on, then the end or an error. */
-  const numbers = (count: number, end: { error?: Error; onCancel?: () => void } = {}): ReadableStream<Uint8Array<ArrayBuffer>> => {
+  const numbers = (
+    count: number,
+    end: { error?: Error; onCancel?: () => void } = {},
+  ): ReadableStream<Uint8Array<ArrayBuffer>> => {
     let at = 0;
     return new ReadableStream<Uint8Array<ArrayBuffer>>(
       {
@@ -333,7 +360,10 @@ describe("copyOf", () => {
 
   test("an error of the source fails the copy after what the client got", async () => {
     const [stream, copy] = copyOf(numbers(3, { error: new RangeError("upstream") }), 4 * 257);
-    expect([await read(stream), await read(copy)]).toEqual([[0, 1, 2, "RangeError"], [0, 1, 2, "RangeError"]]);
+    expect([await read(stream), await read(copy)]).toEqual([
+      [0, 1, 2, "RangeError"],
+      [0, 1, 2, "RangeError"],
+    ]);
   });
 
   test("a cancelled copy does not disturb the stream", async () => {
@@ -344,7 +374,10 @@ describe("copyOf", () => {
 
   test("a reader that changes or transfers its chunk leaves the copy whole, also of a Buffer", async () => {
     for (const chunk of [Uint8Array.of(1, 2), Buffer.from([1, 2])]) {
-      const [stream, copy] = copyOf(new ReadableStream<Uint8Array<ArrayBuffer>>({ start: (controller) => controller.enqueue(chunk) }), 1_000);
+      const [stream, copy] = copyOf(
+        new ReadableStream<Uint8Array<ArrayBuffer>>({ start: (controller) => controller.enqueue(chunk) }),
+        1_000,
+      );
       const { value } = await stream.getReader().read();
       value!.fill(0);
       if (!Buffer.isBuffer(value)) structuredClone(value, { transfer: [value!.buffer] });
@@ -381,10 +414,39 @@ describe("onOutcome", () => {
     const inBand = pullFrom(async function* () {
       yield encodeEvent({ type: "failed", data: { code: "upstream" } });
     });
-    const [stream, copy] = copyOf(onOutcome(inBand, (outcome) => outcomes.push(outcome)), 1_000);
+    const [stream, copy] = copyOf(
+      onOutcome(inBand, (outcome) => outcomes.push(outcome)),
+      1_000,
+    );
     for await (const _ of iterate(stream));
     expect(outcomes).toEqual(["complete"]);
     expect(await new Response(copy).text()).toContain("event: failed");
+  });
+});
+
+describe("eventEncoder", () => {
+  test("an event that cannot be encoded, or an error of the source, ends in the prepared failure", async () => {
+    const failed = { type: "failed", data: { code: "internal" } };
+    const circular: Record<string, unknown> = {};
+    circular["self"] = circular;
+    for (const wrong of [1n, circular, undefined, new Error("the source")]) {
+      const reported: unknown[] = [];
+      const encode = eventEncoder(failed, (error) => reported.push(error));
+      const source = async function* (): AsyncGenerator<OutgoingEvent> {
+        yield { data: 1 };
+        if (wrong instanceof Error) throw wrong;
+        yield { data: wrong };
+        yield { data: 2 };
+      };
+      const text = await new Response(pullFrom(() => encode(source()))).text();
+      expect(text).toBe('data: 1\n\nevent: failed\ndata: {"code":"internal"}\n\n');
+      expect(reported).toHaveLength(1);
+    }
+  });
+
+  test("a failure that cannot be encoded is refused before the response begins", () => {
+    for (const failed of [{ type: "error", data: {} }, { data: 1n }, { type: "a\nb", data: {} }])
+      expect(() => eventEncoder(failed, () => undefined)).toThrow(TypeError);
   });
 });
 

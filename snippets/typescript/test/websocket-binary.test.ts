@@ -8,14 +8,18 @@ import { serve } from "./support/server.ts";
 
 declare const pattern: typeof import("../src/websocket/binary.ts");
 
-const snapshot = readFileSync(new URL("../../tests/snapshots/patterns__websocket_binary__transcript.snap", import.meta.url), "utf8");
+const snapshot = readFileSync(
+  new URL("../../tests/snapshots/patterns__websocket_binary__transcript.snap", import.meta.url),
+  "utf8",
+);
 /** What the Rust codec has written. */
 const corpus = [...snapshot.matchAll(/^binary ([0-9a-f]+)$/gm)].map(([, hex]) => hex!);
 const bytes = (hex: string): ArrayBuffer => new Uint8Array(Buffer.from(hex, "hex")).buffer;
 
 /** A message whose payload is compressed. */
 function compressed(payload: Uint8Array, more = ""): ArrayBuffer {
-  return new Uint8Array(Buffer.concat([Buffer.from([1, 1, 0, 0, 0, 7]), deflateSync(payload), Buffer.from(more)])).buffer;
+  return new Uint8Array(Buffer.concat([Buffer.from([1, 1, 0, 0, 0, 7]), deflateSync(payload), Buffer.from(more)]))
+    .buffer;
 }
 const bomb = compressed(new Uint8Array(32 * 1024 * 1024));
 
@@ -40,11 +44,25 @@ describe("websocket/binary", () => {
     expect((await decodeSeries(whole)).values).toHaveLength(512);
     const bad = [bomb, changed, compressed(new Uint8Array(7))];
     // Node 20 lets bytes follow the compressed stream; Node 24 and browsers do not.
-    if (Number.parseInt(process.versions.node) >= 24) bad.push(compressed(new Uint8Array(4096), "x"));
+    if (Number.parseInt(process.versions.node, 10) >= 24) bad.push(compressed(new Uint8Array(4096), "x"));
     for (let cut = 0; cut < whole.byteLength; cut++) bad.push(whole.slice(0, cut));
-    for (const header of [[], [2, 0, 0, 0, 0, 1], [1, 2, 0, 0, 0, 1], [1, 0, 0, 0, 0, 1, 0]]) bad.push(Uint8Array.from(header).buffer);
+    for (const header of [[], [2, 0, 0, 0, 0, 1], [1, 2, 0, 0, 0, 1], [1, 0, 0, 0, 0, 1, 0]])
+      bad.push(Uint8Array.from(header).buffer);
     bad.push(new ArrayBuffer(6 + 256 * 1024 + 8));
     for (const message of bad) await expect(decodeSeries(message)).rejects.toThrow(MalformedError);
+  });
+
+  test("works where streams have no async iterator, as in Safari before 27", async () => {
+    const prototype = ReadableStream.prototype;
+    const own = Object.getOwnPropertyDescriptor(prototype, Symbol.asyncIterator)!;
+    Reflect.deleteProperty(prototype, Symbol.asyncIterator);
+    try {
+      const series = { id: 1, values: new Float64Array(1_000).fill(2) };
+      expect(await decodeSeries(await encodeSeries(series))).toEqual(series);
+      await expect(decodeSeries(bomb)).rejects.toThrow("too large");
+    } finally {
+      Object.defineProperty(prototype, Symbol.asyncIterator, own);
+    }
   });
 
   test("in Chromium too, where a stream inflates all of what it is given at once", async () => {
@@ -55,7 +73,9 @@ describe("websocket/binary", () => {
         const bytes = (list: number[]): Uint8Array<ArrayBuffer> => Uint8Array.from(list);
         const read = await Promise.all(corpus!.map((list) => pattern.decodeSeries(bytes(list).buffer)));
         const error = await pattern.decodeSeries(bytes(bomb![0]!).buffer).catch((error: Error) => error.name);
-        const again = await pattern.decodeSeries(await pattern.encodeSeries({ id: 9, values: new Float64Array(600).fill(2) }));
+        const again = await pattern.decodeSeries(
+          await pattern.encodeSeries({ id: 9, values: new Float64Array(600).fill(2) }),
+        );
         // Without slices: one read, and the write is done, which is when all of its output is queued.
         const { readable, writable } = new DecompressionStream("deflate");
         const written = writable.getWriter().write(bytes(bomb![0]!).subarray(6));
@@ -64,11 +84,25 @@ describe("websocket/binary", () => {
         await written;
         let queued = first;
         while (queued < 32 * 1024 * 1024) queued += (await reader.read()).value!.length;
-        return { read: read.map(({ values }) => [values.length, values[1]]), error, again: again.values.length, first, queued };
+        return {
+          read: read.map(({ values }) => [values.length, values[1]]),
+          error,
+          again: again.values.length,
+          first,
+          queued,
+        };
       },
       [corpus.map((hex) => [...new Uint8Array(bytes(hex))]), [[...new Uint8Array(bomb)]]],
     );
-    expect(result).toMatchObject({ read: [[2, 3], [512, 0.5]], error: "MalformedError", again: 600, queued: 32 * 1024 * 1024 });
+    expect(result).toMatchObject({
+      read: [
+        [2, 3],
+        [512, 0.5],
+      ],
+      error: "MalformedError",
+      again: 600,
+      queued: 32 * 1024 * 1024,
+    });
     expect(result.first).toBeLessThan(1024 * 1024);
   });
 });

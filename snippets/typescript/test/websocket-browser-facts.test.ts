@@ -99,7 +99,9 @@ describe("WebSocket", () => {
           return (error as DOMException).name;
         }
       };
-      const codes = [999, 1000, 1001, 1008, 1011, 1013, 2999, 3000, 4999, 5000].map((code) => `${code} ${attempt(code)}`);
+      const codes = [999, 1000, 1001, 1008, 1011, 1013, 2999, 3000, 4999, 5000].map(
+        (code) => `${code} ${attempt(code)}`,
+      );
       return [...codes, `123 ${attempt(1000, "é".repeat(61) + "x")}`, `124 ${attempt(1000, "é".repeat(62))}`];
     }, server.ws);
     expect(errors).toEqual([
@@ -183,7 +185,10 @@ describe("WebSocket", () => {
     // A cookie of one host alone, set by its own server: it is sent when a page of the sibling asks.
     const app = (origin: string): string => origin.replace("127.0.0.1", "app.example.localhost");
     await page.context().addCookies([{ name: "sid", value: "2", url: app(server.origin), sameSite: "Strict" }]);
-    const sibling = await openPage(attacker.origin.replace("127.0.0.1", "user-pages.example.localhost"), page.context());
+    const sibling = await openPage(
+      attacker.origin.replace("127.0.0.1", "user-pages.example.localhost"),
+      page.context(),
+    );
     await sibling.evaluate((url) => void new WebSocket(url), app(server.ws));
     await eventually(() => cookies.length === 3);
     expect(cookies[2]).toBe("sid=2");

@@ -1,18 +1,24 @@
+import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
 import PartySocket from "partysocket/ws";
 import ReconnectingWebSocketModule from "reconnecting-websocket";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
-import { WebSocketClient, type ClientOptions, type Data } from "../src/websocket/client.ts";
-import { CreditError, creditedMessages, type CreditMessage } from "../src/websocket/flow.ts";
+import { WebSocket as PackageSocket } from "ws";
+import { CLOSE_CODES, type ClientOptions, type Data, WebSocketClient } from "../src/websocket/client.ts";
+import { CreditError, type CreditMessage, creditedMessages } from "../src/websocket/flow.ts";
 import { CommandExpiredError, Outbox, OutboxFullError } from "../src/websocket/outbox.ts";
 import { load, openPage } from "./support/browser.ts";
-import { eventually, signal } from "./support/server.ts";
+import { eventually, serve, signal } from "./support/server.ts";
 import { serveSockets } from "./support/websocket.ts";
 
 type Patterns = typeof import("../src/websocket/client.ts") & typeof import("../src/websocket/flow.ts");
 declare const pattern: Patterns;
 
 /** A client that is closed with the test, and what it saw. */
-function open(url: string, options: Partial<ClientOptions> = {}): { client: WebSocketClient; states: string[]; messages: Data[] } {
+function open(
+  url: string,
+  options: Partial<ClientOptions> = {},
+): { client: WebSocketClient; states: string[]; messages: Data[] } {
   const states: string[] = [];
   const messages: Data[] = [];
   const client = new WebSocketClient({
@@ -49,13 +55,99 @@ describe("WebSocketClient", () => {
   });
 
   test("stops on the codes that say it is pointless", async () => {
-    for (const code of [1008, 4401, 4403]) {
+    const final = Object.keys(CLOSE_CODES).filter((code) => CLOSE_CODES[Number(code)] === "stop");
+    expect(final).toEqual(["1008", "4401", "4403"]);
+    for (const code of [...final.map(Number), 4999]) {
       const server = await serveSockets((socket) => socket.close(code));
-      const { states } = open(server.ws);
+      const { states } = open(server.ws, { closeCodes: { 4999: "stop" } });
       await eventually(() => states.at(-1)!.startsWith("stopped"));
       expect(states.at(-1)).toBe(`stopped ${code}`);
       expect(server.sockets.length).toBe(1);
     }
+  });
+
+  test("an expired session and a rate limit are retried, the latter later", async () => {
+    slowest();
+    for (const [code, wait] of [
+      [1012, 10],
+      [4408, 10],
+      [1013, 80],
+      [4029, 80],
+    ] as const) {
+      const times: number[] = [];
+      const urls: string[] = [];
+      const server = await serveSockets((socket, nth, request) => {
+        urls.push(request.url!);
+        times.push(performance.now());
+        if (nth === 1) socket.close(code);
+      });
+      let ticket = 0;
+      open("", { url: () => `${server.ws}/${++ticket}`, minDelay: 10, maxDelay: 1_000 });
+      await eventually(() => times.length === 2);
+      expect(urls).toEqual(["/1", "/2"]);
+      expect(times[1]! - times[0]!).toBeGreaterThanOrEqual(10 + wait - 2);
+    }
+  });
+
+  test("the first message is the one of onOpen, and its error stops the client", async () => {
+    const first: string[] = [];
+    const server = await serveSockets((socket) => socket.once("message", (data) => first.push(data.toString())));
+    const { client } = open(server.ws, {
+      heartbeat: () => "ping",
+      heartbeatEvery: 20,
+      onOpen: (client) => void client.send("auth"),
+    });
+    await eventually(() => first.length === 1);
+    expect(first).toEqual(["auth"]);
+    client.close();
+    const failed = open(server.ws, {
+      onOpen: () => {
+        throw new Error("no token");
+      },
+    });
+    await eventually(() => failed.states.at(-1) === "stopped 4000");
+  });
+
+  test("a handshake that nobody answers is given up", async () => {
+    let attempts = 0;
+    const silent = createServer((socket) => {
+      attempts += 1;
+      socket.on("error", () => undefined);
+    });
+    silent.listen(0, "127.0.0.1");
+    onTestFinished(() => void silent.close());
+    await once(silent, "listening");
+    const url = `ws://127.0.0.1:${(silent.address() as AddressInfo).port}`;
+    open(url, { handshakeTimeout: 20 });
+    await eventually(() => attempts >= 3);
+    // As older versions of Node need it: a listener that is missing there ends the process.
+    vi.stubGlobal("WebSocket", PackageSocket);
+    onTestFinished(() => void vi.unstubAllGlobals());
+    open(url, { handshakeTimeout: 20 });
+    await eventually(() => attempts >= 6);
+    // A ticket that does not come is a handshake too.
+    let asked = 0;
+    open("", {
+      url: () => {
+        asked += 1;
+        return new Promise(() => undefined);
+      },
+      handshakeTimeout: 20,
+    });
+    await eventually(() => asked >= 3);
+  });
+
+  test("no delay is shorter than minDelay", async () => {
+    const spy = vi.spyOn(Math, "random").mockReturnValue(0);
+    onTestFinished(() => spy.mockRestore());
+    const times: number[] = [];
+    const server = await serveSockets((socket) => {
+      times.push(performance.now());
+      socket.close(1012);
+    });
+    open(server.ws, { minDelay: 40, maxDelay: 40 });
+    await eventually(() => times.length === 4);
+    for (const [at, time] of times.slice(1).entries()) expect(time - times[at]!).toBeGreaterThanOrEqual(38);
   });
 
   test("the delay grows, and an open connection alone does not reset it", async () => {
@@ -169,6 +261,97 @@ describe("WebSocketClient", () => {
   });
 });
 
+/** A socket in memory: `answers` decides whether a heartbeat is answered, and `later` holds answers back. */
+class FakeSocket {
+  static OPEN = 1;
+  static made: FakeSocket[] = [];
+  static answers = true;
+  static held: (() => void)[] | undefined;
+  readyState = 0;
+  bufferedAmount = 0;
+  beats: number[] = [];
+  onopen?: () => void;
+  onmessage?: (event: { data: string }) => void;
+  constructor() {
+    FakeSocket.made.push(this);
+    queueMicrotask(() => {
+      this.readyState = 1;
+      this.onopen?.();
+    });
+  }
+  send(): void {
+    this.beats.push(performance.now());
+    const answer = (): void => this.onmessage?.({ data: "pong" });
+    if (FakeSocket.held !== undefined) FakeSocket.held.push(answer);
+    else if (FakeSocket.answers) queueMicrotask(answer);
+  }
+  close(): void {
+    this.readyState = 3;
+  }
+}
+
+describe("timers that are late", () => {
+  function fake(): void {
+    vi.useFakeTimers();
+    vi.stubGlobal("WebSocket", FakeSocket);
+    Object.assign(FakeSocket, { made: [], answers: true, held: undefined });
+    onTestFinished(() => {
+      vi.unstubAllGlobals();
+      vi.useRealTimers();
+    });
+  }
+
+  /** As in a hidden page of Chromium: timers run when a minute is full. */
+  function throttle(): void {
+    const real = globalThis.setTimeout;
+    vi.stubGlobal("setTimeout", (run: () => void, ms: number) => {
+      const due = Math.ceil((performance.now() + ms) / 60_000) * 60_000;
+      return real(run, due - performance.now());
+    });
+  }
+
+  test("a hidden tab keeps a connection that answers for an hour", async () => {
+    fake();
+    open("ws://hidden", { heartbeat: () => "ping" });
+    await vi.advanceTimersByTimeAsync(20_000);
+    throttle();
+    await vi.advanceTimersByTimeAsync(3_600_000);
+    expect(FakeSocket.made).toHaveLength(1);
+    expect(FakeSocket.made[0]!.beats.length).toBeGreaterThan(55);
+  });
+
+  test("a dead connection is noticed, in a hidden tab too", async () => {
+    for (const hidden of [false, true]) {
+      fake();
+      open("ws://dead", { heartbeat: () => "ping", minDelay: 1_000, maxDelay: 1_000 });
+      await vi.advanceTimersByTimeAsync(20_000);
+      if (hidden) throttle();
+      FakeSocket.answers = false;
+      await vi.advanceTimersByTimeAsync(hidden ? 240_000 : 33_000);
+      expect(FakeSocket.made.length).toBeGreaterThanOrEqual(2);
+      vi.unstubAllGlobals();
+    }
+  });
+
+  test("a page that was frozen sees the answer that waits before it judges", async () => {
+    fake();
+    open("ws://frozen", { heartbeat: () => "ping" });
+    await vi.advanceTimersByTimeAsync(14_000);
+    FakeSocket.held = []; // what comes is not seen while the page is frozen
+    await vi.advanceTimersByTimeAsync(2_000); // one heartbeat
+    expect(FakeSocket.held).toHaveLength(1);
+    vi.setSystemTime(Date.now() + 600_000);
+    const now = performance.now();
+    const spy = vi.spyOn(performance, "now").mockImplementation(() => now + 600_000);
+    await vi.advanceTimersByTimeAsync(14_000); // the timer runs first
+    for (const answer of FakeSocket.held.splice(0)) answer();
+    FakeSocket.held = undefined;
+    spy.mockRestore();
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(FakeSocket.made).toHaveLength(1);
+  });
+});
+
 describe("in Chromium", () => {
   test("online and a visible page end the wait at once", async () => {
     for (const event of ["online", "visibilitychange"]) {
@@ -191,6 +374,27 @@ describe("in Chromium", () => {
       await page.evaluate((event) => (event === "online" ? window : document).dispatchEvent(new Event(event)), event);
       await eventually(() => server.sockets.length === 2);
     }
+  });
+
+  test("online gives up a handshake that is not answered", async () => {
+    let asked = 0;
+    const http = (await serve({})).http;
+    http.on("upgrade", () => void (asked += 1)); // and no answer
+    const { port } = http.address() as AddressInfo;
+    const page = await openPage(`http://127.0.0.1:${port}`);
+    await load(page, "websocket/client.ts");
+    await page.evaluate((url) => {
+      new pattern.WebSocketClient({
+        url: () => url,
+        onOpen: () => undefined,
+        onMessage: () => undefined,
+        handshakeTimeout: 600_000,
+      });
+    }, `ws://127.0.0.1:${port}`);
+    await eventually(() => asked === 1);
+    // Chromium opens one connection to a host at a time; the first must be closed for the second to be sent.
+    await page.evaluate(() => window.dispatchEvent(new Event("online")));
+    await eventually(() => asked === 2);
   });
 
   test("resumes by sequence number without gap or duplicate over cut connections", async () => {
@@ -219,7 +423,9 @@ describe("in Chromium", () => {
               const { seq } = JSON.parse(data as string) as { seq: number };
               if (seq <= last) return;
               seen.push((last = seq));
-              if (seq === 9) resolve((client.close(), seen));
+              if (seq !== 9) return;
+              client.close();
+              resolve(seen);
             },
           });
         }),
@@ -317,9 +523,66 @@ describe("Outbox", () => {
   });
 });
 
+describe("Outbox and its window", () => {
+  test("no more than the window waits for answers, and an answer makes room", async () => {
+    const sent: string[] = [];
+    const outbox: Outbox<string> = new Outbox((command) => sent.push(command.id) > 0);
+    const all = Array.from({ length: 40 }, () => outbox.send("x"));
+    expect(sent).toHaveLength(16);
+    for (let at = 0; at < 40; at++) {
+      outbox.acknowledge(sent[at]!, undefined);
+      await eventually(() => sent.length === Math.min(40, 17 + at));
+    }
+    await Promise.all(all);
+  });
+
+  test("what the server refuses for its rate is sent again, no faster than it allows", async () => {
+    vi.useFakeTimers();
+    onTestFinished(() => void vi.useRealTimers());
+    const sent: number[] = [];
+    const applied: number[] = [];
+    // A bucket of 5, refilled by one in 100 ms.
+    let tokens = 5;
+    let at = performance.now();
+    const outbox: Outbox<number> = new Outbox(({ id, body }) => {
+      sent.push(body);
+      tokens = Math.min(5, tokens + (performance.now() - at) / 100);
+      at = performance.now();
+      const ok = tokens >= 1;
+      if (ok) {
+        tokens -= 1;
+        applied.push(body);
+      }
+      setTimeout(() => (ok ? outbox.acknowledge(id, undefined) : outbox.hold(id, 100)), 5);
+      return true;
+    });
+    const all = Promise.all(Array.from({ length: 45 }, (_, n) => outbox.send(n)));
+    await vi.advanceTimersByTimeAsync(10_000);
+    await all;
+    expect(applied.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 45 }, (_, n) => n));
+    expect(sent.length - 45).toBeLessThanOrEqual(16); // the refusals: those of the first window, and no storm
+  });
+
+  test("works where crypto.randomUUID is missing, as on http://192.168.0.7", async () => {
+    vi.stubGlobal("crypto", { getRandomValues: crypto.getRandomValues.bind(crypto) });
+    onTestFinished(() => void vi.unstubAllGlobals());
+    const ids = new Set<string>();
+    const outbox: Outbox<string> = new Outbox((command) => {
+      ids.add(command.id);
+      queueMicrotask(() => outbox.acknowledge(command.id, undefined));
+      return true;
+    });
+    await Promise.all([outbox.send("a"), outbox.send("b")]);
+    expect(ids.size).toBe(2);
+  });
+});
+
 describe("npm packages", () => {
   test("reconnecting-websocket and partysocket come back after 4401 too: the page has to close them", async () => {
-    const packages = [ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default, PartySocket];
+    const packages = [
+      ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default,
+      PartySocket,
+    ];
     for (const Package of packages) {
       const server = await serveSockets((socket, nth) => void (nth === 1 && socket.close(4401)));
       const socket = new Package(server.ws, [], { WebSocket, minReconnectionDelay: 1, maxReconnectionDelay: 5 });
@@ -329,7 +592,10 @@ describe("npm packages", () => {
   });
 
   test("what they queue while offline is sent once and lost with a connection that takes it", async () => {
-    const packages = [ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default, PartySocket];
+    const packages = [
+      ReconnectingWebSocketModule as unknown as typeof ReconnectingWebSocketModule.default,
+      PartySocket,
+    ];
     for (const Package of packages) {
       const received: string[] = [];
       const server = await serveSockets((socket, nth) => {

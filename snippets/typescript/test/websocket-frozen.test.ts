@@ -17,7 +17,11 @@ test("a page that does not run still answers pings, is not sent everything, and 
     socket.on("pong", () => pongs++);
     socket.on("message", (data) => {
       const message = data.toString();
-      if (message === "beat") return (beats += 1), socket.send("alive");
+      if (message === "beat") {
+        beats += 1;
+        socket.send("alive");
+        return;
+      }
       for (const event of events.slice(Number(message))) socket.send(event); // resume after so many
     });
   });

@@ -51,26 +51,65 @@ pub struct Server {
     pub tools: Vec<Tool>,
 }
 
-/// `POST /mcp`. Other methods get 405: there is no stream to open with GET, no session to DELETE.
+/// `POST /mcp`, and OPTIONS for the pages of allowed origins. Other methods get 405: there is no stream to open with GET, no session to DELETE.
 pub fn router(server: Server) -> Router {
     Router::new()
-        .route("/mcp", post(handle))
+        .route("/mcp", post(handle).options(preflight))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .with_state(Arc::new(server))
 }
 
 async fn handle(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes) -> Response {
-    // First, before the body is looked at: a page that reached this port by DNS rebinding names
-    // itself here.
-    if let Some(origin) = headers.get(header::ORIGIN)
-        && !server
-            .allowed_origins
-            .iter()
-            .any(|allowed| allowed.as_bytes() == origin.as_bytes())
-    {
-        return StatusCode::FORBIDDEN.into_response();
+    // First, before the body is read: a page that reached this port by DNS rebinding is named here.
+    match server.allows(&headers) {
+        Err(refused) => refused.into_response(),
+        Ok(page) => (page.map(cors), answer(&server, &headers, &body)).into_response(),
     }
-    let request = match Request::read(&headers, &body) {
+}
+
+/// A page of an allowed origin asks first (Fetch, section CORS-preflight fetch): without this, its browser sends no POST.
+async fn preflight(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
+    match server.allows(&headers) {
+        Err(refused) => refused.into_response(),
+        Ok(None) => (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")]).into_response(),
+        Ok(Some(page)) => {
+            let allowed = [
+                (header::ACCESS_CONTROL_ALLOW_METHODS, "POST"),
+                (header::ACCESS_CONTROL_ALLOW_HEADERS, CORS_HEADERS),
+                (header::ACCESS_CONTROL_MAX_AGE, "600"), // seconds
+            ];
+            (StatusCode::NO_CONTENT, cors(page), allowed).into_response()
+        }
+    }
+}
+
+/// The headers that a page sends.
+const CORS_HEADERS: &str =
+    "accept, authorization, content-type, mcp-method, mcp-name, mcp-protocol-version";
+
+fn cors(page: HeaderValue) -> [(HeaderName, HeaderValue); 2] {
+    [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, page),
+        (header::VARY, HeaderValue::from_static("origin")), // a cache must not give it to another page
+    ]
+}
+
+impl Server {
+    /// The origin of a page that may call; `None` for a program.
+    fn allows(&self, headers: &HeaderMap) -> Result<Option<HeaderValue>, StatusCode> {
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            return Ok(None);
+        };
+        let mut allowed = self.allowed_origins.iter();
+        match allowed.any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
+            true => Ok(Some(origin.clone())),
+            false => Err(StatusCode::FORBIDDEN),
+        }
+    }
+}
+
+fn answer(server: &Server, headers: &HeaderMap, body: &[u8]) -> Response {
+    let request = match Request::read(headers, body) {
         Ok(Some(request)) => request,
         // A notification: accepted, and never answered.
         Ok(None) => return StatusCode::ACCEPTED.into_response(),
@@ -83,7 +122,7 @@ async fn handle(State(server): State<Arc<Server>>, headers: HeaderMap, body: Byt
             json!({"io.modelcontextprotocol/serverInfo": {"name": name, "version": version}});
         result
     };
-    // Both lists are the same for everyone and for ever, until the next deployment.
+    // Both lists are the same for everyone until the next deployment.
     let cached = |mut result: Value| {
         result["ttlMs"] = json!(60_000);
         result["cacheScope"] = json!("public");

@@ -1,19 +1,20 @@
 //! Ollama `/api/chat`.
 //!
-//! NDJSON (`application/x-ndjson`), not SSE. The line with `"done": true` is the last one and has
-//! the counters; a failure after the 200 is a line `{"error": "…"}`. Tool calls come whole.
+//! NDJSON (`application/x-ndjson`), not SSE. The line with `"done": true` is the last one and has the counters; a failure after the
+//! 200 is a line `{"error": "…"}`. Tool calls come whole. Siblings: `decode`, `json`, `in_band`, `tool_calls`.
 
-use serde::Deserialize;
-
-use super::decode::Framing;
-use super::tool_calls::ToolCalls;
-use super::{Decoder, Failure, FinishReason, ModelError, ModelEvent, Usage};
+use super::decode::{Decoder, Framing};
+use super::in_band::failure_in;
+use super::json::{Json, other};
+use super::tool_calls::{Piece, ToolCalls};
+use crate::llm::failure::ModelError;
+use crate::llm::model_event::{FinishReason, ModelEvent, Usage};
 
 /// Decodes the lines of a chat response.
 #[derive(Debug, Default)]
 pub struct Ollama {
     calls: ToolCalls,
-    next_call: u32,
+    next_call: u64,
 }
 
 impl Decoder for Ollama {
@@ -21,79 +22,55 @@ impl Decoder for Ollama {
 
     fn record(
         &mut self,
-        _name: &str,
-        data: &str,
+        name: &str,
+        record: &Json<'_>,
         out: &mut Vec<ModelEvent>,
     ) -> Result<(), ModelError> {
-        let line: Line =
-            serde_json::from_str(data).map_err(|e| ModelError::Malformed(e.to_string()))?;
-        if let Some(message) = line.error {
-            return Err(ModelError::Provider {
-                failure: Failure::Internal,
-                code: String::new(),
-                message,
-            });
+        if let Some(error) = failure_in(name, record) {
+            return Err(error);
         }
-        let message = line.message.unwrap_or_default();
-        let text = |text: Option<String>| text.filter(|text| !text.is_empty());
-        out.extend(text(message.thinking).map(ModelEvent::Reasoning));
-        out.extend(text(message.content).map(ModelEvent::Text));
-        for call in message.tool_calls.unwrap_or_default() {
-            let index = self.next_call;
+        let message = record.get("message");
+        let text = |name: &str| message.get(name).text().map(str::to_owned);
+        out.extend(text("thinking").map(ModelEvent::Reasoning));
+        out.extend(text("content").map(ModelEvent::Text));
+        for call in message.get("tool_calls").items() {
+            let function = call.get("function");
+            let arguments = match function.get("arguments") {
+                Json::Object(_) => function.get("arguments").to_string(),
+                Json::Text(text) => text.to_string(),
+                _ => String::new(),
+            };
+            let piece = Piece {
+                index: Some(self.next_call),
+                id: call.get("id").text(),
+                name: function.get("name").text(),
+                arguments: &arguments,
+                custom: false,
+            };
             self.next_call += 1;
-            let id = call.id.unwrap_or_default();
-            self.calls.start(index, &id, &call.function.name, out)?;
-            let arguments = call.function.arguments.map(|json| json.to_string());
-            self.calls
-                .push(index, &arguments.unwrap_or_default(), out)?;
+            self.calls.whole(piece, out)?;
         }
-        if line.done {
+        for (name, value) in message.fields() {
+            let known = ["role", "content", "thinking", "tool_calls"];
+            if !known.contains(&name) && !value.is_empty() {
+                out.push(other(name, value));
+            }
+        }
+        if record.get("done").is_true() {
             out.push(ModelEvent::Usage(Usage {
-                input: line.prompt_eval_count,
-                output: line.eval_count,
+                input: record.get("prompt_eval_count").count(),
+                output: record.get("eval_count").count(),
                 ..Usage::default()
             }));
-            let reason = line.done_reason.ok_or(ModelError::Truncated)?;
-            out.push(self.calls.finish(finish_reason(reason))?);
+            // Ollama leaves the reason out when the runner died.
+            let reason = record.get("done_reason").text();
+            let reason = match reason.ok_or(ModelError::Truncated)? {
+                "stop" => FinishReason::Stop,
+                "length" => FinishReason::MaxTokens,
+                other => FinishReason::Other(other.to_owned()),
+            };
+            out.push(self.calls.finish(reason)?);
         }
         Ok(())
     }
-}
-
-fn finish_reason(reason: String) -> FinishReason {
-    match reason.as_str() {
-        "stop" => FinishReason::Stop,
-        "length" => FinishReason::MaxTokens,
-        _ => FinishReason::Other(reason),
-    }
-}
-
-#[derive(Deserialize)]
-struct Line {
-    message: Option<Message>,
-    #[serde(default)]
-    done: bool,
-    done_reason: Option<String>,
-    prompt_eval_count: Option<u64>,
-    eval_count: Option<u64>,
-    error: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-struct Message {
-    content: Option<String>,
-    thinking: Option<String>,
-    tool_calls: Option<Vec<Call>>,
-}
-
-#[derive(Deserialize)]
-struct Call {
-    id: Option<String>,
-    function: Function,
-}
-
-#[derive(Deserialize)]
-struct Function {
-    name: String,
-    arguments: Option<serde_json::Value>,
 }

@@ -1,17 +1,21 @@
 //! The decoders over an HTTP body.
 
 // ANCHOR: stream
-use std::{collections::VecDeque, fmt::Display};
+use std::{collections::VecDeque, error::Error};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 
-use crate::llm::providers::{Decoder, ModelError, ModelEvent, decode::Records};
+use crate::llm::{
+    failure::ModelError,
+    model_event::ModelEvent,
+    providers::decode::{Decoder, Records},
+};
 
 /// The model's events in the body of a response with status 200.
 ///
-/// The stream is lazy: it reads on when it is polled, so a slow consumer slows the provider, and
-/// dropping it closes the provider's connection. It ends after `Finish` or the first error.
+/// The stream is lazy: it reads on when it is polled, so a slow consumer is not buffered for, and dropping it closes the provider's
+/// connection. It ends after `Finish` or the first error.
 pub fn model_events<D, S, E>(
     body: S,
     decoder: D,
@@ -19,7 +23,7 @@ pub fn model_events<D, S, E>(
 where
     D: Decoder + Send,
     S: Stream<Item = Result<Bytes, E>> + Send,
-    E: Display + Send,
+    E: Error + Send,
 {
     let start = (
         Box::pin(body),
@@ -34,7 +38,7 @@ where
             while ready.is_empty() && !ended {
                 let result = match body.next().await {
                     Some(Ok(chunk)) => records.push(&chunk, &mut out),
-                    Some(Err(error)) => Err(ModelError::Transport(error.to_string())),
+                    Some(Err(error)) => Err(ModelError::transport(&error)),
                     None => records.end(&mut out),
                 };
                 ready.extend(out.drain(..).map(Ok));

@@ -101,7 +101,7 @@ impl ScriptedModel {
         }
     }
 
-    /// `POST` on `/v1/chat/completions`, `/v1/responses`, `/v1/messages`, `/api/chat` and
+    /// `POST` on `/v1/chat/completions` (and Azure's path), `/v1/responses`, `/v1/messages`, `/api/chat` and
     /// `/v1/models/{model}:streamGenerateContent` (or `/v1beta/…`), always answered with a stream.
     ///
     /// A request whose `model` is `scripted/<name>` gets the fault of that name
@@ -115,6 +115,11 @@ impl ScriptedModel {
         };
         Router::new()
             .route("/v1/chat/completions", route(openai_chat::PROTOCOL))
+            // Azure.
+            .route(
+                "/openai/deployments/{name}/chat/completions",
+                route(openai_chat::PROTOCOL),
+            )
             .route("/v1/responses", route(openai_responses::PROTOCOL))
             .route("/v1/messages", route(anthropic::PROTOCOL))
             .route("/v1/models/{*model}", route(gemini::PROTOCOL))

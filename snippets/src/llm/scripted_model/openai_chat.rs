@@ -88,6 +88,8 @@ fn error_event() -> String {
 pub(super) fn error_body(status: u16) -> Value {
     let (kind, code) = match status {
         429 => ("requests", json!("rate_limit_exceeded")),
+        401 => ("invalid_request_error", json!("invalid_api_key")),
+        400..500 => ("invalid_request_error", Value::Null),
         _ => ("server_error", Value::Null),
     };
     // A text as providers write them: it names the account, which no end user may read.

@@ -11,7 +11,7 @@ use serde_json::Value;
     rename_all = "kebab-case",
     rename_all_fields = "camelCase"
 )]
-#[expect(
+#[allow(
     missing_docs,
     reason = "named by the protocol: ai-sdk.dev, stream protocol"
 )]

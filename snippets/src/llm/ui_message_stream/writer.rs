@@ -45,7 +45,7 @@ impl UiWriter {
         out: &mut Vec<UiPart>,
     ) -> Option<(FinishReason, Vec<ToolCall>)> {
         match event {
-            ModelEvent::Heartbeat => {}
+            ModelEvent::Heartbeat | ModelEvent::Other { .. } => {}
             ModelEvent::Text(delta) | ModelEvent::Refusal(delta) => {
                 let id = self.block(Block::Text, out);
                 out.push(UiPart::TextDelta { id, delta });
@@ -150,7 +150,7 @@ impl UiWriter {
             FinishReason::ToolCalls => "tool-calls",
             FinishReason::MaxTokens => "length",
             FinishReason::ContentFilter | FinishReason::Refusal => "content-filter",
-            FinishReason::Paused | FinishReason::Other(_) => "other",
+            FinishReason::AwaitsClient | FinishReason::Paused | FinishReason::Other(_) => "other",
         };
         let message_metadata = self.metadata();
         out.extend([
@@ -164,7 +164,8 @@ impl UiWriter {
 
     /// Stop arrived over another request while this client still reads. It ignores `abort`, unless it
     /// aborted itself: the reason tells it that the message is a fragment.
-    pub fn stop(self, reason: &str, out: &mut Vec<UiPart>) {
+    pub fn stop(mut self, reason: &str, out: &mut Vec<UiPart>) {
+        self.cut(out);
         let reason = reason.to_owned();
         let (finish_reason, message_metadata) = ("interrupted", self.metadata());
         let finish = UiPart::Finish {
@@ -180,22 +181,24 @@ impl UiWriter {
     }
 
     /// The answer failed. No `finish` follows, so nobody can take the fragment for a whole message.
-    pub fn fail(self, error: &ModelError, out: &mut Vec<UiPart>) {
-        let error_text = match error {
-            ModelError::Provider {
-                failure: Failure::RateLimited | Failure::Overloaded,
-                ..
+    pub fn fail(mut self, error: &ModelError, out: &mut Vec<UiPart>) {
+        self.cut(out);
+        let error_text = match (error, error.failure()) {
+            (_, Failure::RateLimited | Failure::Overloaded) => {
+                "The model is busy. Try again in a moment."
             }
-            | ModelError::Status {
-                status: 429 | 503 | 529,
-                ..
-            } => "The model is busy. Try again in a moment.",
-            ModelError::Truncated | ModelError::Transport(_) => {
+            (ModelError::Truncated | ModelError::Transport(_), _) => {
                 "The answer was cut off. Try again."
             }
             _ => "The answer failed.",
         };
         out.push(UiPart::Error { error_text });
+    }
+
+    /// Ends what is open: the client keeps a block or a call without an end as `streaming`, and sends half a call back.
+    fn cut(&mut self, out: &mut Vec<UiPart>) {
+        self.close(out);
+        self.release(Vec::new(), out);
     }
 
     fn block(&mut self, kind: Block, out: &mut Vec<UiPart>) -> String {

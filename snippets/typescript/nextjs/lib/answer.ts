@@ -3,10 +3,15 @@ import { channel } from "node:diagnostics_channel";
 import OpenAI from "openai";
 import { silenceMs } from "@/lib/models.ts";
 import { watchSilence } from "@/lib/silence.ts";
-import type { Done } from "@/streaming/llm/read-chat.ts";
+import { CHAT_EVENTS, type Done, type Failed } from "@/streaming/llm/chat-events.ts";
 import type { OutgoingEvent } from "@/streaming/sse/encode.ts";
 
-const REASONS: Record<string, Done["reason"]> = { stop: "stop", length: "max_tokens", tool_calls: "tool_calls", content_filter: "content_filter" };
+const REASONS: Record<string, Done["reason"]> = {
+  stop: "stop",
+  length: "max_tokens",
+  tool_calls: "tool_calls",
+  content_filter: "content_filter",
+};
 
 export interface Message {
   role: "user" | "assistant";
@@ -17,9 +22,15 @@ export interface Message {
  * One answer in the events of the Rust relay: deltas, then exactly one of `done` and `failed`. `signal` closes the
  * provider's connection, and nothing follows it.
  */
-export async function* answer(model: string, messages: Message[], signal: AbortSignal): AsyncGenerator<OutgoingEvent, void, void> {
+export async function* answer(
+  model: string,
+  messages: Message[],
+  signal: AbortSignal,
+): AsyncGenerator<OutgoingEvent, void, void> {
   const asked = performance.now();
   const silence = watchSilence(silenceMs());
+  const done: Done = { reason: "other", tools: [], usage: { input: null, output: null } };
+  let finished = false;
   try {
     silence.listen();
     // OPENAI_API_KEY and OPENAI_BASE_URL are read here: in a module they would have to be there during the build.
@@ -27,14 +38,15 @@ export async function* answer(model: string, messages: Message[], signal: AbortS
       { model, messages, stream: true, stream_options: { include_usage: true } },
       { signal: AbortSignal.any([signal, silence.signal]) },
     );
-    const done: Done = { reason: "other", tools: [], usage: { input: null, output: null } };
-    let finished = false;
     let first = true;
     for await (const { choices, usage } of stream) {
       silence.pause();
       if (usage) done.usage = { input: usage.prompt_tokens, output: usage.completion_tokens };
       const choice = choices[0]; // none in the chunk with the usage
-      for (const [type, text] of [["text", choice?.delta.content], ["refusal", choice?.delta.refusal]] as const) {
+      for (const [type, text] of [
+        [CHAT_EVENTS.text, choice?.delta.content],
+        [CHAT_EVENTS.refusal, choice?.delta.refusal],
+      ] as const) {
         if (!text) continue;
         if (first) channel("llm:first-token").publish({ model, ms: performance.now() - asked });
         first = false;
@@ -49,12 +61,16 @@ export async function* answer(model: string, messages: Message[], signal: AbortS
     }
     // The loop ends normally after an abort, and after a connection that was cut between two events.
     if (signal.aborted) return;
-    if (silence.signal.aborted) yield failed("model_silent", true);
-    else yield finished ? { type: "done", data: done } : failed("truncated", true);
+    if (finished) yield { type: CHAT_EVENTS.done, data: done };
+    else yield silence.signal.aborted ? failed("model_silent", true) : failed("truncated", true);
   } catch (error) {
     if (signal.aborted) return;
-    console.error("the model failed", error); // the provider's words stay here
-    yield silence.signal.aborted ? failed("model_silent", true) : publicError(error);
+    // Complete stays complete, whatever the connection does after the finish reason: only the usage may be missing.
+    if (finished) yield { type: CHAT_EVENTS.done, data: done };
+    else {
+      console.error("the model failed", error); // the provider's text stays here
+      yield silence.signal.aborted ? failed("model_silent", true) : publicError(error);
+    }
   } finally {
     silence.pause();
   }
@@ -63,14 +79,18 @@ export async function* answer(model: string, messages: Message[], signal: AbortS
 function publicError(error: unknown): OutgoingEvent {
   // What the package throws for a connection that was cut inside an event.
   if (error instanceof SyntaxError) return failed("truncated", true);
-  const { status, headers } = error instanceof OpenAI.APIError ? error : {};
+  const { status, headers, code } = error instanceof OpenAI.APIError ? error : {};
   const wait = Number(headers?.get("retry-after")) || 10;
+  // Our key, our model, our account: no retry of a user helps.
+  if (code === "insufficient_quota" || [401, 402, 403, 404].includes(status ?? 0))
+    return failed("misconfigured", false);
   if (status === 429) return failed("rate_limited", true, wait);
   if (status === 503 || status === 529) return failed("overloaded", true, wait);
-  return failed("model_failed", status === undefined || status >= 500);
+  if ([400, 413, 422].includes(status ?? 0)) return failed("rejected", false);
+  return failed("model_failed", true);
 }
 
 function failed(code: string, retryable: boolean, retryAfter?: number): OutgoingEvent {
-  return { type: "failed", data: { code, retryable, retry_after: retryAfter } };
+  return { type: CHAT_EVENTS.failed, data: { code, retryable, retry_after: retryAfter } satisfies Failed };
 }
 // ANCHOR_END: answer

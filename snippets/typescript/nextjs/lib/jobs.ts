@@ -1,5 +1,5 @@
 // ANCHOR: jobs
-import { EventLog } from "@/lib/event-log.ts";
+import type { EventLog } from "@/lib/event-log.ts";
 
 // One for the process: a module's own variable exists once for route handlers and once more for pages, and is a new one
 // after each change under `next dev`. Across processes a log in Redis or NATS takes its place.

@@ -1,26 +1,20 @@
-// llm/read-chat: reads the answer of a model from the relay (`llm/relay` in Rust), to its end and no further.
+// llm/read-chat: reads the answer of a model from the relay (`llm/relay` in Rust) up to its terminal event.
 //
-// Use it wherever a page shows an answer as it is written. Goes with `sse/event-stream.ts`;
-// `llm/use-token-stream.tsx` is the React hook on top of it.
-// Promise: it returns only after the terminal event. A response that merely ends, an abort and a failure throw:
-// none of them can be taken for a whole answer.
+// Use it for every page that shows an answer as it is written. Needs `sse/event-stream.ts`, `llm/chat-events.ts`;
+// `llm/answer-source.ts` adds answers that outlive the page, `llm/use-token-stream.tsx` is the React hook.
+// Guarantee: it returns only after the terminal event. A response that merely ends, an abort and a failure throw:
+// none of them can be treated as a complete answer.
 
 // ANCHOR: types
 import { EventStreamParser, type ServerSentEvent } from "../sse/event-stream.ts";
+import { CHAT_EVENTS, type ChatEventNames, type Done, type Failed, type Kind } from "./chat-events.ts";
 
-export type Kind = "text" | "reasoning" | "refusal";
+export type { Done, Kind } from "./chat-events.ts";
 
-/** The model is done. Only `stop` and `tool_calls` say that it had said everything. */
-export interface Done {
-  reason: "stop" | "tool_calls" | "max_tokens" | "content_filter" | "refusal" | "paused" | "other";
-  tools: string[];
-  usage: { input: number | null; output: number | null };
-}
-
-/** No whole answer. What has arrived by then is with the caller, and is to be shown as cut. */
+/** The answer is not complete. The caller has the text that arrived before: show it as cut. */
 export class ChatError extends Error {
   override readonly name = "ChatError";
-  /** Stable, to choose words by: `truncated`, `silent`, `rate_limited`, … */
+  /** Stable, to choose words by: `truncated`, `silent`, `network`, `no_stream`, or a code of the server. */
   readonly code: string;
   readonly retryable: boolean;
   readonly retryAfterMs: number;
@@ -35,36 +29,53 @@ export class ChatError extends Error {
 
 // ANCHOR: post
 /**
- * One POST, never repeated: a second one would be a second answer, and paid for. Leaving the loop, or `signal`,
- * closes the connection, which is what stops the model.
+ * Sends one POST and never repeats it: a second one would be a second answer, and paid for. Leaving the loop, or `signal`,
+ * closes the connection, which is what stops the relay.
  */
-export async function* postChat(url: string | URL, body: unknown, signal: AbortSignal, idleTimeout = 45_000): AsyncGenerator<ServerSentEvent, void, void> {
-  const silence = new AbortController();
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const restart = (): void => {
-    clearTimeout(timer);
-    // No bound on the whole: answers of minutes are healthy. The server's pings count as life.
-    timer = setTimeout(() => silence.abort(new ChatError("silent", true)), Math.min(idleTimeout, 2 ** 31 - 1)); // more is 1 ms
-  };
+export async function* postChat(
+  url: string | URL,
+  body: unknown,
+  signal: AbortSignal,
+  idleTimeout = 45_000,
+): AsyncGenerator<ServerSentEvent, void, void> {
   const stop = new AbortController();
+  const silence = new Silence(idleTimeout);
   try {
-    restart();
-    const response = await fetch(url, {
+    const request = fetch(url, {
       method: "POST",
       headers: { "content-type": "application/json", accept: "text/event-stream" },
       body: JSON.stringify(body),
       signal: AbortSignal.any([signal, silence.signal, stop.signal]),
     });
-    if (!response.ok || !/^text\/event-stream\b/i.test(response.headers.get("content-type") ?? "")) {
-      throw await refusal(response);
-    }
-    const parser = new EventStreamParser();
-    const decoder = new TextDecoder();
-    const reader = response.body!.getReader();
+    yield* responseEvents(await silence.bound(request), signal, silence);
+  } catch (error) {
+    throw reason(error, signal, silence);
+  } finally {
+    stop.abort();
+  }
+}
+
+/** The events of a response that the caller already has. `idleTimeout` in ms; the server's pings end a silence too. */
+export async function* responseEvents(
+  response: Response,
+  signal: AbortSignal = new AbortController().signal,
+  silence: Silence = new Silence(45_000),
+): AsyncGenerator<ServerSentEvent, void, void> {
+  if (!response.ok || !/^text\/event-stream\b/i.test(response.headers.get("content-type") ?? ""))
+    throw await refusal(response);
+  // React Native and some webviews have no `body`: a retry cannot help.
+  if (!response.body) throw new ChatError("no_stream", false);
+  const parser = new EventStreamParser();
+  const decoder = new TextDecoder();
+  const reader = response.body.getReader();
+  const cancel = (): void => void reader.cancel().catch(() => undefined);
+  const either = AbortSignal.any([signal, silence.signal]);
+  either.addEventListener("abort", cancel);
+  try {
     for (;;) {
-      restart();
-      const { done, value } = await reader.read();
-      clearTimeout(timer); // the time that the consumer takes is not silence
+      // No limit on the complete answer: minutes are normal. The time that the consumer takes is not silence.
+      const { done, value } = await silence.bound(reader.read());
+      either.throwIfAborted();
       if (done) return;
       for (const event of parser.push(decoder.decode(value, { stream: true }))) {
         signal.throwIfAborted(); // also between the events of one chunk
@@ -72,50 +83,77 @@ export async function* postChat(url: string | URL, body: unknown, signal: AbortS
       }
     }
   } catch (error) {
-    if (signal.aborted) throw signal.reason; // Stop, not a failure, and not a success
-    if (silence.signal.aborted) throw silence.signal.reason;
-    throw error instanceof TypeError ? new ChatError("network", true) : error;
+    throw reason(error, signal, silence);
   } finally {
-    clearTimeout(timer);
-    stop.abort();
+    either.removeEventListener("abort", cancel);
+    cancel();
   }
+}
+// ANCHOR_END: post
+
+// ANCHOR: helpers
+/** Aborts `signal` when one wait takes longer than `ms`. */
+class Silence {
+  readonly #abort = new AbortController();
+  readonly #ms: number;
+  readonly signal = this.#abort.signal;
+  constructor(ms: number) {
+    this.#ms = Math.min(ms, 2 ** 31 - 1); // setTimeout treats more as 1 ms
+  }
+  async bound<T>(wait: Promise<T>): Promise<T> {
+    const timer = setTimeout(() => this.#abort.abort(new ChatError("silent", true)), this.#ms);
+    try {
+      return await wait;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+function reason(error: unknown, signal: AbortSignal, silence: Silence): unknown {
+  if (signal.aborted) return signal.reason; // Stop: neither a failure nor a success
+  if (silence.signal.aborted) return silence.signal.reason;
+  return error instanceof TypeError ? new ChatError("network", true) : error;
 }
 
 /** Before the answer has begun, failures are statuses with the same codes. */
 async function refusal(response: Response): Promise<ChatError> {
-  const error = (await response.json().catch(() => ({}))) as { code?: unknown; retryable?: unknown };
+  const error = (await response.json().catch(() => ({}))) as Partial<Failed> | null;
   const seconds = Number(response.headers.get("retry-after") ?? 0);
-  const code = typeof error.code === "string" ? error.code : `http_${response.status}`;
-  return new ChatError(code, error.retryable === true, Number.isFinite(seconds) ? seconds * 1_000 : 0);
+  const code = typeof error?.code === "string" ? error.code : `http_${response.status}`;
+  return new ChatError(code, error?.retryable === true, Number.isFinite(seconds) ? seconds * 1_000 : 0);
 }
-// ANCHOR_END: post
+// ANCHOR_END: helpers
 
 // ANCHOR: read
 /**
- * Reads `postChat`, or `connect` of `sse/connect.ts` where answers can be resumed. `onDelta` is awaited, so a slow
+ * Reads a `Response` of yours, `postChat`, or `resumeChat` of `llm/answer-source.ts`. `onDelta` is awaited, so a slow
  * consumer slows the stream.
  */
 export async function readChat(
-  events: AsyncIterable<ServerSentEvent>,
+  source: AsyncIterable<ServerSentEvent> | Response,
   onDelta: (kind: Kind, text: string) => void | Promise<void>,
+  names: ChatEventNames = CHAT_EVENTS,
 ): Promise<Done> {
-  for await (const { type, data } of events) {
+  for await (const { type, data } of source instanceof Response ? responseEvents(source) : source) {
     switch (type) {
-      case "text":
-      case "reasoning":
-      case "refusal":
-        await onDelta(type, (JSON.parse(data) as { text: string }).text);
+      case names.text:
+      case names.reasoning:
+      case names.refusal: {
+        const kind = type === names.text ? "text" : type === names.reasoning ? "reasoning" : "refusal";
+        await onDelta(kind, (JSON.parse(data) as { text: string }).text);
         break;
-      case "done":
-        return JSON.parse(data) as Done;
-      case "failed": {
-        const error = JSON.parse(data) as { code: string; retryable: boolean; retry_after?: number };
-        throw new ChatError(error.code, error.retryable, (error.retry_after ?? 0) * 1_000);
       }
-      // `ping`, and whatever a later version of the server adds.
+      case names.done:
+        return JSON.parse(data) as Done;
+      case names.failed: {
+        const { code, retryable, retry_after } = JSON.parse(data) as Failed;
+        throw new ChatError(code, retryable, (retry_after ?? 0) * 1_000);
+      }
+      // `ping`, and events of a later version of the server.
     }
   }
-  // A proxy ends a response that was cut as properly as a whole one.
+  // A proxy ends a response that was cut in the same way as a complete one.
   throw new ChatError("truncated", true);
 }
 // ANCHOR_END: read

@@ -2,13 +2,12 @@
 //
 // Use it instead of EventSource for POST, headers, visible statuses, and to be read as slowly as
 // the consumer works. Goes with `sse/event-stream.ts`.
-// Promise: one event at a time, in order; the next is read when the loop asks for it (backpressure), and
-// only then does its id count as handled. `break` and `signal` close the connection at once.
+// Guarantees: one event at a time, in order; at most 64 KiB are read ahead of the loop (backpressure), and an id counts
+// as handled when the loop asks for the next event. `break` and `signal` close the connection at once.
 
-// ANCHOR: options
 import { EventStreamParser, type ServerSentEvent } from "./event-stream.ts";
 
-/** The server has answered in a way that asking again cannot mend, or must not. */
+/** The server has answered in a way that asking again cannot change, or must not. */
 export class EventStreamError extends Error {
   override readonly name = "EventStreamError";
   /** The HTTP status, or 0 when there was none. */
@@ -19,6 +18,7 @@ export class EventStreamError extends Error {
   }
 }
 
+// ANCHOR: options
 export interface ConnectOptions {
   /** Ends everything: request, read, wait. The generator then throws `signal.reason`. */
   signal: AbortSignal;
@@ -29,12 +29,17 @@ export interface ConnectOptions {
    * have had an effect: the server must know that the second one is the first one resumed.
    */
   idempotencyKey?: string;
+  /**
+   * Statuses that say that no work was done, after which such a request is sent again. Not 503: a proxy
+   * answers it for a server that has died after it got the request. `[429]` unless given.
+   */
+  refusals?: readonly number[];
   lastEventId?: string;
   /** Silence in ms after which the connection counts as dead: three heartbeats of the server. `Infinity`: never. */
   idleTimeout?: number;
   /**
-   * No attempt follows another sooner than `minDelay`, the server's `retry` (of which at most `maxDelay` counts), and
-   * its `Retry-After` (of which at most an hour counts). To the longest of them a random time is added, so that the
+   * No attempt follows another sooner than `minDelay`, the server's `retry` and its `Retry-After`, of which at most an
+   * hour counts. To the longest of them a random time is added, so that the
    * clients of a server that restarts do not return together. Its bound is at first the longer of `minDelay` and
    * `retry`, doubles with each failure, and ends at `maxDelay`. In ms.
    */
@@ -58,8 +63,19 @@ function mayPass(status: number): boolean {
  * the end of a response means nothing (a proxy ends a cut one just as properly), so it reconnects.
  * Returns on 204. Throws `EventStreamError`, `EventTooLargeError`, or `signal.reason`.
  */
-export async function* connect(url: string | URL, options: ConnectOptions): AsyncGenerator<ServerSentEvent, void, void> {
-  const { signal, idempotencyKey, idleTimeout = 45_000, minDelay = 1_000, maxDelay = 30_000, stableAfter = 10_000 } = options;
+export async function* connect(
+  url: string | URL,
+  options: ConnectOptions,
+): AsyncGenerator<ServerSentEvent, void, void> {
+  const {
+    signal,
+    idempotencyKey,
+    refusals = [429],
+    idleTimeout = 45_000,
+    minDelay = 1_000,
+    maxDelay = 30_000,
+    stableAfter = 10_000,
+  } = options;
   let lastEventId = options.lastEventId ?? "";
   let base = minDelay;
   let failures = 0;
@@ -85,22 +101,24 @@ export async function* connect(url: string | URL, options: ConnectOptions): Asyn
       // HTML section 9.2.2: 200 alone is a stream; a 206 is a part of one.
       if (response.status !== 200) {
         if (!mayPass(response.status)) throw new EventStreamError(`HTTP ${response.status}`, response.status);
-        safeToRepeat ||= response.status === 429 || response.status === 503; // refused before any work
+        safeToRepeat ||= refusals.includes(response.status);
         retryAfter = retryAfterMs(response.headers.get("retry-after"));
         throw new RetryLater(`HTTP ${response.status}`);
       }
       // The error page of a proxy is no stream: parsed as one, it would be a stream without events.
       const type = response.headers.get("content-type") ?? "";
-      if (!/^text\/event-stream\s*(;|$)/i.test(type) || response.body === null) {
+      if (!/^text\/event-stream\s*(;|$)/i.test(type)) {
         throw new EventStreamError(`content-type ${JSON.stringify(type)}`, response.status);
       }
+      // React Native's own fetch: `expo/fetch` has a body.
+      if (response.body == null) throw new EventStreamError("this fetch gives no body to read", response.status);
       openedAt = performance.now();
       const parser = new EventStreamParser({ ...options, lastEventId });
       const decoder = new TextDecoder();
-      const reader = response.body.getReader();
+      const read = readAhead(response.body.getReader());
       for (;;) {
         // The clock runs while the server is awaited, not while the consumer works.
-        const { done, value } = await watched(idleTimeout, attempt, either, reader.read());
+        const { done, value } = await watched(idleTimeout, attempt, either, read());
         if (done) throw new RetryLater("the response ended without the terminal event");
         for (const event of parser.push(decoder.decode(value, { stream: true }))) {
           signal.throwIfAborted(); // also between the events of one chunk
@@ -108,7 +126,7 @@ export async function* connect(url: string | URL, options: ConnectOptions): Asyn
           lastEventId = event.lastEventId; // handled: the consumer has asked for the next one
         }
         lastEventId = parser.lastEventId; // a block with an id alone moves the cursor too
-        if (parser.retry !== undefined) base = Math.min(Math.max(parser.retry, minDelay), maxDelay);
+        if (parser.retry !== undefined) base = Math.min(Math.max(parser.retry, minDelay), AN_HOUR);
       }
     } catch (error) {
       if (!(error instanceof RetryLater)) throw error; // a fault, or what the consumer has thrown at `yield`
@@ -128,10 +146,65 @@ export async function* connect(url: string | URL, options: ConnectOptions): Asyn
 // ANCHOR: helpers
 class RetryLater extends Error {}
 
+const AN_HOUR = 3_600_000; // ms
 const LONGEST_TIMER = 2 ** 31 - 1; // ms; setTimeout takes what is longer for 1
+const READ_AHEAD = 64 * 1024; // bytes
+
+/**
+ * Reads on while the consumer works, up to `READ_AHEAD`: WebKit gives what arrives while no read is pending only with
+ * the chunk after it (bug 322545). Beyond that the server waits.
+ */
+function readAhead(
+  reader: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>,
+): () => Promise<ReadableStreamReadResult<Uint8Array<ArrayBuffer>>> {
+  const chunks: ReadableStreamReadResult<Uint8Array<ArrayBuffer>>[] = [];
+  let waiting = 0; // bytes
+  let reading = false;
+  let ended = false;
+  let failure: { error: unknown } | undefined;
+  let wake = (): void => undefined;
+  const fill = async (): Promise<void> => {
+    if (reading) return;
+    reading = true;
+    try {
+      while (!ended && waiting < READ_AHEAD) {
+        const chunk = await reader.read();
+        ended = chunk.done;
+        waiting += chunk.value?.length ?? 0;
+        chunks.push(chunk);
+        wake();
+      }
+    } catch (error) {
+      ended = true;
+      failure = { error };
+      wake();
+    }
+    reading = false;
+  };
+  return async () => {
+    for (;;) {
+      void fill();
+      const chunk = chunks.shift();
+      if (chunk !== undefined) {
+        waiting -= chunk.value?.length ?? 0;
+        void fill();
+        return chunk;
+      }
+      if (failure !== undefined) throw failure.error;
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+    }
+  };
+}
 
 /** Awaits fetch or a read; after `ms` of silence it aborts `attempt`, which makes the operation reject. */
-async function watched<T>(ms: number, attempt: AbortController, either: AbortSignal, operation: Promise<T>): Promise<T> {
+async function watched<T>(
+  ms: number,
+  attempt: AbortController,
+  either: AbortSignal,
+  operation: Promise<T>,
+): Promise<T> {
   const silent = (): void => attempt.abort(new RetryLater(`silence of ${ms} ms`));
   const timer = ms <= LONGEST_TIMER ? setTimeout(silent, ms) : undefined;
   try {
@@ -149,7 +222,7 @@ async function watched<T>(ms: number, attempt: AbortController, either: AbortSig
 export function retryAfterMs(value: string | null, now = Date.now()): number {
   if (value === null) return 0;
   const ms = /^\d+$/.test(value.trim()) ? Number(value) * 1_000 : Date.parse(value) - now;
-  return Number.isNaN(ms) ? 0 : Math.min(Math.max(ms, 0), 3_600_000);
+  return Number.isNaN(ms) ? 0 : Math.min(Math.max(ms, 0), AN_HOUR);
 }
 
 /** HTML section 9.2.3 sends the id as UTF-8; in a string for `Headers` each character is one byte. */
@@ -169,10 +242,13 @@ function sleep(ms: number, signal: AbortSignal): Promise<void> {
       clearTimeout(timer);
       reject(signal.reason);
     };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", abort);
-      resolve();
-    }, Math.min(ms, LONGEST_TIMER));
+    const timer = setTimeout(
+      () => {
+        signal.removeEventListener("abort", abort);
+        resolve();
+      },
+      Math.min(ms, LONGEST_TIMER),
+    );
     signal.addEventListener("abort", abort, { once: true });
   });
 }

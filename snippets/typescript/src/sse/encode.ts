@@ -21,12 +21,32 @@ export function encodeEvent({ type, id, retry, data }: OutgoingEvent): Uint8Arra
   const json = JSON.stringify(data);
   if (json === undefined) throw new TypeError("data has no JSON form");
   if (type === "error" || type === "open") throw new TypeError("error and open are EventSource's own event names");
-  for (const value of [type, id]) if (value !== undefined && /[\r\n\0]/.test(value)) throw new TypeError("a line break in a field");
+  for (const value of [type, id])
+    if (value !== undefined && /[\r\n\0]/.test(value)) throw new TypeError("a line break in a field");
   let text = "";
   if (type !== undefined) text += `event: ${type}\n`;
   if (id !== undefined) text += `id: ${id}\n`;
   if (retry !== undefined) text += `retry: ${Math.max(0, Math.trunc(retry))}\n`;
   return encoder.encode(`${text}data: ${json}\n\n`);
+}
+
+/**
+ * Encodes the events of a source. If the source or an event of it fails, `report` gets the error and the client gets
+ * `failed` as the last event. `failed` is encoded here, before the response begins: nothing can throw in its place.
+ */
+export function eventEncoder(
+  failed: OutgoingEvent,
+  report: (error: unknown) => void,
+): (source: AsyncIterable<OutgoingEvent>) => AsyncGenerator<Uint8Array<ArrayBuffer>, void, void> {
+  const lastWords = encodeEvent(failed);
+  return async function* (source) {
+    try {
+      for await (const event of source) yield encodeEvent(event);
+    } catch (error) {
+      report(error);
+      yield lastWords;
+    }
+  };
 }
 
 /** Sent first and in silence: proxies release the response with it, and no client sees an event. */

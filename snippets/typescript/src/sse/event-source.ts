@@ -1,25 +1,31 @@
 // sse/event-source: the browser's EventSource, with what it leaves to the page.
 //
-// Use it for GET streams with cookies. For POST, an Authorization header, or a consumer slower than the
-// server use `sse/connect.ts`: an EventSource reads as fast as the server writes.
-// Promise: it ends at the terminal event, comes back after a 503 (EventSource alone stays closed), after
+// Use it for GET streams with cookies, or with a ticket in the URL. For POST, an Authorization header, or a consumer
+// slower than the server use `sse/connect.ts`: an EventSource reads as fast as the server writes. Components of React
+// use `sse/use-event-stream.ts`.
+// Guarantees: it ends at the terminal event, reconnects after a 503 (EventSource alone stays closed), after
 // silence and out of the back/forward cache, and never without its cursor.
 
 // ANCHOR: options
 export interface SubscribeOptions {
+  onState?(state: "connecting" | "open"): void;
   /** Names of the events to receive; `message` is the unnamed one. */
   types: readonly string[];
+  /** An exception in it goes to `window.onerror`; the stream continues with the next event. */
   onEvent(event: MessageEvent<string>): void;
   /** The events after which nothing follows: `done`, `failed`. Each needs data, or it never fires. */
   lastTypes: readonly string[];
-  /** It is over: `done` after one of `lastTypes` or a 204, `refused` with the status that will not change. */
+  /**
+   * It is over: `done` after one of `lastTypes` or a 204; `refused` with a status that will not change, also with a 200
+   * that is not an event stream: a login page, the page of a captive portal.
+   */
   onEnd?(reason: "done" | "refused", status: number): void;
   /** Heartbeats must be events to be seen here: comments never reach JavaScript. */
   pingType?: string;
-  /** Silence in ms after which the connection is made anew: three heartbeats. `Infinity`: never. */
+  /** Silence in ms after which it reconnects: three heartbeats. `Infinity`: never. */
   idleTimeout?: number;
   /**
-   * A connection that the browser has given up is made anew after `minDelay` and a random time, whose bound is at first
+   * After a connection that the browser has given up the next one is made after `minDelay` and a random time, whose bound is at first
    * `minDelay`, doubles with each failure, and ends at `maxDelay`. In ms.
    */
   minDelay?: number;
@@ -34,78 +40,112 @@ export interface Subscription {
   readonly lastEventId: string;
   close(): void;
 }
+type Target = string | URL;
 // ANCHOR_END: options
 
 // ANCHOR: subscribe
-export function subscribe(url: string | URL, options: SubscribeOptions): Subscription {
-  const { pingType = "ping", idleTimeout = 45_000, minDelay = 1_000, maxDelay = 30_000, stableAfter = 10_000, withCredentials = false } = options;
+/**
+ * With a function, `url` is called before each request (the browser never reconnects on its own then), because a ticket
+ * in it is valid once. One that throws is retried.
+ */
+export function subscribe(url: Target | (() => Target | Promise<Target>), options: SubscribeOptions): Subscription {
+  const {
+    pingType = "ping",
+    idleTimeout = 45_000,
+    minDelay = 1_000,
+    maxDelay = 30_000,
+    stableAfter = 10_000,
+    withCredentials = false,
+  } = options;
   const types = new Set([...options.types, ...options.lastTypes, pingType]);
   // `event: error` of a server fires the listeners of the connection's own error event.
   if (types.has("error") || types.has("open")) throw new TypeError("error and open are EventSource's own event names");
+
+  if (typeof url !== "function") new URL(url, document.baseURI); // a wrong URL is a mistake: it throws here
 
   let source: EventSource | undefined;
   let lastEventId = options.lastEventId ?? "";
   let failures = 0;
   let openedAt = Infinity;
   let timer: ReturnType<typeof setTimeout> | undefined; // one at a time: the watchdog, or the delay
-  let probe = new AbortController();
+  let attempt = new AbortController();
 
-  const target = (): URL => {
-    const to = new URL(url, document.baseURI);
+  const target = async (): Promise<URL> => {
+    const to = new URL(typeof url === "function" ? await url() : url, document.baseURI);
     // A new object sends no Last-Event-ID. The server takes the header first, then this.
     if (lastEventId !== "") to.searchParams.set("lastEventId", lastEventId);
     return to;
   };
 
-  const open = (): void => {
-    const current = new EventSource(target(), { withCredentials });
+  const open = async (): Promise<void> => {
+    const { signal } = attempt;
+    watch(Math.min(idleTimeout, 20_000));
+    options.onState?.("connecting");
+    const to = await target().catch(() => undefined);
+    if (signal.aborted) return;
+    if (to === undefined) return reopenLater();
+    const current = new EventSource(to, { withCredentials });
     source = current;
     watch();
     current.addEventListener("open", () => {
       openedAt = performance.now();
       watch();
+      options.onState?.("open");
     });
     for (const type of types) {
       current.addEventListener(type, (event: MessageEvent<string>) => {
         if (source !== current) return; // a queued event of a connection that was given up
         watch();
-        if (options.lastTypes.includes(type)) end("done", 200);
         // A handler that throws must not stop the cursor or the end.
         if (type !== pingType) queueMicrotask(() => options.onEvent(event));
+        if (options.lastTypes.includes(type)) end("done", 200);
         // A new object knows no id until an event brings one: a ping before that must not erase ours.
         if (event.lastEventId !== "") lastEventId = event.lastEventId;
       });
     }
     current.addEventListener("error", () => {
-      // CONNECTING: the browser retries by itself, with the cursor. CLOSED: it never will.
-      if (source === current && current.readyState === EventSource.CLOSED) void afterRefusal();
+      if (source !== current) return;
+      // CONNECTING: the browser retries, with the cursor and the same URL. CLOSED: it never will.
+      if (current.readyState === EventSource.CLOSED) void afterRefusal();
+      else if (typeof url === "function") reopenLater();
+      else options.onState?.("connecting");
     });
   };
 
-  const watch = (): void => {
+  const watch = (ms = idleTimeout): void => {
     clearTimeout(timer);
-    if (idleTimeout < 2 ** 31) timer = setTimeout(reopenLater, idleTimeout); // setTimeout takes more for 1
+    if (ms < 2 ** 31) timer = setTimeout(reopenLater, ms); // setTimeout takes more for 1
   };
 
   const reopenLater = (): void => {
     stop();
     if (performance.now() - openedAt >= stableAfter) failures = 0; // not at once: servers flap
     openedAt = Infinity;
-    timer = setTimeout(open, minDelay + Math.random() * Math.min(maxDelay, minDelay * 2 ** failures));
+    timer = setTimeout(() => void open(), minDelay + Math.random() * Math.min(maxDelay, minDelay * 2 ** failures));
     failures += 1;
   };
 
   /** The error event says nothing of the status: one request by fetch does. */
   const afterRefusal = async (): Promise<void> => {
     stop();
-    const { signal } = probe;
+    const { signal } = attempt;
+    watch(Math.min(idleTimeout, 20_000)); // a server that accepts and hangs must not end it
     try {
       const credentials = withCredentials ? "include" : "same-origin";
-      const response = await fetch(target(), { headers: { accept: "text/event-stream" }, credentials, cache: "no-store", signal });
+      const response = await fetch(await target(), {
+        headers: { accept: "text/event-stream" },
+        credentials,
+        cache: "no-store",
+        signal,
+      });
       void response.body?.cancel();
+      if (signal.aborted) return;
       const { status } = response;
       if (status === 204) return end("done", status);
-      if (status >= 400 && status < 500 && ![408, 425, 429].includes(status)) return end("refused", status);
+      const type = response.headers.get("content-type") ?? "";
+      // What Chromium accepts: this type, with UTF-8 if a charset is named.
+      const isStream = /^text\/event-stream\s*(;|$)/i.test(type) && !/charset=(?!"?utf-8)/i.test(type);
+      if (status === 200 ? !isStream : !mayPass(status)) return end("refused", status);
     } catch {
       // The network, or stop(): the next attempt, if there is one, will tell.
     }
@@ -114,8 +154,8 @@ export function subscribe(url: string | URL, options: SubscribeOptions): Subscri
 
   const stop = (): void => {
     clearTimeout(timer);
-    probe.abort();
-    probe = new AbortController();
+    attempt.abort();
+    attempt = new AbortController();
     source?.close();
     source = undefined;
   };
@@ -127,7 +167,7 @@ export function subscribe(url: string | URL, options: SubscribeOptions): Subscri
 
   // An open connection keeps the page out of the back/forward cache, or is cut in it.
   const onPageShow = (event: PageTransitionEvent): void => {
-    if (event.persisted) open();
+    if (event.persisted) void open();
   };
 
   const close = (): void => {
@@ -138,12 +178,17 @@ export function subscribe(url: string | URL, options: SubscribeOptions): Subscri
 
   addEventListener("pagehide", stop);
   addEventListener("pageshow", onPageShow);
-  open();
+  void open();
   return {
     get lastEventId() {
       return lastEventId;
     },
     close,
   };
+}
+
+/** Other statuses answer the same next time; 520 to 530 are those of CDNs whose origin is away. */
+function mayPass(status: number): boolean {
+  return [408, 425, 429].includes(status) || (status >= 500 && status !== 501 && status !== 505);
 }
 // ANCHOR_END: subscribe

@@ -82,7 +82,8 @@ export class EventStreamParser {
 
   #take(piece: string): void {
     this.#line += piece;
-    if (this.#line.startsWith(":")) this.#line = ":"; // a comment, of any length
+    if (this.#line.startsWith(":"))
+      this.#line = ":"; // a comment, of any length
     else this.#check(this.#line.length - LONGEST_NAME);
   }
 

@@ -26,8 +26,11 @@ const [SERIES, COMPRESSED, HEADER] = [1, 1, 6];
 export async function encodeSeries({ id, values }: Series): Promise<ArrayBuffer> {
   const payload = new Uint8Array(values.length * 8);
   const view = new DataView(payload.buffer);
-  values.forEach((value, n) => view.setFloat64(n * 8, value, true));
-  const compressed = payload.length >= COMPRESS_FROM ? await through(new CompressionStream("deflate"), payload) : payload;
+  values.forEach((value, n) => {
+    view.setFloat64(n * 8, value, true);
+  });
+  const compressed =
+    payload.length >= COMPRESS_FROM ? await through(new CompressionStream("deflate"), payload) : payload;
   const shorter = compressed.length < payload.length;
   const message = new Uint8Array(HEADER + Math.min(compressed.length, payload.length));
   message.set([SERIES, shorter ? COMPRESSED : 0]);
@@ -61,20 +64,26 @@ async function through(stream: GenericTransformStream, data: Bytes, max = Infini
     },
     { highWaterMark: 0 },
   );
-  const output = slices.pipeThrough(stream as ReadableWritablePair<Bytes, Bytes>);
+  const output = slices.pipeThrough(stream as ReadableWritablePair<Bytes, Bytes>).getReader();
   const parts: Bytes[] = [];
   let length = 0;
   try {
-    for await (const part of output) {
-      length += part.length;
-      if (length > max) throw new MalformedError("too large"); // leaving the loop cancels the stream
-      parts.push(part);
+    // Not `for await`: Safari has it from 27 on.
+    for (let next = await output.read(); !next.done; next = await output.read()) {
+      length += next.value.length;
+      if (length > max) throw new MalformedError("too large");
+      parts.push(next.value);
     }
   } catch (error) {
+    void output.cancel().catch(() => undefined); // or the rest of a bomb would be inflated
     throw error instanceof MalformedError ? error : new MalformedError("not compressed as it says", { cause: error });
   }
   const whole = new Uint8Array(length);
-  parts.reduce((at, part) => (whole.set(part, at), at + part.length), 0);
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
   return whole;
 }
 // ANCHOR_END: binary

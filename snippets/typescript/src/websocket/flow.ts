@@ -18,7 +18,10 @@ export class CreditError extends Error {
 }
 
 /** Yields the messages of an open socket one at a time; leaving the loop closes it. */
-export async function* creditedMessages(socket: WebSocket, window = 32): AsyncGenerator<string | ArrayBuffer, void, void> {
+export async function* creditedMessages(
+  socket: WebSocket,
+  window = 32,
+): AsyncGenerator<string | ArrayBuffer, void, void> {
   const queue: (string | ArrayBuffer)[] = [];
   let wake = (): void => undefined;
   let ended = false;
@@ -62,10 +65,16 @@ export async function* creditedMessages(socket: WebSocket, window = 32): AsyncGe
 
 // ANCHOR: stream
 interface WebSocketStream {
-  readonly opened: Promise<{ readable: ReadableStream<string | Uint8Array>; writable: WritableStream<string | BufferSource> }>;
+  readonly opened: Promise<{
+    readable: ReadableStream<string | Uint8Array>;
+    writable: WritableStream<string | BufferSource>;
+  }>;
   close(info?: { closeCode?: number; reason?: string }): void;
 }
-type WebSocketStreamConstructor = new (url: string | URL, options?: { protocols?: string[]; signal?: AbortSignal }) => WebSocketStream;
+type WebSocketStreamConstructor = new (
+  url: string | URL,
+  options?: { protocols?: string[]; signal?: AbortSignal },
+) => WebSocketStream;
 
 /** Undefined where the browser has no WebSocketStream: everywhere but in Chromium 124 and later (November 2026). */
 export function streamedMessages(url: string | URL): AsyncGenerator<string | Uint8Array, void, void> | undefined {

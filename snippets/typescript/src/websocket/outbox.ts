@@ -2,8 +2,9 @@
 //
 // Use it for what must take effect once: orders, chat messages. Cursor positions and typing signals are
 // sent directly, and lost when they are late.
-// Promise: each command is acknowledged, or reported as expired or refused; sent again under the same id after a
-// reconnect, in order, so the server must know the ids that it has seen. In memory: a reload loses it.
+// Guarantees: each command is acknowledged, or reported as expired or refused; sent again under the same id after a
+// reconnect, in order, so the server must know the ids that it has seen. At most `window` commands wait for their
+// answers at once, so that a backlog does not meet a rate limit. In memory: a reload loses it.
 
 // ANCHOR: outbox
 export interface Command<T> {
@@ -16,7 +17,7 @@ export class OutboxFullError extends Error {
   override readonly name = "OutboxFullError";
 }
 
-/** The command was not acknowledged in time. It may have taken effect all the same: ask the server. */
+/** The command was not acknowledged in time. It may have taken effect anyway: ask the server. */
 export class CommandExpiredError extends Error {
   override readonly name = "CommandExpiredError";
 }
@@ -35,18 +36,20 @@ export class Outbox<T, A = void> {
   readonly #maxCommands: number;
   readonly #timeToLive: number;
   readonly #newId: () => string;
+  readonly #window: SendWindow;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #sent = new Set<string>();
 
   /** `transmit` is `(command) => client.send(JSON.stringify(command))`; false keeps the command. */
   constructor(
     transmit: (command: Command<T>) => boolean,
-    { maxCommands = 100, timeToLive = 60_000, newId = (): string => crypto.randomUUID() } = {},
+    { maxCommands = 100, timeToLive = 60_000, newId = randomId, window = new SendWindow(() => this.flush()) } = {},
   ) {
     this.#transmit = transmit;
     this.#maxCommands = maxCommands;
     this.#timeToLive = timeToLive;
     this.#newId = newId;
+    this.#window = window;
   }
 
   get size(): number {
@@ -74,13 +77,20 @@ export class Outbox<T, A = void> {
     this.#take(id)?.reject(error);
   }
 
+  /** The server did nothing with the command, and takes it again in `ms`. Those after it may overtake it. */
+  hold(id: string, ms: number): void {
+    this.#sent.delete(id);
+    this.#window.refused(id, ms);
+  }
+
   /** Call it in `onOpen`: whatever the old connection took without an answer is sent again. */
   resend(): void {
+    for (const id of this.#sent) this.#window.untake(id);
     this.#sent.clear();
     this.flush();
   }
 
-  /** Sends what was not sent on this connection yet, until the client takes no more. */
+  /** Sends what was not sent on this connection yet, until the client or the window takes no more. */
   flush(): void {
     clearTimeout(this.#timer);
     const now = Date.now();
@@ -88,20 +98,92 @@ export class Outbox<T, A = void> {
       // Nobody expects the "buy" of an hour ago to be carried out now.
       if (entry.expiresAt <= now) this.#take(id)?.reject(new CommandExpiredError(id));
     }
+    if (this.#sendAll()) this.#window.drained();
+    // The queue is checked again: for what expires, and for what the client did not take.
+    if (this.#waiting.size > 0) this.#timer = setTimeout(() => this.flush(), Math.min(1_000, this.#timeToLive));
+  }
+
+  #sendAll(): boolean {
     for (const [id, { command }] of this.#waiting) {
       if (this.#sent.has(id)) continue;
-      if (!this.#transmit(command)) break; // and none after it, or they would overtake it
+      if (!this.#window.take(id)) return false; // and none after it, or they would overtake it
+      if (!this.#transmit(command)) {
+        this.#window.untake(id);
+        return false;
+      }
       this.#sent.add(id);
     }
-    // The queue is looked at again: for what expires, and for what the client did not take.
-    if (this.#waiting.size > 0) this.#timer = setTimeout(() => this.flush(), Math.min(1_000, this.#timeToLive));
+    return true;
   }
 
   #take(id: string): Entry<T, A> | undefined {
     const entry = this.#waiting.get(id);
     this.#waiting.delete(id);
     this.#sent.delete(id);
+    this.#window.answered(id);
     return entry;
   }
 }
 // ANCHOR_END: outbox
+
+// ANCHOR: window
+/** Bounds what is sent and not answered yet, and paces it once the server has refused some of it. */
+export class SendWindow {
+  readonly #onRoom: () => void;
+  readonly #max: number;
+  readonly #inFlight = new Set<string>();
+  /** Time in ms between two sends: 0 until a refusal, and again when nothing waits any more. */
+  #pace = 0;
+  #notBefore = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /** `onRoom` is called when `take` may succeed again. */
+  constructor(onRoom: () => void, max = 16) {
+    this.#onRoom = onRoom;
+    this.#max = max;
+  }
+
+  /** True: send it now, and call `answered` at its answer. False: `onRoom` follows. */
+  take(key: string): boolean {
+    if (this.#inFlight.size >= this.#max) return false;
+    const now = performance.now();
+    if (now < this.#notBefore) {
+      this.#timer ??= setTimeout(() => {
+        this.#timer = undefined;
+        this.#onRoom();
+      }, this.#notBefore - now);
+      return false;
+    }
+    this.#inFlight.add(key);
+    this.#notBefore = now + this.#pace;
+    return true;
+  }
+
+  answered(key: string): void {
+    if (this.#inFlight.delete(key) && this.#inFlight.size === this.#max - 1) queueMicrotask(this.#onRoom);
+  }
+
+  /** It was not sent after all, or its connection is lost. */
+  untake(key: string): void {
+    this.#inFlight.delete(key);
+  }
+
+  /** The server takes this one again in `ms`, and the others no faster than one in each `ms`. */
+  refused(key: string, ms: number): void {
+    this.#inFlight.delete(key);
+    this.#pace = Math.max(this.#pace, ms);
+    this.#notBefore = Math.max(this.#notBefore, performance.now() + ms);
+    queueMicrotask(this.#onRoom);
+  }
+
+  /** Nothing waits: the next one is not paced. */
+  drained(): void {
+    this.#pace = 0;
+  }
+}
+
+/** `crypto.randomUUID` exists in secure contexts only, which `http://192.168.0.7` is not. */
+export function randomId(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+// ANCHOR_END: window

@@ -29,7 +29,9 @@ test("messages overtake each other in an async handler", async () => {
         onOpen: () => undefined,
         onMessage: async (data) => {
           const bytes = new Uint8Array(await new Blob([data]).arrayBuffer());
-          if (order.push(bytes[0]!) === 6) resolve((client.close(), order));
+          if (order.push(bytes[0]!) < 6) return;
+          client.close();
+          resolve(order);
         },
       });
     });

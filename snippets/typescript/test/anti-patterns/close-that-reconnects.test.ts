@@ -1,5 +1,5 @@
 // Wrong: `socket.onclose = () => setTimeout(connect, 1000)` with a close() that only closes the socket
-// Harm: its own close event makes a new connection: the component is gone and its connections stay, one more for each visit
+// Harm: its own close event opens a new connection: the component is gone, its connections remain, and each visit adds one
 // Instead: websocket/browser
 import { expect, onTestFinished, test } from "vitest";
 import { WebSocketClient } from "../../src/websocket/client.ts";
@@ -30,7 +30,13 @@ test("a closed client comes back", async () => {
     wrong.connect = () => undefined;
     wrong.close();
   });
-  const right = new WebSocketClient({ url: () => `${server.ws}/right`, onOpen: () => undefined, onMessage: () => undefined, minDelay: 1, maxDelay: 5 });
+  const right = new WebSocketClient({
+    url: () => `${server.ws}/right`,
+    onOpen: () => undefined,
+    onMessage: () => undefined,
+    minDelay: 1,
+    maxDelay: 5,
+  });
   await eventually(() => opened.length === 2);
   right.close();
   for (let times = 0; times < 3; times++) {

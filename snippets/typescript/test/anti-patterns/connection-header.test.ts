@@ -12,7 +12,9 @@ test("HTTP/2 has no Connection header", async () => {
   const note = (warning: Error): void => void warnings.push(warning.name);
   process.on("warning", note);
   const server = createServer((request, response) => {
-    response.writeHead(200, request.url === "/wrong" ? { ...STREAM_HEADERS, connection: "keep-alive" } : STREAM_HEADERS).end();
+    response
+      .writeHead(200, request.url === "/wrong" ? { ...STREAM_HEADERS, connection: "keep-alive" } : STREAM_HEADERS)
+      .end();
   }).listen(0, "127.0.0.1");
   await once(server, "listening");
   const client = connect(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
@@ -22,7 +24,9 @@ test("HTTP/2 has no Connection header", async () => {
     process.off("warning", note);
   });
   const get = async (path: string): Promise<import("node:http2").IncomingHttpHeaders> => {
-    const [headers] = (await once(client.request({ ":path": path }), "response")) as [import("node:http2").IncomingHttpHeaders];
+    const [headers] = (await once(client.request({ ":path": path }), "response")) as [
+      import("node:http2").IncomingHttpHeaders,
+    ];
     return headers;
   };
   expect((await get("/right"))["content-type"]).toBe("text/event-stream");

@@ -17,7 +17,10 @@ const wrong = `
 `;
 
 test("a heartbeat without an owner ends the process", async () => {
-  const { status, stderr } = spawnSync(process.execPath, ["--input-type=module", "--eval", wrong], { encoding: "utf8", timeout: 20_000 });
+  const { status, stderr } = spawnSync(process.execPath, ["--input-type=module", "--eval", wrong], {
+    encoding: "utf8",
+    timeout: 20_000,
+  });
   expect(status).toBe(1);
   expect(stderr).toContain("ERR_INVALID_STATE");
 

@@ -14,7 +14,11 @@ test("text in a hand-made event becomes events", () => {
   expect(() => JSON.parse(events[0]!.data) as unknown).not.toThrow();
   expect(events[1]!.data).toContain('{"paid":true}');
 
-  const right = [...new EventStreamParser().push(new TextDecoder().decode(encodeEvent({ type: "failed", data: { code: "not_found", detail: message } })))];
+  const right = [
+    ...new EventStreamParser().push(
+      new TextDecoder().decode(encodeEvent({ type: "failed", data: { code: "not_found", detail: message } })),
+    ),
+  ];
   expect(right.map(({ type }) => type)).toEqual(["failed"]);
   expect(JSON.parse(right[0]!.data)).toEqual({ code: "not_found", detail: message });
 });

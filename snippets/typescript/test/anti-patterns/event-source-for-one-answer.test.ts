@@ -1,5 +1,5 @@
 // Wrong: `new EventSource("/api/generate")` for an answer that ends, with a server that closes when it is done
-// Harm: the browser takes the end for a lost connection and runs the request again, for ever: each time the work is done and paid for
+// Harm: the browser treats the end as a lost connection and repeats the request forever: each time the work is done and paid for
 // Instead: sse/event-source
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
@@ -15,7 +15,7 @@ test("a finished answer is generated again and again", async () => {
   };
   const server = await serve({
     "/wrong": generate,
-    "/right": (_, response) => void sse(response, 'retry: 20\ndata: 1\n\nevent: done\ndata: {}\n\n').end(),
+    "/right": (_, response) => void sse(response, "retry: 20\ndata: 1\n\nevent: done\ndata: {}\n\n").end(),
   });
   const page = await openPage(server.origin);
   await load(page, "sse/event-source.ts");

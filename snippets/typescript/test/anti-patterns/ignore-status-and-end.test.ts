@@ -18,9 +18,11 @@ async function wrong(url: string): Promise<string> {
 
 test("a refusal, a foreign page and a cut answer are no success", async () => {
   const server = await serve({
-    "/limited": (_, response) => void response.writeHead(429, { "content-type": "application/json" }).end('{"code":"rate_limited"}'),
+    "/limited": (_, response) =>
+      void response.writeHead(429, { "content-type": "application/json" }).end('{"code":"rate_limited"}'),
     "/page": (_, response) => void response.writeHead(200, { "content-type": "text/html" }).end("<h1>Sign in</h1>"),
-    "/cut": (_, response) => void sse(response, 'event: text\ndata: {"text":"The dose is 5"}\n\nevent: text\ndata: {"te').end(),
+    "/cut": (_, response) =>
+      void sse(response, 'event: text\ndata: {"text":"The dose is 5"}\n\nevent: text\ndata: {"te').end(),
   });
   const outcomes = { "/limited": "", "/page": "", "/cut": "The dose is 5" };
   for (const [path, text] of Object.entries(outcomes)) {

@@ -34,7 +34,8 @@ test("a loop that returns leaves its connection open", async () => {
     Object.assign(window, { kept });
     const { signal } = new AbortController();
     for (let at = 0; at < 8; at++) {
-      for await (const { data } of pattern.connect(new URL("/right", location.href), { signal })) if (data === "[DONE]") break;
+      for await (const { data } of pattern.connect(new URL("/right", location.href), { signal }))
+        if (data === "[DONE]") break;
     }
     for (let at = 0; at < 5; at++) await wrong();
   });

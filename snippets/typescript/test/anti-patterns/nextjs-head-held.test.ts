@@ -1,5 +1,5 @@
-// Wrong: a route handler of Next.js that sends nothing before there is an event
-// Harm: Next holds the head back until the first chunk: neither fetch nor EventSource opens
+// Wrong: a Next.js route handler that sends nothing until there is an event
+// Harm: Next.js holds back the response headers until the first chunk: neither fetch nor EventSource opens
 // Instead: streams/nextjs
 import { expect, test } from "vitest";
 import { newJob, origin } from "../support/nextjs.ts";

@@ -1,5 +1,5 @@
-// Wrong: with `cacheComponents`, a GET stream that looks at nothing of its request (in Next.js 14 every such GET)
-// Harm: next build runs it once, and every client gets that answer for as long as the build lives
+// Wrong: with `cacheComponents`, a GET stream that reads nothing from its request (in Next.js 14, every such GET)
+// Harm: `next build` runs it once, and every client gets that response until the next build
 // Instead: streams/nextjs
 import { expect, test } from "vitest";
 import { origin } from "../support/nextjs.ts";

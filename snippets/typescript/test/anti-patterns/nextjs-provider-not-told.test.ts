@@ -6,11 +6,17 @@ import { exchanges, origin } from "../support/nextjs.ts";
 import { eventually } from "../support/server.ts";
 
 const chat = (text: string): object => ({ model: "scripted/stall", messages: [{ role: "user", content: text }] });
-const ui = (text: string): object => ({ model: "scripted/stall", messages: [{ id: "1", role: "user", parts: [{ type: "text", text }] }] });
+const ui = (text: string): object => ({
+  model: "scripted/stall",
+  messages: [{ id: "1", role: "user", parts: [{ type: "text", text }] }],
+});
 
 test("the model's connection stays open", async () => {
   const open = async (text: string): Promise<boolean> => (await exchanges(text)).some(({ end }) => end === "None");
-  for (const [wrong, right, body] of [["/wrong/no-signal", "/api/chat", chat], ["/wrong/ai-no-signal", "/api/ai", ui]] as const) {
+  for (const [wrong, right, body] of [
+    ["/wrong/no-signal", "/api/chat", chat],
+    ["/wrong/ai-no-signal", "/api/ai", ui],
+  ] as const) {
     for (const path of [wrong, right]) {
       const abort = new AbortController();
       const response = await fetch(origin() + path, {

@@ -1,5 +1,5 @@
 // Wrong: a proxy.ts (middleware) whose matcher takes in a route that is given large or streamed bodies
-// Harm: Next reads the body into memory first and cuts it at 10 MB: the route gets a part of it, answers 200, and one line in the log tells
+// Harm: Next reads the body into memory first and cuts it at 10 MB: the route gets part of it and answers 200, and only one log line reveals it
 // Instead: streams/nextjs
 import { expect, inject, test } from "vitest";
 import { logText, origin } from "../support/nextjs.ts";

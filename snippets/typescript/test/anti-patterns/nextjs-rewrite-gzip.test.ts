@@ -2,13 +2,16 @@
 // Harm: Next gzips it and flushes at the end: browsers get all events at once, curl without gzip shows nothing wrong
 // Instead: streams/nextjs
 import { once } from "node:events";
-import { get, type ClientRequest, type IncomingMessage } from "node:http";
+import { type ClientRequest, get, type IncomingMessage } from "node:http";
 import { createGunzip } from "node:zlib";
 import { expect, inject, onTestFinished, test } from "vitest";
 import { origin } from "../support/nextjs.ts";
 import { eventually } from "../support/server.ts";
 
-async function open(path: string, gzip: boolean): Promise<{ text: () => string; response: IncomingMessage; request: ClientRequest }> {
+async function open(
+  path: string,
+  gzip: boolean,
+): Promise<{ text: () => string; response: IncomingMessage; request: ClientRequest }> {
   const request = get(origin() + path, { headers: gzip ? { "accept-encoding": "gzip" } : {} });
   onTestFinished(() => void request.destroy());
   const [response] = (await once(request, "response")) as [IncomingMessage];

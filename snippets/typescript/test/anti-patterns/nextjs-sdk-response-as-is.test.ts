@@ -7,7 +7,9 @@ import { expect, test } from "vitest";
 import { origin } from "../support/nextjs.ts";
 
 async function ask(path: string, script: string): Promise<[status: string, error: string | undefined]> {
-  const chat = new Chat({ transport: new DefaultChatTransport({ api: origin() + path, body: { model: `scripted/${script}` } }) });
+  const chat = new Chat({
+    transport: new DefaultChatTransport({ api: origin() + path, body: { model: `scripted/${script}` } }),
+  });
   await chat.sendMessage({ text: "Hello" });
   return [chat.status, chat.error?.message];
 }

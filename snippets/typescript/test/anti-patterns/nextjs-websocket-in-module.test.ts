@@ -1,5 +1,5 @@
 // Wrong: `new WebSocketServer({ port })` in a module of Next.js
-// Harm: the second process of the application cannot listen (EADDRINUSE) and answers on as if it did: its clients talk to the first
+// Harm: the application's second process cannot listen (EADDRINUSE) and keeps serving as if it could: its clients talk to the first
 // Instead: streams/nextjs
 import { readFileSync } from "node:fs";
 import { expect, inject, test } from "vitest";

@@ -4,7 +4,9 @@
 import { expect, test } from "vitest";
 import { eventStream } from "../../src/sse/event-stream.ts";
 
-const bytes = new TextEncoder().encode('data: {"content":"Hel😀lo"}\n\ndata:{"content":"no space"}\r\n\r\ndata: {"content":"end"}\n\n');
+const bytes = new TextEncoder().encode(
+  'data: {"content":"Hel😀lo"}\n\ndata:{"content":"no space"}\r\n\r\ndata: {"content":"end"}\n\n',
+);
 
 /** The stream with a cut inside the emoji and another inside a line. */
 function response(): Response {
@@ -39,7 +41,8 @@ async function wrong(): Promise<string[]> {
 test("a parser of single chunks breaks what the network has cut", async () => {
   expect(await wrong()).toEqual(["SyntaxError", "end"]);
   const contents = [];
-  for await (const { data } of response().body!.pipeThrough(eventStream())) contents.push((JSON.parse(data) as { content: string }).content);
+  for await (const { data } of response().body!.pipeThrough(eventStream()))
+    contents.push((JSON.parse(data) as { content: string }).content);
   expect(contents).toEqual(["Hel😀lo", "no space", "end"]);
 });
 

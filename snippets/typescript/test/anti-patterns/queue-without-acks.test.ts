@@ -1,5 +1,5 @@
 // Wrong: an array of messages to send again after a reconnect, emptied as they are sent, with neither ids nor answers
-// Harm: what the old connection took without carrying it out is lost, and what it had carried out before the cut is done twice
+// Harm: a message that was sent but not executed is lost, and one that was executed before the cut is executed twice
 // Instead: websocket/browser
 import { expect, test } from "vitest";
 import { Outbox } from "../../src/websocket/outbox.ts";

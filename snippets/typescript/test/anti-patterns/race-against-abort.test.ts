@@ -1,5 +1,5 @@
 // Wrong: `Promise.race([reader.read(), aborted])` in a loop, where `aborted` is one promise for the whole stream
-// Harm: a promise that stays pending keeps one reaction for each race, and each of these what its race has given: every chunk stays in memory
+// Harm: a pending promise keeps one reaction per race, and each reaction keeps the result of its race: every chunk stays in memory
 // Instead: streams/readable
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
@@ -35,7 +35,9 @@ async function held(read: (stream: ReadableStream<Uint8Array>) => Promise<unknow
 test("a race against a promise that stays pending keeps every chunk, a listener that cancels keeps none", async () => {
   const wrong = await held(async (stream) => {
     const stop = new AbortController();
-    const aborted = new Promise<never>((_, reject) => stop.signal.addEventListener("abort", () => reject(stop.signal.reason)));
+    const aborted = new Promise<never>((_, reject) =>
+      stop.signal.addEventListener("abort", () => reject(stop.signal.reason)),
+    );
     const reader = stream.getReader();
     while (!(await Promise.race([reader.read(), aborted])).done);
     return stop;
@@ -50,5 +52,10 @@ test("a race against a promise that stays pending keeps every chunk, a listener 
     return stop;
   });
   expect(right).toBeLessThanOrEqual(1);
-  expect(await held(async (stream) => { for await (const _ of iterate(stream)); return stream; })).toBeLessThanOrEqual(1);
+  expect(
+    await held(async (stream) => {
+      for await (const _ of iterate(stream));
+      return stream;
+    }),
+  ).toBeLessThanOrEqual(1);
 });

@@ -3,7 +3,7 @@
 // Instead: sse/event-source
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
-import { eventually, serve, sse, type Handler } from "../support/server.ts";
+import { eventually, type Handler, serve, sse } from "../support/server.ts";
 
 declare const pattern: typeof import("../../src/sse/event-source.ts");
 
@@ -50,10 +50,20 @@ test("a rebuilt EventSource loses its cursor, and a closed one reconnects", asyn
     }
     const wrong = new Reconnecting("/wrong");
     const onEvent = (event: MessageEvent<string>): void => void seen["right"]!.push(event.data);
-    const right = pattern.subscribe("/right", { types: ["message"], lastTypes: ["done"], minDelay: 1, maxDelay: 5, onEvent });
+    const right = pattern.subscribe("/right", {
+      types: ["message"],
+      lastTypes: ["done"],
+      minDelay: 1,
+      maxDelay: 5,
+      onEvent,
+    });
     Object.assign(window, { seen, wrong, right });
   });
-  type Page = { seen: Record<string, string[]>; wrong: { close(): void; source: EventSource }; right: { close(): void } };
+  type Page = {
+    seen: Record<string, string[]>;
+    wrong: { close(): void; source: EventSource };
+    right: { close(): void };
+  };
   await eventually(async () => {
     const { wrong, right } = await page.evaluate(() => (window as unknown as Page).seen);
     return wrong!.length >= 2 && right!.length >= 2;

@@ -1,6 +1,6 @@
 // Wrong: `socket.on("message", (data) => other.send(data))` in a Node `ws` server
 // Harm: ws hands text over as a Buffer, and a Buffer is sent as a binary frame: the browser gets a Blob where it expects JSON, the sender gets its own message back
-// Instead: websocket/browser
+// Instead: websocket/node
 import { expect, test } from "vitest";
 import { openPage } from "../support/browser.ts";
 import { serveSockets } from "../support/websocket.ts";
@@ -19,7 +19,9 @@ test("relayed text arrives as a Blob, unless the server keeps the kind of frame"
       const socket = new WebSocket(url + path);
       await new Promise((resolve) => (socket.onopen = resolve));
       socket.send('{"type":"chat"}');
-      kinds.push(await new Promise((resolve) => (socket.onmessage = ({ data }) => resolve((data as object).constructor.name))));
+      kinds.push(
+        await new Promise((resolve) => (socket.onmessage = ({ data }) => resolve((data as object).constructor.name))),
+      );
       socket.close();
     }
     return kinds;

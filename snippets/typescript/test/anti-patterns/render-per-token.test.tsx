@@ -3,8 +3,8 @@
 // Instead: llm/browser
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
-import { eventually, serve, sse } from "../support/server.ts";
 import type { Seen } from "../support/chat-app.tsx";
+import { eventually, serve, sse } from "../support/server.ts";
 
 declare const pattern: typeof import("../support/chat-app.tsx") & { mountNaive(tokens: number): { renders: number } };
 
@@ -19,7 +19,8 @@ test("a render for each token against one for each frame", async () => {
   const page = await openPage(server.origin);
   await load(page, "test/support/naive-chat.tsx");
   await page.evaluate((tokens) => void Object.assign(window, { naive: pattern.mountNaive(tokens) }), tokens);
-  const naive = (): Promise<number> => page.evaluate(() => (window as unknown as { naive: { renders: number } }).naive.renders);
+  const naive = (): Promise<number> =>
+    page.evaluate(() => (window as unknown as { naive: { renders: number } }).naive.renders);
   await eventually(async () => (await naive()) >= tokens);
 
   const right = await openPage(server.origin);

@@ -1,5 +1,5 @@
 // Wrong: `const [toUser, toStore] = body.tee()`, or `response.clone()`, to show a stream and save it
-// Harm: what the user has read and the store has not stays in memory without a bound, and when the user leaves the provider goes on
+// Harm: data that the user has read but the store has not stays in memory without a bound, and when the user leaves, the provider keeps going
 // Instead: streams/readable
 import { expect, test } from "vitest";
 import { CopyLagError, copyOf } from "../../src/streams/readable.ts";
@@ -25,7 +25,9 @@ test("the slow branch of a tee holds everything, and the source is not cancelled
     for (let at = 0; at < 200; at++) await reader.read();
     return reader;
   };
-  const clone = (body: ReadableStream<Uint8Array<ArrayBuffer>>): [ReadableStream<Uint8Array>, ReadableStream<Uint8Array>] => {
+  const clone = (
+    body: ReadableStream<Uint8Array<ArrayBuffer>>,
+  ): [ReadableStream<Uint8Array>, ReadableStream<Uint8Array>] => {
     const response = new Response(body);
     const copy = response.clone();
     return [response.body!, copy.body!];

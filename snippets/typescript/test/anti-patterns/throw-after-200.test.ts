@@ -1,11 +1,12 @@
 // Wrong: no catch in the stream of a route: an error of the provider in the middle rejects the stream
-// Harm: the 200 is sent, so the client gets a cut body, loses what was queued, and learns nothing of the reason
+// Harm: the 200 has been sent, so the client gets a cut body, loses whatever was queued, and never learns the reason
 // Instead: streams/readable
-import { createServer } from "node:http";
+
 import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import type { AddressInfo } from "node:net";
 import { expect, onTestFinished, test } from "vitest";
 import { encodeEvent } from "../../src/sse/encode.ts";
 import { eventStream } from "../../src/sse/event-stream.ts";
@@ -43,5 +44,9 @@ test("an error after the 200 is an event, with a code and no text of the provide
     return seen;
   };
   expect((await read("/wrong")).at(-1)).toBe("TypeError");
-  expect(await read("/right")).toEqual(['text {"text":"token"}', 'failed {"code":"model_failed","retryable":true}', "end"]);
+  expect(await read("/right")).toEqual([
+    'text {"text":"token"}',
+    'failed {"code":"model_failed","retryable":true}',
+    "end",
+  ]);
 });

@@ -28,7 +28,8 @@ test("a 503 on a reconnect ends an EventSource, and not the pattern", async () =
   });
   await eventually(() => server.hits.get("/wrong") === 2 && (server.hits.get("/right") ?? 0) >= 4);
   deploying = false;
-  const seen = (): Promise<Record<string, string[]>> => page.evaluate(() => (window as unknown as { seen: Record<string, string[]> }).seen);
+  const seen = (): Promise<Record<string, string[]>> =>
+    page.evaluate(() => (window as unknown as { seen: Record<string, string[]> }).seen);
   await eventually(async () => (await seen())["right"]!.length === 2);
   expect(await seen()).toEqual({ wrong: ["before"], right: ["before", "after"] });
   expect(server.hits.get("/wrong")).toBe(2);

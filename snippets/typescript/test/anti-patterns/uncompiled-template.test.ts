@@ -28,7 +28,11 @@ test("the compiler names four mistakes", () => {
   const tsconfig = { extends: "../../tsconfig.json", include: ["*.ts"] };
   writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(tsconfig));
   writeFileSync(join(folder, "template.ts"), TEMPLATE);
-  const { stdout, status } = spawnSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "--noEmit", "-p", folder], { encoding: "utf8" });
+  const { stdout, status } = spawnSync(
+    process.execPath,
+    [join(root, "node_modules/typescript/bin/tsc"), "--noEmit", "-p", folder],
+    { encoding: "utf8" },
+  );
   expect(status).not.toBe(0);
   // Implicit any, possibly null, unknown, and a name that is nowhere.
   for (const code of ["TS7006", "TS18047", "TS18046", "TS2304"]) expect(stdout).toContain(code);

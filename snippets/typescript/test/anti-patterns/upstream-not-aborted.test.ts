@@ -1,5 +1,5 @@
-// Wrong: a route that streams from a provider without handing the client's leaving on to it
-// Harm: the provider goes on writing, and is paid, while it thinks; only the next token finds that nobody reads
+// Wrong: a route that streams from a provider without passing on the client's disconnect
+// Harm: the provider keeps generating, and is paid, while it thinks; only the next token reveals that nobody reads
 // Instead: streams/readable
 import { expect, test } from "vitest";
 import { iterate, pullFrom } from "../../src/streams/readable.ts";
@@ -8,10 +8,12 @@ import { upstreamNotAborted } from "../support/wrong.ts";
 
 test("the provider's connection ends with the client's", async () => {
   const closed: string[] = [];
-  const silent = (name: string) => (_: unknown, response: import("node:http").ServerResponse): void => {
-    response.writeHead(200).write("first token");
-    void gone(response).then(() => closed.push(name));
-  };
+  const silent =
+    (name: string) =>
+    (_: unknown, response: import("node:http").ServerResponse): void => {
+      response.writeHead(200).write("first token");
+      void gone(response).then(() => closed.push(name));
+    };
   const provider = await serve({ "/wrong": silent("wrong"), "/right": silent("right") });
 
   const wrong = upstreamNotAborted(`${provider.origin}/wrong`);

@@ -1,6 +1,6 @@
 // Wrong: a Node `ws` server whose sockets have no "error" listener, with the default maxPayload and no look at the Origin
 // Harm: one malformed frame from anybody ends the process; a page of any site may connect; 100 MiB are taken as one message
-// Instead: websocket/browser
+// Instead: websocket/node
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
@@ -9,7 +9,9 @@ import { webSocketServer } from "../support/wrong.ts";
 
 /** Sends one frame without a mask, which RFC 6455 section 5.1 forbids to clients; says how the process ended. */
 async function attack(listener: string): Promise<number | "alive"> {
-  const child = spawn(process.execPath, ["--input-type=module", "--eval", webSocketServer(listener)], { stdio: ["pipe", "pipe", "ignore"] });
+  const child = spawn(process.execPath, ["--input-type=module", "--eval", webSocketServer(listener)], {
+    stdio: ["pipe", "pipe", "ignore"],
+  });
   onTestFinished(() => void child.stdin.end());
   const [port] = (await once(child.stdout, "data")) as [Buffer];
   const ended = once(child, "exit").then(([code]) => code as number);

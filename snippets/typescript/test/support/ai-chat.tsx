@@ -27,8 +27,12 @@ function AiChat({ api }: { api: string }): React.ReactNode {
   });
   return (
     <main>
-      <button id="send" onClick={() => void sendMessage({ text: "Hello" })}>Send</button>
-      <button id="stop" onClick={() => void stop()}>Stop</button>
+      <button id="send" onClick={() => void sendMessage({ text: "Hello" })}>
+        Send
+      </button>
+      <button id="stop" onClick={() => void stop()}>
+        Stop
+      </button>
     </main>
   );
 }

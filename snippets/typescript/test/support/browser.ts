@@ -1,7 +1,7 @@
 // A page of the shared Chromium, with patterns bundled into it.
 import { fileURLToPath } from "node:url";
 import * as esbuild from "esbuild";
-import { chromium, type Browser, type BrowserContext, type Page } from "playwright-core";
+import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 import { afterAll, inject } from "vitest";
 
 let browser: Promise<Browser> | undefined;
@@ -36,7 +36,10 @@ export function bundle(file: string): Promise<string> {
     const root = fileURLToPath(new URL(file.startsWith("test/") ? "../../" : "../../src/", import.meta.url));
     found = esbuild
       .build({
-        stdin: { contents: `import * as it from "./${file}"; Object.assign((window.pattern ??= {}), it);`, resolveDir: root },
+        stdin: {
+          contents: `import * as it from "./${file}"; Object.assign((window.pattern ??= {}), it);`,
+          resolveDir: root,
+        },
         bundle: true,
         write: false,
         format: "iife",

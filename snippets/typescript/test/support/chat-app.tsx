@@ -17,12 +17,21 @@ function Chat(): React.ReactNode {
   const { text, status, done, error, send, stop } = useTokenStream("/chat");
   useEffect(() => {
     seen.renders += 1;
-    Object.assign(seen, { text, status, reason: done?.reason ?? "", code: error !== undefined && "code" in error ? error.code : "" });
+    Object.assign(seen, {
+      text,
+      status,
+      reason: done?.reason ?? "",
+      code: error !== undefined && "code" in error ? error.code : "",
+    });
   });
   return (
     <main>
-      <button id="send" onClick={() => send({ messages: [] })}>Send</button>
-      <button id="stop" onClick={stop}>Stop</button>
+      <button id="send" onClick={() => send({ messages: [] })}>
+        Send
+      </button>
+      <button id="stop" onClick={stop}>
+        Stop
+      </button>
       <output>{text}</output>
     </main>
   );

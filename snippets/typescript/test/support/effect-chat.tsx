@@ -19,5 +19,9 @@ function Effect(): React.ReactNode {
 }
 
 export function mountEffect(): void {
-  createRoot(document.body).render(<StrictMode><Effect /></StrictMode>);
+  createRoot(document.body).render(
+    <StrictMode>
+      <Effect />
+    </StrictMode>,
+  );
 }

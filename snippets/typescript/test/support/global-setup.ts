@@ -40,9 +40,12 @@ export default async function setup(project: TestProject): Promise<() => Promise
 }
 
 export function chromiumPath(): string {
-  const found = [process.env["CHROMIUM"], "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(
-    (path) => path !== undefined && existsSync(path),
-  );
+  const found = [
+    process.env["CHROMIUM"],
+    "/usr/bin/chromium",
+    "/usr/bin/chromium-browser",
+    "/usr/bin/google-chrome",
+  ].find((path) => path !== undefined && existsSync(path));
   if (found === undefined) throw new Error("no Chromium: install the package chromium, or set CHROMIUM to its path");
   return found;
 }

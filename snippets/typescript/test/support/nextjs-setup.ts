@@ -56,7 +56,12 @@ export default async function setup(project: TestProject): Promise<() => Promise
     };
     const first = await startNext(folder, runtime);
     stops.push(first.stop);
-    const second = await startNext(folder, { ...runtime, BACKEND_URL: "http://127.0.0.1:9", PROXY_BODY: "20mb", MODEL_SILENCE_MS: "300" });
+    const second = await startNext(folder, {
+      ...runtime,
+      BACKEND_URL: "http://127.0.0.1:9",
+      PROXY_BODY: "20mb",
+      MODEL_SILENCE_MS: "300",
+    });
     stops.push(second.stop);
     project.provide("nextjs", first.server);
     project.provide("second", second.server);
@@ -70,7 +75,21 @@ export default async function setup(project: TestProject): Promise<() => Promise
   return stop;
 }
 
-const MODELS = ["plain", "bytes", "tools", "length", "refusal", "cut", "cut-inside", "abort", "stall", "hold-head", "error", "rate-limit", "overloaded"];
+const MODELS = [
+  "plain",
+  "bytes",
+  "tools",
+  "length",
+  "refusal",
+  "cut",
+  "cut-inside",
+  "abort",
+  "stall",
+  "hold-head",
+  "error",
+  "rate-limit",
+  "overloaded",
+];
 
 /** Streams without `no-transform`: `POST /NAME/push` sends one event to whoever reads `/NAME/events`. */
 async function startPlain(): Promise<{ url: string; stop: () => void }> {

@@ -21,17 +21,28 @@ export async function newJob(capacity = 100): Promise<Job> {
   ok(await fetch(`${url}?capacity=${capacity}`, { method: "PUT" }));
   return {
     id,
-    publish: async (type, data, last = false) => ok(await fetch(url, { method: "POST", body: JSON.stringify({ type, data, last }) })),
+    publish: async (type, data, last = false) =>
+      ok(await fetch(url, { method: "POST", body: JSON.stringify({ type, data, last }) })),
     readers: async () => ((await (await fetch(url)).json()) as { readers: number }).readers,
   };
 }
 
-export async function state(): Promise<{ counters: Record<string, number>; answers: { question: string; text: string; outcome: string }[] }> {
-  return (await fetch(`${origin()}/testing/state`)).json() as Promise<{ counters: Record<string, number>; answers: [] }>;
+export async function state(): Promise<{
+  counters: Record<string, number>;
+  answers: { question: string; text: string; outcome: string }[];
+}> {
+  return (await fetch(`${origin()}/testing/state`)).json() as Promise<{
+    counters: Record<string, number>;
+    answers: [];
+  }>;
 }
 
 /** The exchanges with the scripted model whose request holds `text`. */
 export async function exchanges(text: string): Promise<{ end: string; tokens: number }[]> {
-  const all = (await (await fetch(`${inject("backend")}/exchanges`)).json()) as { end: string; tokens: number; request: unknown }[];
+  const all = (await (await fetch(`${inject("backend")}/exchanges`)).json()) as {
+    end: string;
+    tokens: number;
+    request: unknown;
+  }[];
   return all.filter(({ request }) => JSON.stringify(request).includes(text));
 }

@@ -9,7 +9,10 @@ import { join } from "node:path";
 import { onTestFinished } from "vitest";
 
 /** The file that the chapter production/proxies shows. */
-export const OF_THE_BOOK = readFileSync(new URL("../../../../book/src/production/proxies/nginx.conf", import.meta.url), "utf8");
+export const OF_THE_BOOK = readFileSync(
+  new URL("../../../../book/src/production/proxies/nginx.conf", import.meta.url),
+  "utf8",
+);
 
 /** What people write. */
 export const BARE = `
@@ -21,14 +24,18 @@ export const BARE = `
 export async function startNginx(config: string, upstream: string): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), "nginx-"));
   const address = `127.0.0.1:${await freePort()}`;
-  const temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((name) => `${name}_temp_path ${folder}/${name};`).join(" ");
+  const temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+    .map((name) => `${name}_temp_path ${folder}/${name};`)
+    .join(" ");
   const text = config
     .replaceAll("127.0.0.1:3000", new URL(upstream).host)
     .replaceAll("127.0.0.1:8080", address)
     .replace("http {", `http { access_log off; ${temp}`);
   writeFileSync(join(folder, "nginx.conf"), text);
   const main = `daemon off; master_process off; pid ${folder}/pid; error_log stderr info;`;
-  const child = spawn("/usr/sbin/nginx", ["-p", folder, "-c", join(folder, "nginx.conf"), "-g", main], { stdio: ["ignore", "ignore", "pipe"] });
+  const child = spawn("/usr/sbin/nginx", ["-p", folder, "-c", join(folder, "nginx.conf"), "-g", main], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
   let said = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => void (said += text));
   const ended = once(child, "exit");
@@ -40,7 +47,9 @@ export async function startNginx(config: string, upstream: string): Promise<stri
   for (;;) {
     if (child.exitCode !== null) throw new Error(`nginx ended\n${said}`);
     const socket = connect(Number(address.split(":")[1]), "127.0.0.1");
-    const open = await new Promise<boolean>((resolve) => void socket.once("connect", () => resolve(true)).once("error", () => resolve(false)));
+    const open = await new Promise<boolean>(
+      (resolve) => void socket.once("connect", () => resolve(true)).once("error", () => resolve(false)),
+    );
     socket.destroy();
     if (open) return `http://${address}`;
     await new Promise((resolve) => setTimeout(resolve, 10));
@@ -52,7 +61,9 @@ export async function freePort(): Promise<number> {
   for (;;) {
     const port = 24_000 + Math.floor(Math.random() * 8_000);
     const server = createServer().listen(port, "127.0.0.1");
-    const free = await new Promise<boolean>((resolve) => void server.once("listening", () => resolve(true)).once("error", () => resolve(false)));
+    const free = await new Promise<boolean>(
+      (resolve) => void server.once("listening", () => resolve(true)).once("error", () => resolve(false)),
+    );
     if (!free) continue;
     await new Promise((resolve) => server.close(resolve));
     return port;

@@ -8,7 +8,11 @@ const program = resolve(workspace, process.env["CARGO_TARGET_DIR"] ?? "target", 
 
 export function buildProbe(): void {
   // The whole workspace: the features of a package by itself are others, and would be built anew.
-  const { status } = spawnSync(process.env["CARGO"] ?? "cargo", ["build", "--quiet", "--workspace", "--bin", "stream-probe"], { cwd: workspace, stdio: "ignore" });
+  const { status } = spawnSync(
+    process.env["CARGO"] ?? "cargo",
+    ["build", "--quiet", "--workspace", "--bin", "stream-probe"],
+    { cwd: workspace, stdio: "ignore" },
+  );
   if (status !== 0) throw new Error("cargo build --bin stream-probe failed");
 }
 
@@ -20,8 +24,12 @@ export interface Found {
 
 /** The ids of a run, by verdict. */
 export async function probe(...args: string[]): Promise<Found> {
-  const report = await new Promise<string>((done) => void execFile(program, [...args, "--json"], (_, stdout) => done(stdout)));
-  const { checks } = JSON.parse(report) as { checks: { id: string; verdict: "passed" | "failed" | "could not tell" }[] };
+  const report = await new Promise<string>(
+    (done) => void execFile(program, [...args, "--json"], (_, stdout) => done(stdout)),
+  );
+  const { checks } = JSON.parse(report) as {
+    checks: { id: string; verdict: "passed" | "failed" | "could not tell" }[];
+  };
   const of = (wanted: string): string[] => checks.filter(({ verdict }) => verdict === wanted).map(({ id }) => id);
   return { passed: of("passed"), failed: of("failed"), unknown: of("could not tell") };
 }

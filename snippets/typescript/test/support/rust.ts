@@ -14,11 +14,13 @@ export async function startRust(): Promise<{ url: string; stop: () => void }> {
       { cwd: workspace, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] },
     );
     if (build.status !== 0) throw new Error("cargo build --example test_server failed");
-    binary = build.stdout
-      .split("\n")
-      .filter((line) => line.startsWith("{"))
-      .map((line) => JSON.parse(line) as { executable?: string | null; target?: { name: string } })
-      .find((message) => message.executable != null && message.target?.name === "test_server")?.executable ?? undefined;
+    binary =
+      build.stdout
+        .split("\n")
+        .filter((line) => line.startsWith("{"))
+        .map((line) => JSON.parse(line) as { executable?: string | null; target?: { name: string } })
+        .find((message) => message.executable != null && message.target?.name === "test_server")?.executable ??
+      undefined;
     if (binary === undefined) throw new Error("cargo named no test_server executable");
   }
   const child = spawn(binary, { stdio: ["pipe", "pipe", "inherit"] });

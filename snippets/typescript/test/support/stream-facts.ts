@@ -20,7 +20,11 @@ export async function enqueueInStartIgnoresTheReader(): Promise<number | null> {
 
 export async function pullsWithoutReader(highWaterMark: number): Promise<number> {
   let pulls = 0;
-  new ReadableStream({ pull: (controller) => (pulls++, controller.enqueue("chunk")) }, { highWaterMark });
+  const pull = (controller: ReadableStreamDefaultController<string>): void => {
+    pulls++;
+    controller.enqueue("chunk");
+  };
+  new ReadableStream({ pull }, { highWaterMark });
   await tick();
   return pulls;
 }
@@ -49,7 +53,12 @@ export async function errorDiscardsTheQueue(): Promise<string[]> {
         else controller.close();
       },
     }).getReader();
-    seen.push(await reader.read().then(({ value }) => `${end} ${value}`, () => `${end} lost`));
+    seen.push(
+      await reader.read().then(
+        ({ value }) => `${end} ${value}`,
+        () => `${end} lost`,
+      ),
+    );
   }
   return seen;
 }
@@ -83,7 +92,12 @@ export async function transformEnds(): Promise<string[]> {
       } as Transformer<string, string>),
     );
   const chunks = (): ReadableStream<string> =>
-    new ReadableStream({ start: (controller) => (controller.enqueue("a"), controller.close()) });
+    new ReadableStream({
+      start: (controller) => {
+        controller.enqueue("a");
+        controller.close();
+      },
+    });
   const complete = run(chunks(), "complete").getReader();
   while (!(await complete.read()).done);
   const endless = new ReadableStream<string>({ pull: (controller) => controller.enqueue("a") });
@@ -91,7 +105,10 @@ export async function transformEnds(): Promise<string[]> {
   await cancelled.read();
   await cancelled.cancel();
   const failing = new ReadableStream<string>({ pull: (controller) => controller.error(new Error("x")) });
-  await run(failing, "failed").getReader().read().catch(() => undefined);
+  await run(failing, "failed")
+    .getReader()
+    .read()
+    .catch(() => undefined);
   await tick();
   return calls;
 }
@@ -107,7 +124,11 @@ export async function transformErrorCancelsTheSource(): Promise<string> {
       throw new Error("broken");
     },
   });
-  await source.pipeThrough(broken).getReader().read().catch(() => undefined);
+  await source
+    .pipeThrough(broken)
+    .getReader()
+    .read()
+    .catch(() => undefined);
   await tick();
   return reason;
 }
@@ -126,9 +147,14 @@ export function decoding(): string[] {
 
 export async function surrogates(): Promise<string[]> {
   const [high, low] = ["\ud83d", "\ude00"];
-  const each = new TextDecoder().decode(new TextEncoder().encode(high)) + new TextDecoder().decode(new TextEncoder().encode(low));
+  const each =
+    new TextDecoder().decode(new TextEncoder().encode(high)) + new TextDecoder().decode(new TextEncoder().encode(low));
   const joined = new ReadableStream<string>({
-    start: (controller) => (controller.enqueue(high), controller.enqueue(low), controller.close()),
+    start: (controller) => {
+      controller.enqueue(high);
+      controller.enqueue(low);
+      controller.close();
+    },
   }).pipeThrough(new TextEncoderStream());
   const cut = [..."👨‍👩‍👧"][0]!;
   const whole = [...new Intl.Segmenter("en", { granularity: "grapheme" }).segment("👨‍👩‍👧")].length;
@@ -151,7 +177,10 @@ export async function locking(): Promise<string[]> {
 
 export async function breakCancels(): Promise<number> {
   let cancelled = 0;
-  const stream = new ReadableStream<number>({ pull: (controller) => controller.enqueue(1), cancel: () => void (cancelled += 1) });
+  const stream = new ReadableStream<number>({
+    pull: (controller) => controller.enqueue(1),
+    cancel: () => void (cancelled += 1),
+  });
   for await (const _ of stream) break;
   return cancelled;
 }

@@ -1,6 +1,7 @@
 // A `ws` server on a test server's port.
-import { WebSocketServer, type ServerOptions, type WebSocket as ServerSocket } from "ws";
+
 import type { IncomingMessage } from "node:http";
+import { type ServerOptions, type WebSocket as ServerSocket, WebSocketServer } from "ws";
 import { serve, type TestServer } from "./server.ts";
 
 export interface SocketServer extends TestServer {

@@ -9,7 +9,8 @@ export default function Page(): React.ReactNode {
   const { messages, sendMessage, status, error, stop } = useChat({
     transport: new DefaultChatTransport({ api: "/api/ai" }),
     // A stream that ended too early has the status `ready` as well: only the missing reason tells.
-    onFinish: ({ finishReason, isAbort, isError }) => setFinished(isError ? "failed" : isAbort ? "stopped" : (finishReason ?? "cut")),
+    onFinish: ({ finishReason, isAbort, isError }) =>
+      setFinished(isError ? "failed" : isAbort ? "stopped" : (finishReason ?? "cut")),
   });
   const send = (): void => {
     setFinished("");
@@ -18,8 +19,12 @@ export default function Page(): React.ReactNode {
   const answer = messages.findLast(({ role }) => role === "assistant");
   return (
     <main>
-      <button id="send" onClick={send}>Send</button>
-      <button id="stop" onClick={() => void stop()}>Stop</button>
+      <button id="send" onClick={send}>
+        Send
+      </button>
+      <button id="stop" onClick={() => void stop()}>
+        Stop
+      </button>
       <p id="status">{status}</p>
       <p id="finished">{finished}</p>
       <p id="error">{error?.message}</p>

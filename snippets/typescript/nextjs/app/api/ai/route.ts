@@ -1,7 +1,14 @@
 // The same with the AI SDK 7, for `useChat`.
 // ANCHOR: route
 import { createOpenAI } from "@ai-sdk/openai";
-import { convertToModelMessages, createUIMessageStreamResponse, safeValidateUIMessages, streamText, toUIMessageStream, type UIMessageChunk } from "ai";
+import {
+  convertToModelMessages,
+  createUIMessageStreamResponse,
+  safeValidateUIMessages,
+  streamText,
+  toUIMessageStream,
+  type UIMessageChunk,
+} from "ai";
 import { chooseModel, silenceMs } from "@/lib/models.ts";
 import { readJson } from "@/lib/read-json.ts";
 import { watchSilence } from "@/lib/silence.ts";

@@ -5,6 +5,7 @@ import { answer, type Message } from "@/lib/answer.ts";
 import { answers } from "@/lib/answers.ts";
 import { chooseModel } from "@/lib/models.ts";
 import { readJson } from "@/lib/read-json.ts";
+import { CHAT_EVENTS } from "@/streaming/llm/chat-events.ts";
 import { encodeEvent, STREAM_HEADERS } from "@/streaming/sse/encode.ts";
 import { pullFrom, withHeartbeat } from "@/streaming/streams/readable.ts";
 
@@ -18,7 +19,8 @@ export async function POST(request: Request): Promise<Response> {
   const body = (await readJson(request, 64 * 1024)) as { model?: unknown; messages?: unknown } | null | undefined;
   const model = chooseModel(body?.model);
   const messages = parse(body?.messages);
-  if (model === undefined || messages === undefined) return Response.json({ code: "invalid", retryable: false }, { status: 400 });
+  if (model === undefined || messages === undefined)
+    return Response.json({ code: "invalid", retryable: false }, { status: 400 });
 
   const record = { question: messages.at(-1)!.content, text: "", outcome: "stopped" };
   // Runs when the response has ended and when the client has left; a platform keeps the process alive until then.
@@ -26,8 +28,9 @@ export async function POST(request: Request): Promise<Response> {
 
   const events = pullFrom(async function* (signal) {
     for await (const event of answer(model, messages, AbortSignal.any([signal, request.signal]))) {
-      if (event.type === "text") record.text += (event.data as { text: string }).text;
-      if (event.type === "done" || event.type === "failed") record.outcome = event.type;
+      if (event.type === CHAT_EVENTS.text) record.text += (event.data as { text: string }).text;
+      if (event.type === CHAT_EVENTS.done) record.outcome = "done";
+      if (event.type === CHAT_EVENTS.failed) record.outcome = "failed";
       yield encodeEvent(event);
     }
   });

@@ -1,0 +1,293 @@
+//! A feed of events for each order: resumable, authorized, bounded, observed, and drained at a shutdown.
+//!
+//! `GET /orders/{order}/events` streams; `POST /orders/{order}/events` publishes; `POST /tickets` lets an `EventSource`, which sets no
+//! header, in. The contract (names, ids, where a newcomer starts, limits) is [`Settings`]; who may do what is [`Access`]. Events
+//! are in memory: if a restart must not reset clients, fill the logs from a broker (`production/topics`).
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, Query, State},
+    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use snippets::connections::per_user::PerUser;
+use snippets::connections::tickets::{TicketError, Tickets};
+use snippets::production::observe::Observer;
+use snippets::sse::event::{Event, LastEventId};
+use snippets::sse::fanout::feed;
+use snippets::sse::log::{Config as LogConfig, PublishError};
+use snippets::sse::streams::{self, Config as StreamsConfig, Holding, Streams};
+use snippets::sse::topics::{Bounds, Topics};
+use snippets::sse::until::{Until, invalid};
+use tokio_util::sync::CancellationToken;
+
+/// The contract and the bounds, in one place.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// One log per order: its bounds, its ids, its slow clients, and where a newcomer starts.
+    pub log: LogConfig,
+    /// Most orders at once. All logs together hold at most `max_topics` times `log.bytes`.
+    pub topics: Bounds,
+    /// Streams at once, heartbeat, maximum age, reconnection time, drain, and the stream's own events.
+    pub streams: StreamsConfig,
+    /// Streams of one user at once; one more gets 429.
+    pub max_per_user: usize,
+    /// How often an open stream asks whether its user may still read.
+    pub recheck: Duration,
+    /// Bytes of a published event. More gets 413.
+    pub max_event: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            log: LogConfig {
+                bytes: 64 * 1024,
+                ..feed()
+            },
+            topics: Bounds {
+                max_topics: 10_000,
+                ..Bounds::default()
+            },
+            streams: StreamsConfig::default(),
+            max_per_user: 20,
+            recheck: Duration::from_secs(30),
+            max_event: 16 * 1024,
+        }
+    }
+}
+
+/// Who may do what: replace [`Demo`] with your sessions and your table of rights.
+pub trait Access: Send + Sync + 'static {
+    /// The user whose bearer token this is.
+    fn user(&self, token: &str) -> Option<String>;
+    /// Whether `user` may read `order`: checked on each connect, since a cursor comes from the client, and again while the stream is open.
+    fn may_read(&self, user: &str, order: &str) -> bool;
+    /// Whether `user` may publish.
+    fn may_publish(&self, user: &str) -> bool;
+}
+
+/// One user, whose token is `demo`, and who may do everything.
+#[derive(Debug)]
+pub struct Demo;
+
+impl Access for Demo {
+    fn user(&self, token: &str) -> Option<String> {
+        (token == "demo").then(|| "demo".to_owned())
+    }
+
+    fn may_read(&self, _user: &str, _order: &str) -> bool {
+        true
+    }
+
+    fn may_publish(&self, _user: &str) -> bool {
+        true
+    }
+}
+
+/// The service. Cloning is cheap.
+#[derive(Clone)]
+pub struct Service(Arc<Shared>);
+
+struct Shared {
+    access: Arc<dyn Access>,
+    settings: Settings,
+    topics: Topics,
+    streams: Streams,
+    users: PerUser,
+    tickets: Tickets,
+    observer: Observer,
+}
+
+impl Service {
+    /// Cancel `stopping` to end every stream in band. Install the metrics recorder before.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(settings: Settings, access: Arc<dyn Access>, stopping: CancellationToken) -> Self {
+        Self(Arc::new(Shared {
+            access,
+            topics: Topics::start(settings.log.clone(), settings.topics),
+            streams: Streams::start(settings.streams.clone(), stopping.clone()),
+            users: PerUser::new(settings.max_per_user),
+            // For one instance. Several share a key and a store of used tickets: `Tickets::new`.
+            tickets: Tickets::default(),
+            observer: Observer::new("orders", stopping),
+            settings,
+        }))
+    }
+
+    /// The public routes. Liveness depends on nothing else: a check of a broker would restart every instance at once.
+    pub fn app(&self) -> Router {
+        let limit = DefaultBodyLimit::max(self.0.settings.max_event);
+        Router::new()
+            .route(
+                "/orders/{order}/events",
+                get(events).head(streams::head).post(publish).layer(limit),
+            )
+            .route("/tickets", post(ticket))
+            .route("/health", get(async || "ok"))
+            .with_state(self.clone())
+    }
+
+    /// Publishes `event` to the readers of `order`, and keeps it for those that reconnect.
+    ///
+    /// # Errors
+    /// If the event is too large, or if there is no room for another order.
+    pub fn publish(&self, order: &str, event: &Event) -> Result<String, NotPublished> {
+        let log = self
+            .0
+            .topics
+            .log(order)
+            .map_err(|_| NotPublished::TooManyOrders)?;
+        let cursor = log.publish(event)?;
+        Ok(self.0.settings.log.ids.id(cursor).to_string())
+    }
+
+    /// The user of a request: of its bearer token, or of the ticket in its query.
+    async fn user(&self, headers: &HeaderMap, ticket: Option<&str>) -> Result<String, StatusCode> {
+        let bearer = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        match (bearer, ticket) {
+            (Some(token), _) => self.0.access.user(token).ok_or(StatusCode::UNAUTHORIZED),
+            (None, None) => Err(StatusCode::UNAUTHORIZED),
+            (None, Some(ticket)) => match self.0.tickets.redeem::<()>(ticket).await {
+                Ok((user, ())) => Ok(user),
+                Err(TicketError::TooMany) => Err(StatusCode::TOO_MANY_REQUESTS),
+                Err(TicketError::Unavailable) => Err(StatusCode::SERVICE_UNAVAILABLE),
+                Err(_) => Err(StatusCode::UNAUTHORIZED),
+            },
+        }
+    }
+}
+
+/// Why an event was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum NotPublished {
+    /// See [`Settings::topics`].
+    #[error("there is no room for another order")]
+    TooManyOrders,
+    /// The log refused it.
+    #[error(transparent)]
+    Log(#[from] PublishError),
+}
+
+#[derive(Deserialize)]
+struct Ticket {
+    ticket: Option<String>,
+}
+
+async fn events(
+    State(service): State<Service>,
+    Path(order): Path<String>,
+    Query(Ticket { ticket }): Query<Ticket>,
+    headers: HeaderMap,
+    cursor: LastEventId,
+) -> Response {
+    let Shared {
+        access,
+        settings,
+        topics,
+        streams,
+        users,
+        observer,
+        ..
+    } = &*service.0;
+    let user = match service.user(&headers, ticket.as_deref()).await {
+        Ok(user) => user,
+        Err(status) => return status.into_response(),
+    };
+    // The same answer, whether the order does not exist or is another user's.
+    if !access.may_read(&user, &order) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let Some(place) = users.enter(&user) else {
+        observer.refused();
+        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "5")]).into_response();
+    };
+    let slot = match streams.admit() {
+        Ok(slot) => slot,
+        Err(refused) => {
+            observer.refused();
+            return refused.into_response();
+        }
+    };
+    let reader = match topics.read(&order, &cursor) {
+        Ok(Some(reader)) => reader,
+        // The client has the terminal event: after a 204, an EventSource does not reconnect.
+        Ok(None) => return StatusCode::NO_CONTENT.into_response(),
+        Err(_) => return streams.refusal().into_response(),
+    };
+    let Ok(unauthorized) = Event::unreserved(settings.streams.names.unauthorized, &json!({}))
+    else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let (access, every) = (access.clone(), settings.recheck);
+    let over = invalid(every, move || {
+        std::future::ready(access.may_read(&user, &order))
+    });
+    let watched = observer.watch(reader, cursor != LastEventId::None);
+    slot.respond(Holding(Until::new(watched, over, unauthorized), place))
+}
+
+#[derive(Deserialize)]
+struct Message {
+    event: String,
+    data: Value,
+    /// Whether it is the order's terminal event: its streams end, and its clients do not reconnect.
+    #[serde(default)]
+    last: bool,
+}
+
+async fn publish(
+    State(service): State<Service>,
+    Path(order): Path<String>,
+    headers: HeaderMap,
+    Json(message): Json<Message>,
+) -> Response {
+    match service.user(&headers, None).await {
+        Ok(user) if service.0.access.may_publish(&user) => {}
+        Ok(_) => return StatusCode::FORBIDDEN.into_response(),
+        Err(status) => return status.into_response(),
+    }
+    let event = match Event::new(&message.event, &message.data) {
+        Ok(event) if message.last => event.last(),
+        Ok(event) => event,
+        Err(error) => return (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).into_response(),
+    };
+    match service.publish(&order, &event) {
+        Ok(id) => (StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response(),
+        Err(NotPublished::TooManyOrders) => {
+            (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "5")]).into_response()
+        }
+        Err(NotPublished::Log(PublishError::Finished)) => StatusCode::CONFLICT.into_response(),
+        Err(NotPublished::Log(error)) => {
+            (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).into_response()
+        }
+    }
+}
+
+/// A ticket for `?ticket=`: valid once, for 30 s. A page fetches one for each attempt to connect.
+async fn ticket(State(service): State<Service>, headers: HeaderMap) -> Response {
+    let user = match service.user(&headers, None).await {
+        Ok(user) => user,
+        Err(status) => return status.into_response(),
+    };
+    match service.0.tickets.issue(&user, &()) {
+        Ok(ticket) => (
+            [("cache-control", "no-store")],
+            Json(json!({ "ticket": ticket })),
+        )
+            .into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a ticket cannot be issued");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! What event streams and sockets share: who may connect, how many and from where; the permit of a connection; the server.
+
+pub mod client_ip;
+pub mod crowd;
+pub mod listen;
+pub mod per_user;
+#[cfg(feature = "redis")]
+pub mod redis_tickets;
+pub mod send_deadline;
+pub mod takeover;
+pub mod tickets;

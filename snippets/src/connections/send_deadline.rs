@@ -1,0 +1,108 @@
+//! A write that a peer holds up fails after a while.
+//!
+//! A client that has stopped reading is not a disconnect: it keeps its connection alive by acknowledging, and neither
+//! hyper nor axum times out a write. `listen.rs` puts this around each socket; it works around any other transport too.
+
+// ANCHOR: send-deadline
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+/// A transport whose writes fail with `TimedOut` if the peer has taken nothing for `limit`. Each byte that it takes starts
+/// the time again: a slow client is not a stalled one.
+pub struct SendDeadline<S> {
+    pub(super) inner: S,
+    /// Milliseconds.
+    limit: u32,
+    /// Present only while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> SendDeadline<S> {
+    /// Wraps `inner`. `limit` is at most 49 days.
+    pub fn new(inner: S, limit: Duration) -> Self {
+        let limit = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+        Self {
+            inner,
+            limit,
+            stalled: None,
+        }
+    }
+
+    /// Whether the last write had to wait.
+    pub(super) fn waits(&self) -> bool {
+        self.stalled.is_some()
+    }
+
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.stalled = None;
+            return write;
+        }
+        let limit = Duration::from_millis(self.limit.into());
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the peer has stopped reading",
+        )))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for SendDeadline<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for SendDeadline<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.watch(cx, write)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
+        self.watch(cx, write)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored() // without it, hyper would copy all that it sends
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A layer such as TLS keeps bytes of its own and writes them here.
+        let flush = Pin::new(&mut self.inner).poll_flush(cx);
+        self.watch(cx, flush)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shutdown = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.watch(cx, shutdown)
+    }
+}
+// ANCHOR_END: send-deadline

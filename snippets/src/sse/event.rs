@@ -1,0 +1,238 @@
+//! An event of an event stream, validated when it is built, encoded once and shared as bytes by all readers;
+//! and what a client sends back as its cursor.
+//!
+//! Use it for every event. Nothing that uses this file can be injected into, and nothing panics: axum's own `Event`
+//! panics on CR and LF, and on NUL in an id, after the 200 has been sent. Needs `cursor.rs`. HTML, section 9.2.
+
+// ANCHOR: event
+use std::{borrow::Cow, convert::Infallible, fmt::Display};
+
+use axum::extract::{FromRequestParts, Query};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::request::Parts;
+use serde::{Deserialize, Serialize};
+
+// ANCHOR: names
+/// The names of the events that a stream sends on its own. Change them where your contract has others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Names {
+    /// Sent during silence. `None`: a comment, which `EventSource` hides from the page and a `fetch` reader sees.
+    pub heartbeat: Option<&'static str>,
+    /// The cursor cannot be used: the client drops its state.
+    pub reset: &'static str,
+    /// The server restarts: the client reconnects with its cursor.
+    pub restart: &'static str,
+    /// The stream failed. The reason is logged and not sent.
+    pub failed: &'static str,
+    /// The session of the client is over.
+    pub unauthorized: &'static str,
+}
+// ANCHOR_END: names
+
+impl Names {
+    /// The names that the clients of this pack know.
+    pub const DEFAULT: Self = Self {
+        heartbeat: Some("ping"),
+        reset: "reset",
+        restart: "restart",
+        failed: "stream_error",
+        unauthorized: "unauthorized",
+    };
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// One event, without its id: `event: NAME\ndata: DATA\n\n`. Cloning shares the bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    block: Bytes,
+    name: u8,
+    last: bool,
+}
+
+/// Why an [`Event`] was not built. The text names the rule, never the value, which may be a peer's.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidEvent {
+    /// See [`Event::new`].
+    #[error(
+        "an event name is 1 to 128 bytes without control characters and without a leading space"
+    )]
+    Name,
+    /// `error` and `open` also call the listeners of EventSource's own events; the others belong to the stream.
+    #[error(
+        "the event name is reserved: choose another, or build the event with Event::unreserved"
+    )]
+    ReservedName,
+    /// The data has no JSON form.
+    #[error("data is not serializable: {0}")]
+    Data(#[from] serde_json::Error),
+}
+
+impl Event {
+    /// An event called `name` with `data` as JSON. `order:paid` is a name; the names of [`Names::DEFAULT`], `error` and
+    /// `open` are reserved.
+    ///
+    /// # Errors
+    /// If the name is reserved or malformed, or if `data` has no JSON form.
+    pub fn new(name: &str, data: &(impl Serialize + ?Sized)) -> Result<Self, InvalidEvent> {
+        let own = Names::DEFAULT;
+        let names = [
+            own.reset,
+            own.restart,
+            own.failed,
+            own.unauthorized,
+            "ping",
+            "error",
+            "open",
+        ];
+        if names.contains(&name) {
+            return Err(InvalidEvent::ReservedName);
+        }
+        Self::unreserved(name, data)
+    }
+
+    /// As [`Event::new`], for a name that a contract prescribes. `error` and `open` are safe if no client is an
+    /// `EventSource`; its `onerror` cannot tell such an event from a lost connection.
+    ///
+    /// # Errors
+    /// If the name is malformed, or if `data` has no JSON form.
+    pub fn unreserved(name: &str, data: &(impl Serialize + ?Sized)) -> Result<Self, InvalidEvent> {
+        Self::text(name, &serde_json::to_string(data)?)
+    }
+
+    /// An event whose data is `text` and not JSON, such as `[DONE]`. An empty `name` is the event `message`; lines of
+    /// `text` become one `data:` line each. Empty text is sent as an empty line, which axum leaves out: without a data
+    /// line a browser fires no event (HTML 9.2.6).
+    ///
+    /// # Errors
+    /// If the name is malformed.
+    pub fn text(name: &str, text: &str) -> Result<Self, InvalidEvent> {
+        if name.len() > 128 || name.starts_with(' ') || name.chars().any(char::is_control) {
+            return Err(InvalidEvent::Name);
+        }
+        let mut block = BytesMut::with_capacity(name.len() + text.len() + 24);
+        if !name.is_empty() {
+            put(&mut block, &["event: ", name, "\n"]);
+        }
+        // CR alone ends a line too.
+        for line in text.replace("\r\n", "\n").split(['\n', '\r']) {
+            put(&mut block, &["data: ", line, "\n"]);
+        }
+        block.put_u8(b'\n');
+        Ok(Self {
+            block: block.freeze(),
+            name: name.len() as u8,
+            last: false,
+        })
+    }
+
+    /// Marks the terminal event: the response ends after it, and the client does not reconnect.
+    pub fn last(mut self) -> Self {
+        self.last = true;
+        self
+    }
+
+    /// Whether this is the terminal event.
+    pub fn is_last(&self) -> bool {
+        self.last
+    }
+
+    /// The name; empty for the event `message`.
+    pub fn name(&self) -> &str {
+        let from = if self.name == 0 { 0 } else { "event: ".len() };
+        self.str(from, from + self.name as usize)
+    }
+
+    /// The data.
+    pub fn data(&self) -> Cow<'_, str> {
+        let head = if self.name == 0 {
+            0
+        } else {
+            "event: \n".len() + self.name as usize
+        };
+        let lines = self.str(head + "data: ".len(), self.block.len() - 2);
+        if lines.contains('\n') {
+            lines.replace("\ndata: ", "\n").into()
+        } else {
+            lines.into()
+        }
+    }
+
+    fn str(&self, from: usize, to: usize) -> &str {
+        std::str::from_utf8(&self.block[from..to]).unwrap_or_default()
+    }
+
+    /// The block without an id.
+    pub fn bytes(&self) -> Bytes {
+        self.block.clone()
+    }
+
+    /// The block with `id`, which must be free of CR, LF and NUL, as a [`Cursor`](super::cursor::Cursor) is.
+    pub fn at(&self, id: impl Display) -> Bytes {
+        let mut block = BytesMut::with_capacity(self.block.len() + 40);
+        put(&mut block, &["id: ", &id.to_string(), "\n"]);
+        block.extend_from_slice(&self.block);
+        block.freeze()
+    }
+}
+
+fn put(block: &mut BytesMut, parts: &[&str]) {
+    parts
+        .iter()
+        .for_each(|part| block.extend_from_slice(part.as_bytes()));
+}
+// ANCHOR_END: event
+
+// ANCHOR: last-event-id
+/// The cursor that a client sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LastEventId {
+    /// It has seen nothing.
+    None,
+    /// It has seen every event up to and including this id.
+    Id(String),
+    /// It has seen something, and its cursor is no id of ours (not ASCII, too long, sent twice). To start at the
+    /// beginning without a `reset` would leave a gap or repeat events.
+    Unusable,
+}
+
+/// Reads the header `Last-Event-ID` (HTML 9.2.4) or, without it, `?lastEventId=`, which a page uses for a new
+/// `EventSource`. The header wins: the URL of a reconnecting `EventSource` still holds its first cursor.
+impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        #[derive(Deserialize)]
+        struct Sent {
+            #[serde(rename = "lastEventId")]
+            id: Option<String>,
+        }
+        let mut headers = parts.headers.get_all("last-event-id").iter();
+        let sent = match (headers.next(), headers.next()) {
+            (None, _) => Query::<Sent>::try_from_uri(&parts.uri)
+                .map(|Query(sent)| sent.id.unwrap_or_default())
+                .map_err(drop),
+            // A browser sends the UTF-8 bytes of an id: `to_str` fails on "é1".
+            (Some(value), None) => value.to_str().map(str::to_owned).map_err(drop),
+            (Some(_), Some(_)) => Err(()),
+        };
+        Ok(match sent {
+            Ok(id) if id.is_empty() => Self::None,
+            Ok(id) if is_token(&id, 128) => Self::Id(id),
+            _ => Self::Unusable,
+        })
+    }
+}
+
+/// The unreserved characters of RFC 3986, section 2.3: such a value needs no escaping in `?lastEventId=`.
+pub fn is_token(value: &str, max_len: usize) -> bool {
+    (1..=max_len).contains(&value.len())
+        && value
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+}
+// ANCHOR_END: last-event-id

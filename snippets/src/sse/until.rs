@@ -1,0 +1,140 @@
+//! Ends an open stream when it is no longer allowed: its session is over, or its user is disconnected.
+//!
+//! Use it for every stream that needed a permission to be opened, since a stream outlives that decision. [`Until`] ends a
+//! stream in band when any future completes; [`invalid`] is such a future for a check that is repeated (a session store,
+//! in memory or behind a network); [`Users`] is one for a logout that must take effect immediately. The maximum age of
+//! `streams.rs` remains the last resort. Needs `streams.rs` with its files.
+
+// ANCHOR: until
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    event::Event,
+    streams::{Chunk, Source},
+};
+
+// ANCHOR: ending
+/// `source`, until `over` completes; then the terminal event `last`. A busy source does not delay it.
+pub struct Until<S> {
+    source: S,
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
+    last: Event,
+}
+
+impl<S> Until<S> {
+    /// What `over` holds is dropped with the stream: put the user's permit into it.
+    pub fn new(source: S, over: impl Future<Output = ()> + Send + 'static, last: Event) -> Self {
+        Self {
+            source,
+            over: Box::pin(over),
+            last: last.last(),
+        }
+    }
+}
+
+impl<S: Source> Source for Until<S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        if self.over.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Chunk::from(&self.last)));
+        }
+        self.source.poll(cx)
+    }
+
+    fn id(&self) -> Option<String> {
+        self.source.id()
+    }
+
+    fn beat(&mut self) -> Option<Event> {
+        self.source.beat()
+    }
+}
+
+/// Completes when `valid` returns false. It is asked after `every`, and again that long after each of its answers.
+pub async fn invalid<F: Future<Output = bool>>(every: Duration, valid: impl Fn() -> F) {
+    loop {
+        sleep(every).await;
+        if !valid().await {
+            return;
+        }
+    }
+}
+// ANCHOR_END: ending
+
+/// The users that have open streams in this process. It keeps nothing of a user without one. Cloning is cheap.
+#[derive(Clone, Default)]
+pub struct Users(Arc<Mutex<Table>>);
+
+type Table = HashMap<Arc<str>, Weak<CancellationToken>>;
+
+impl Users {
+    /// Completes when `user` is disconnected.
+    pub fn disconnected(&self, user: &str) -> impl Future<Output = ()> + Send + use<> {
+        let mut table = self.table();
+        let (user, token) = match table.get_key_value(user) {
+            Some((user, token)) => (user.clone(), token.upgrade()),
+            None => (user.into(), None),
+        };
+        let token = token.unwrap_or_else(|| {
+            let token = Arc::new(CancellationToken::new());
+            table.insert(user.clone(), Arc::downgrade(&token));
+            token
+        });
+        let member = Member {
+            users: self.clone(),
+            user,
+            token: Some(token),
+        };
+        async move {
+            if let Some(token) = &member.token {
+                token.cancelled().await;
+            }
+        }
+    }
+
+    /// Ends all streams of `user` in this process. End the session first: the client reconnects.
+    pub fn disconnect(&self, user: &str) {
+        if let Some(token) = self.table().remove(user).and_then(|token| token.upgrade()) {
+            token.cancel();
+        }
+    }
+
+    /// The number of users that have a stream, for a gauge.
+    pub fn count(&self) -> usize {
+        self.table().len()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One stream of one user.
+struct Member {
+    users: Users,
+    user: Arc<str>,
+    token: Option<Arc<CancellationToken>>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut table = self.users.table();
+        self.token = None;
+        // Kept if another stream of the user, also of after a disconnect, still has a token.
+        if table
+            .get(&self.user)
+            .is_some_and(|token| token.strong_count() == 0)
+        {
+            table.remove(&self.user);
+        }
+    }
+}
+// ANCHOR_END: until

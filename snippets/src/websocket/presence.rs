@@ -1,0 +1,83 @@
+//! Who is in a room: state next to its events, and not events in its history. Used by `rooms.rs`.
+//!
+//! Guarantees: a user counts once, with any number of connections; one who reconnects within the grace period has neither left
+//! nor come; entering and leaving cost the same in a room of ten and of ten thousand.
+
+// ANCHOR: presence
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+/// Names that are shown at most; [`Presence::count`] is the number of all.
+pub const USERS_SHOWN: usize = 50;
+
+/// The users of one room.
+#[derive(Debug, Default)]
+pub struct Presence {
+    /// In order, so that the names that are shown are always the same ones.
+    users: BTreeMap<Arc<str>, Present>,
+    /// Users without a connection, and until when they still count; the oldest is in front.
+    leaving: VecDeque<(Instant, Arc<str>)>,
+    changed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Present {
+    connections: usize,
+    until: Option<Instant>,
+}
+
+impl Presence {
+    /// One more connection of `user`.
+    pub fn enter(&mut self, user: &Arc<str>) {
+        self.changed |= !self.users.contains_key(user);
+        let present = self.users.entry(user.clone()).or_default();
+        present.connections += 1;
+        present.until = None;
+    }
+
+    /// One less; after the last one the user counts until `until`.
+    pub fn leave(&mut self, user: &Arc<str>, until: Instant) {
+        if let Some(present) = self.users.get_mut(user) {
+            present.connections = present.connections.saturating_sub(1);
+            if present.connections == 0 {
+                present.until = Some(until);
+                self.leaving.push_back((until, user.clone()));
+            }
+        }
+    }
+
+    /// Lets users go whose time is over. Returns whether the state has changed since the last call.
+    pub fn take_changes(&mut self, now: Instant) -> bool {
+        while let Some((until, user)) = self.leaving.front()
+            && *until <= now
+        {
+            // Not if the user has returned, and perhaps left again.
+            let present = self.users.get(user);
+            if present.is_some_and(|present| present.until == Some(*until)) {
+                self.users.remove(user);
+                self.changed = true;
+            }
+            self.leaving.pop_front();
+        }
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Whether a change is still to be taken, now or later.
+    pub fn is_pending(&self) -> bool {
+        self.changed || !self.leaving.is_empty()
+    }
+
+    /// Number of users.
+    pub fn count(&self) -> usize {
+        self.users.len()
+    }
+
+    /// The first [`USERS_SHOWN`] names.
+    pub fn names(&self) -> Vec<&str> {
+        let names = self.users.keys().map(|user| &**user);
+        names.take(USERS_SHOWN).collect()
+    }
+}
+// ANCHOR_END: presence

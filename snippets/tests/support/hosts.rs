@@ -1,0 +1,27 @@
+//! Requests for hosts that differ, as the chapter shows them.
+
+// ANCHOR: hosts
+use std::time::Duration;
+
+use serde_json::Value;
+use snippets::llm::upstream::{Dialect, InvalidUpstream, Upstream};
+
+/// Above the pauses of a model that thinks.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// A deployment of Azure, whose key has a header of its own.
+pub fn azure(base: &str, key: &str) -> Result<Upstream, InvalidUpstream> {
+    Upstream::new(Dialect::OpenAiChat, base, "", "gpt-5", SILENCE)?
+        .path("/openai/deployments/chat/chat/completions?api-version=2024-10-21")?
+        .header("api-key", key)
+}
+
+/// A strict host: the older name of the limit, and no `stream_options`.
+pub fn mistral(base: &str, key: &str) -> Result<Upstream, InvalidUpstream> {
+    let upstream = Upstream::new(Dialect::OpenAiChat, base, key, "mistral-medium", SILENCE)?;
+    Ok(upstream
+        .system("Answer in one sentence.")
+        .field("max_tokens", 4000)
+        .field("stream_options", Value::Null))
+}
+// ANCHOR_END: hosts

@@ -1,0 +1,277 @@
+//! The parts that the chapters combine, with their default settings: each server × each authentication × the rate limits ×
+//! the client of the rooms, through connect, more messages than the quota, a cut, and a restart.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::{Router, middleware};
+use serde_json::{Value, json};
+use snippets::connections::listen;
+use snippets::connections::tickets::Tickets;
+use snippets::production::chaos_flow::{Cut, Plan};
+use snippets::websocket::client::{Command, Config, Stopped, Update, run};
+use snippets::websocket::limits::Limits;
+use snippets::websocket::pending::Pending;
+use snippets::websocket::protect::{self, Accounts, Guard, User, issue_ticket};
+use snippets::websocket::rates::{self, Quotas, Rates};
+use snippets::websocket::rooms::{Hub, Rules};
+use snippets::websocket::rooms_endpoint;
+use snippets::websocket::serve::Sockets;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::member::Member;
+use crate::support::{PATIENCE, chaos, eventually, within};
+
+#[derive(Debug, Clone, Copy)]
+enum Under {
+    Axum,
+    Listen,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Auth {
+    Cookie,
+    Bearer,
+    Subprotocol,
+    Ticket,
+}
+
+/// Every pair that the chapters name.
+const PAIRS: [(Under, Auth); 8] = [
+    (Under::Axum, Auth::Cookie),
+    (Under::Axum, Auth::Bearer),
+    (Under::Axum, Auth::Subprotocol),
+    (Under::Axum, Auth::Ticket),
+    (Under::Listen, Auth::Cookie),
+    (Under::Listen, Auth::Bearer),
+    (Under::Listen, Auth::Subprotocol),
+    (Under::Listen, Auth::Ticket),
+];
+
+struct OnlyAda;
+
+fn ada() -> User {
+    User {
+        name: "ada".into(),
+        admin: false,
+        expires: tokio::time::Instant::now() + Duration::from_secs(3600),
+    }
+}
+
+impl Accounts for OnlyAda {
+    fn by_session(&self, cookie: &str) -> Option<User> {
+        (cookie == "session").then(ada)
+    }
+
+    fn by_token(&self, token: &str) -> Option<User> {
+        (token == "token").then(ada)
+    }
+}
+
+struct Instance {
+    addr: SocketAddr,
+    hub: Hub,
+    sockets: Sockets,
+    stop: CancellationToken,
+}
+
+/// All defaults.
+async fn instance(under: Under, tickets: &Tickets) -> Instance {
+    let (stop, hub) = (CancellationToken::new(), Hub::new(Rules::default()));
+    let sockets = Sockets::new(Limits::default(), stop.clone());
+    let rates = Rates::new(Quotas::default());
+    let guard = Guard {
+        origins: Arc::new(["https://app.example".to_owned()]),
+        cookie: "sid",
+        subprotocols: &["rooms.v1"],
+        accounts: Arc::new(OnlyAda),
+        tickets: tickets.clone(),
+        sockets: sockets.clone(),
+        allowed: |_| true,
+    };
+    let app: Router = rooms_endpoint::router(sockets.clone(), hub.clone(), rates.clone())
+        .layer(middleware::from_fn_with_state(guard, protect::authenticate))
+        .layer(middleware::from_fn_with_state(rates, rates::limit_connects));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    match under {
+        Under::Axum => {
+            let app = app.into_make_service_with_connect_info::<SocketAddr>();
+            tokio::spawn(async move { axum::serve(listener, app).await });
+        }
+        Under::Listen => {
+            let config = listen::Config::default();
+            tokio::spawn(listen::serve(listener, app, config, stop.clone()));
+        }
+    }
+    Instance {
+        addr,
+        hub,
+        sockets,
+        stop,
+    }
+}
+
+fn client(
+    auth: Auth,
+    addr: Arc<Mutex<SocketAddr>>,
+    tickets: Tickets,
+) -> (
+    mpsc::Sender<Command>,
+    mpsc::Receiver<Update>,
+    tokio::task::JoinHandle<Stopped>,
+) {
+    let (commands, commands_rx) = mpsc::channel(16);
+    let (updates, updates_rx) = mpsc::channel(16);
+    let request = move || {
+        let addr = addr.lock().unwrap();
+        let query = match auth {
+            Auth::Ticket => format!("?ticket={}", issue_ticket(&tickets, &ada()).unwrap()),
+            _ => String::new(),
+        };
+        let mut request = format!("ws://{addr}/rooms{query}").into_client_request()?;
+        let headers = request.headers_mut();
+        let mut set = |name, value: &'static str| headers.insert(name, value.parse().unwrap());
+        set("sec-websocket-protocol", "rooms.v1");
+        match auth {
+            Auth::Cookie => {
+                set("origin", "https://app.example");
+                set("cookie", "sid=session");
+            }
+            Auth::Bearer => drop(set("authorization", "Bearer token")),
+            Auth::Subprotocol => {
+                set("sec-websocket-protocol", "rooms.v1, bearer.token");
+            }
+            Auth::Ticket => drop(set("origin", "https://app.example")),
+        }
+        Ok(request)
+    };
+    let config = Config {
+        request: Box::new(request),
+        connect_timeout: Duration::from_secs(10),
+        min_delay: Duration::from_millis(50),
+        max_delay: Duration::from_secs(1),
+        stable_after: Duration::from_secs(10),
+        heartbeat: Duration::from_secs(15),
+        max_message: 1 << 20,
+        pending: Pending::new(1000, 32, Duration::from_secs(60)),
+    };
+    (
+        commands,
+        updates_rx,
+        tokio::spawn(run(config, commands_rx, updates)),
+    )
+}
+
+async fn scenario(under: Under, auth: Auth) {
+    let pair = format!("{under:?} × {auth:?}");
+    let tickets = Tickets::default();
+    let first = instance(under, &tickets).await;
+    let network = chaos(first.addr, 0, |_| Plan::default()).await;
+    let addr = Arc::new(Mutex::new(network.addr()));
+    let (commands, mut updates, task) = client(auth, addr.clone(), tickets.clone());
+    let mut next = async || match within(&pair, updates.recv()).await {
+        Some(update) => update,
+        None => panic!("{pair}: the client has stopped"),
+    };
+    commands.send(Command::Join("talk".into())).await.unwrap();
+    // More than the quota lets through at once.
+    let sender = commands.clone();
+    tokio::spawn(async move {
+        for tag in 0..45 {
+            let (room, data) = ("talk".into(), json!(tag));
+            let _ = sender.send(Command::Publish { room, data, tag }).await;
+        }
+    });
+    let (mut published, mut last, mut seen) = (0, 0, 0);
+    while published < 45 || seen < 45 {
+        match next().await {
+            Update::Published { outcome, .. } => {
+                outcome.unwrap();
+                published += 1;
+            }
+            Update::Event { seq, .. } => {
+                assert_eq!(seq, last + 1, "{pair}");
+                (last, seen) = (seq, seen + 1);
+            }
+            Update::Disconnected => panic!("{pair}: cut by its own limits"),
+            _ => {}
+        }
+    }
+    // Cut, and resumed.
+    network.refuse(true).await;
+    network.cut_all(Cut::Reset);
+    let bob = Member::join(&first.hub, "talk", "bob", None);
+    for n in 0..10 {
+        bob.publish(&n.to_string(), n);
+    }
+    network.refuse(false).await;
+    while seen < 55 {
+        match next().await {
+            Update::Event { seq, .. } => {
+                assert_eq!(seq, last + 1, "{pair}");
+                (last, seen) = (seq, seen + 1);
+            }
+            Update::Reset { .. } => panic!("{pair}: a reset"),
+            _ => {}
+        }
+    }
+    // Restarted: another process with the same key.
+    let second = instance(under, &tickets).await;
+    *addr.lock().unwrap() = second.addr;
+    first.stop.cancel();
+    loop {
+        match next().await {
+            Update::Reset { seq, .. } => {
+                assert_eq!(seq, 0, "{pair}");
+                break;
+            }
+            Update::Event { .. } => panic!("{pair}: an event of another life"),
+            _ => {}
+        }
+    }
+    assert_eq!(first.sockets.drained(PATIENCE).await, 0, "{pair}");
+    let events = Member::join(&second.hub, "talk", "bob", None);
+    events.publish("x", "new");
+    loop {
+        if let Update::Event { event, .. } = next().await {
+            assert_eq!(event["data"], Value::from("new"), "{pair}");
+            break;
+        }
+    }
+    drop(commands);
+    assert_eq!(within(&pair, task).await.unwrap(), Stopped::ByApplication);
+    eventually(&pair, || second.sockets.count() == 0).await;
+}
+
+#[tokio::test]
+async fn every_pair_survives_its_own_limits_a_cut_and_a_restart() {
+    let all = PAIRS.map(|(under, auth)| tokio::spawn(scenario(under, auth)));
+    for one in all {
+        one.await.unwrap();
+    }
+}
+
+/// 429 at the handshake, under every server, and per client behind a proxy.
+#[tokio::test]
+async fn connects_are_limited_under_every_server() {
+    use crate::support::RawClient;
+    for under in [Under::Axum, Under::Listen] {
+        let instance = instance(under, &Tickets::default()).await;
+        let mut statuses = Vec::new();
+        let burst = Quotas::default().connects.burst_size().get() as usize;
+        // The quota refills while this runs.
+        while statuses.len() < 20 * burst && statuses.last() != Some(&429) {
+            let mut client = RawClient::get(instance.addr, "/rooms", &["connection: close"]).await;
+            client.read_head().await;
+            statuses.push(client.status());
+        }
+        assert_eq!(statuses.last(), Some(&429), "{under:?}");
+        assert!(statuses.len() >= burst, "{under:?}: {}", statuses.len());
+        assert_eq!(statuses[0], 401);
+    }
+}

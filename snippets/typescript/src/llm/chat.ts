@@ -1,0 +1,112 @@
+// llm/chat: a conversation with a model, outside of any framework: history, ids, Stop, retry, regenerate.
+//
+// Use it for a chat page; `llm/use-chat-log.tsx` shows it in React. Needs `llm/answer.ts`, `llm/answer-source.ts`, `llm/read-chat.ts`.
+// Guarantee: ids are stable over frames and renders; each message is replaced, never changed, so a view compares references; what a
+// model refused, and what was cut by an error, is not sent to the model again.
+
+import { Answer, type AnswerState } from "./answer.ts";
+// ANCHOR: chat
+import type { AnswerSource } from "./answer-source.ts";
+
+export interface ChatMessage {
+  readonly id: string;
+  readonly role: "user" | "assistant";
+  readonly text: string;
+  /** Of the assistant. */
+  readonly answer?: AnswerState;
+}
+
+export interface Turn {
+  role: "user" | "assistant";
+  content: string;
+}
+
+export interface ChatOptions {
+  /** The conversation so far, from your server. */
+  messages?: readonly ChatMessage[];
+  /** The body of the request. */
+  toBody?: (turns: Turn[]) => unknown;
+  /** After each answer, complete or not: store it here if the server does not. */
+  onEnd?: (messages: readonly ChatMessage[]) => void;
+}
+
+export class Chat {
+  readonly #answer: Answer;
+  readonly #options: ChatOptions;
+  #messages: readonly ChatMessage[];
+  readonly #listeners = new Set<() => void>();
+
+  constructor(source: AnswerSource, options: ChatOptions = {}) {
+    this.#answer = new Answer(source);
+    this.#options = options;
+    this.#messages = options.messages ?? [];
+    this.#answer.subscribe(() => this.#show(this.#answer.getState()));
+  }
+
+  readonly getMessages = (): readonly ChatMessage[] => this.#messages;
+
+  readonly subscribe = (listener: () => void): (() => void) => {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  };
+
+  get streaming(): boolean {
+    return this.#answer.getState().status === "streaming";
+  }
+
+  /** A question; while an answer is being written it is stopped first. */
+  send(text: string): void {
+    this.#answer.stop();
+    this.#ask([...this.#messages, { id: newId(), role: "user", text }]);
+  }
+
+  /** The last question again: after a failure, or for another answer. The last answer is replaced. */
+  regenerate(): void {
+    this.#answer.stop();
+    const last = this.#messages.findLastIndex(({ role }) => role === "user");
+    if (last !== -1) this.#ask(this.#messages.slice(0, last + 1));
+  }
+
+  stop(): void {
+    this.#answer.stop();
+  }
+
+  /** See `Answer.enter`. */
+  readonly enter = (): (() => void) => this.#answer.enter();
+
+  #ask(messages: readonly ChatMessage[]): void {
+    this.#messages = messages;
+    this.#answer.ask((this.#options.toBody ?? ((turns) => ({ messages: turns })))(history(messages)));
+  }
+
+  #show(answer: AnswerState): void {
+    const last = this.#messages.at(-1);
+    const continues = last?.role === "assistant";
+    const message: ChatMessage = { id: continues ? last.id : newId(), role: "assistant", text: answer.text, answer };
+    this.#messages = [...(continues ? this.#messages.slice(0, -1) : this.#messages), message];
+    for (const listener of this.#listeners) listener();
+    if (answer.status !== "streaming") this.#options.onEnd?.(this.#messages);
+  }
+}
+
+let made = 0;
+const newId = (): string => `m${Date.now().toString(36)}-${(made += 1)}`;
+// ANCHOR_END: chat
+
+// ANCHOR: history
+/** The turns to send. See the table "What to store, what to resend" in the chapter. */
+export function history(messages: readonly ChatMessage[]): Turn[] {
+  const turns: Turn[] = [];
+  for (const { role, text, answer } of messages) {
+    const reason = answer?.done?.reason;
+    if (reason === "refusal" || reason === "content_filter") {
+      turns.pop(); // with the question: a model that sees it again refuses all that follows
+    } else if (role === "user" && turns.at(-1)?.role === "user") {
+      turns[turns.length - 1]!.content += `\n\n${text}`; // the answer between them failed; providers want roles in turn
+    } else if (answer?.status !== "failed" && text !== "") {
+      turns.push({ role, content: text });
+    }
+  }
+  return turns;
+}
+// ANCHOR_END: history

@@ -1,0 +1,71 @@
+// sse/live-state: a state that a server keeps and changes: a snapshot, then the events after its cursor.
+//
+// Use it for a live view on `production/snapshot.rs`, or any server whose snapshot has the id of its last event.
+// Guarantees: each change is applied once and in order; after a `reset`, and when the snapshot cannot be continued, the
+// state is loaded again, with a growing random delay. Needs `sse/connect.ts` and `sse/event-stream.ts`.
+
+import { type ConnectOptions, connect } from "./connect.ts";
+import type { ServerSentEvent } from "./event-stream.ts";
+
+// ANCHOR: live-state
+export interface LiveStateOptions<S> extends Omit<ConnectOptions, "lastEventId"> {
+  /** Loads the state with the id of the last event that is in it. Called again after each `reset`. */
+  snapshot(signal: AbortSignal): Promise<{ cursor: string; state: S }>;
+  /** The state after `event`. It must not change the old one. */
+  apply(state: S, event: ServerSentEvent): S;
+  /** The events that are not changes: the stream ends after `restart` and `stream_error`, and `connect` continues. */
+  ignored?: readonly string[];
+  /** After these, nothing follows. */
+  lastTypes?: readonly string[];
+}
+
+/**
+ * Yields the state now and after each change, until one of `lastTypes` or a 204. Throws what `snapshot` and `apply`
+ * throw, what `connect` throws, or `signal.reason`.
+ */
+export async function* liveState<S>(
+  url: string | URL,
+  options: LiveStateOptions<S>,
+): AsyncGenerator<S, void, void> {
+  const { snapshot, apply, ignored = ["ping", "restart", "stream_error"], lastTypes = ["done"], ...rest } = options;
+  const { minDelay = 1_000, maxDelay = 30_000, signal } = rest;
+  let resets = 0;
+  for (;;) {
+    const loaded = await snapshot(signal);
+    let state = loaded.state;
+    yield state;
+    let reset = false;
+    for await (const event of connect(url, { ...rest, lastEventId: loaded.cursor })) {
+      if (ignored.includes(event.type)) continue;
+      if (event.type === "reset") {
+        reset = true;
+        break;
+      }
+      state = apply(state, event);
+      resets = 0;
+      yield state;
+      if (lastTypes.includes(event.type)) return;
+    }
+    if (!reset) return;
+    // Everyone is reset together when a server restarts: a snapshot costs it more than an event.
+    const bound = Math.min(maxDelay, minDelay * 2 ** Math.min(resets++, 10));
+    await pause(Math.random() * bound, signal);
+  }
+}
+
+/** Waits `ms`; rejects with the signal's reason when that is aborted. */
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal.aborted) return reject(signal.reason as Error);
+    const abort = (): void => {
+      clearTimeout(timer);
+      reject(signal.reason as Error);
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", abort);
+      resolve();
+    }, ms);
+    signal.addEventListener("abort", abort, { once: true });
+  });
+}
+// ANCHOR_END: live-state

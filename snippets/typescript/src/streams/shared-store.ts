@@ -1,0 +1,72 @@
+// streams/shared-store: one connection for all components of a page, as a store for React.
+//
+// Use it through `sse/use-event-stream.ts` and `websocket/use-websocket.ts`. React 18 and later.
+// Guarantees: the connection is opened by the first component that uses it and closed `lingerMs` after the last, so
+// that StrictMode and a change of route keep it; what the stream has built stays in the store. Components render at
+// most once for each frame, and not while the page is hidden. Nothing connects on the server.
+
+// ANCHOR: store
+import { useSyncExternalStore } from "react";
+
+export class SharedStore<S> {
+  readonly #initial: S;
+  readonly #open: () => () => void;
+  readonly #lingerMs: number;
+  readonly #listeners = new Set<() => void>();
+  #state: S;
+  #close: (() => void) | undefined;
+  #linger: ReturnType<typeof setTimeout> | undefined;
+  #notifying = false;
+
+  /** `open` connects and returns how to close. */
+  constructor(initial: S, open: () => () => void, lingerMs = 1_000) {
+    this.#initial = initial;
+    this.#state = initial;
+    this.#open = open;
+    this.#lingerMs = lingerMs;
+  }
+
+  // Fields, not methods: React takes them out of the object, and must get the same function each time.
+  readonly subscribe = (listener: () => void): (() => void) => {
+    clearTimeout(this.#linger);
+    this.#listeners.add(listener);
+    this.#close ??= this.#open();
+    return () => {
+      this.#listeners.delete(listener);
+      if (this.#listeners.size > 0) return;
+      clearTimeout(this.#linger);
+      // StrictMode unmounts and mounts again at once; so does a route that shows the same stream.
+      this.#linger = setTimeout(() => {
+        this.#close?.();
+        this.#close = undefined;
+      }, this.#lingerMs);
+    };
+  };
+
+  /** The same object until something changes, or React would render without end. */
+  readonly getSnapshot = (): S => this.#state;
+  readonly getServerSnapshot = (): S => this.#initial;
+
+  update(change: (state: S) => S): void {
+    const next = change(this.#state);
+    if (Object.is(next, this.#state)) return;
+    this.#state = next;
+    if (this.#notifying) return;
+    this.#notifying = true;
+    // Once for each frame, however many events it brought; a hidden page has no frames.
+    (globalThis.requestAnimationFrame ?? setTimeout)(() => {
+      this.#notifying = false;
+      for (const listener of this.#listeners) listener();
+    });
+  }
+}
+
+/** The part of the state that `select` takes; it must give the same value for the same state: no new objects. */
+export function useShared<S, T>(store: SharedStore<S>, select: (state: S) => T): T {
+  return useSyncExternalStore(
+    store.subscribe,
+    () => select(store.getSnapshot()),
+    () => select(store.getServerSnapshot()),
+  );
+}
+// ANCHOR_END: store

@@ -1,0 +1,43 @@
+// A page that React hides and shows again, with its state kept.
+import { Activity, StrictMode, useState } from "react";
+import { createRoot } from "react-dom/client";
+import type { AnswerSource } from "../../src/llm/answer-source.ts";
+import { useTokenStream } from "../../src/llm/use-token-stream.tsx";
+
+function Chat({ source }: { source: string | AnswerSource }): React.ReactNode {
+  const { text, status, send, stop } = useTokenStream(source);
+  return (
+    <main>
+      <button id="send" onClick={() => send({ messages: [{ role: "user", content: "Hello" }] })}>
+        Send
+      </button>
+      <button id="stop" onClick={stop}>
+        Stop
+      </button>
+      <p id="status">{status}</p>
+      <output>{text}</output>
+    </main>
+  );
+}
+
+function App({ source }: { source: string | AnswerSource }): React.ReactNode {
+  const [visible, setVisible] = useState(true);
+  return (
+    <>
+      <button id="navigate" onClick={() => setVisible((before) => !before)}>
+        Navigate
+      </button>
+      <Activity mode={visible ? "visible" : "hidden"}>
+        <Chat source={source} />
+      </Activity>
+    </>
+  );
+}
+
+export function mountActivity(source: string | AnswerSource = "/chat"): void {
+  createRoot(document.body.appendChild(document.createElement("div"))).render(
+    <StrictMode>
+      <App source={source} />
+    </StrictMode>,
+  );
+}
