@@ -538,7 +538,9 @@ fn a_service_becomes_a_project_of_its_own() {
         !manifest.contains("workspace") && !manifest.contains("path ="),
         "{manifest}"
     );
-    assert!(read("src/lib.rs").ends_with("pub mod connections;\npub mod sse;\n"));
+    assert!(
+        read("src/lib.rs").ends_with("pub mod connections;\npub mod production;\npub mod sse;\n")
+    );
     assert!(read("src/main.rs").contains("use progress_jobs::connections::listen;"));
     let all = files(&home);
     assert!(

@@ -334,7 +334,7 @@ fn a_wrong_skill_md_is_found() {
             "the name is",
         ),
         (
-            "book/src/sse/serve.md",
+            "book/src/sse/resume.md",
             "book/src/sse/gone.md",
             "names book/src/sse/gone.md",
         ),

@@ -191,6 +191,10 @@ fn the_pinned_clients_are_those_that_the_program_names() {
         let exact = version
             .as_str()
             .unwrap()
+            // An alias: `npm:typescript@5.9.3`.
+            .rsplit('@')
+            .next()
+            .unwrap()
             .split('.')
             .all(|part| part.parse::<u32>().is_ok());
         assert!(exact, "{name} {version} is not pinned");

@@ -1,60 +1,35 @@
 //! The services in Node, Hono and FastAPI that the book shows: with their default settings, no check fails and none warns.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use stream_probe::{Kind, Options, Publish};
 
 use crate::support::{assert_failed, options, probe, without_stalls};
+use crate::wild::Server;
 
-struct Service {
-    child: Child,
-    addr: SocketAddr,
+fn start(file: &str, model: Option<SocketAddr>) -> Server {
+    let python =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/venv/other-stacks/bin/python");
+    let mut command = match file.ends_with(".py") {
+        true => Command::new(python),
+        false => Command::new("node"),
+    };
+    if let Some(model) = model {
+        command.env("MODEL_URL", format!("http://{model}/v1"));
+    }
+    Server::start(command.args([file, "0"]), &folder())
 }
 
-impl Service {
-    fn start(file: &str, model: Option<SocketAddr>) -> Self {
-        let python =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/venv/other-stacks/bin/python");
-        let mut command = match file.ends_with(".py") {
-            true => Command::new(python),
-            false => Command::new("node"),
-        };
-        if let Some(model) = model {
-            command.env("MODEL_URL", format!("http://{model}/v1"));
-        }
-        let mut child = command
-            .args([file, "0"])
-            .current_dir(folder())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let addr = BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| line.strip_prefix("listening ")?.parse().ok())
-            .unwrap();
-        Self { child, addr }
-    }
-
-    fn options(&self, path: &str) -> Options {
-        let mut options = options(self.addr, path);
-        options.pid = Some(self.child.id());
-        options.heartbeat = Some(Duration::from_secs(17));
-        options
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
+fn options_of(service: &Server, path: &str) -> Options {
+    let mut options = options(service.addr, path);
+    options.pid = Some(service.child.id());
+    options.heartbeat = Some(Duration::from_secs(17));
+    options
 }
 
 fn folder() -> PathBuf {
@@ -62,8 +37,8 @@ fn folder() -> PathBuf {
 }
 
 async fn feed(file: &str) {
-    let service = Service::start(file, None);
-    let mut options = service.options("/events");
+    let service = start(file, None);
+    let mut options = options_of(&service, "/events");
     options.resumable = true;
     options.shutdown = true;
     options.skip = without_stalls();
@@ -89,8 +64,8 @@ async fn relay(file: &str) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let model = listener.local_addr().unwrap();
     drop(listener);
-    let service = Service::start(file, Some(model));
-    let mut options = service.options("/chat");
+    let service = start(file, Some(model));
+    let mut options = options_of(&service, "/chat");
     options.method = "POST".to_owned();
     options.body = Some(br#"{"messages":[{"role":"user","content":"hello"}]}"#.to_vec());
     options.upstream = Some(model);
@@ -122,7 +97,7 @@ async fn a_reader_that_stops_is_cut() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     for file in ["node-feed.mjs", "hono-feed.mjs"] {
-        let service = Service::start(file, None);
+        let service = start(file, None);
         let mut stalled = tokio::net::TcpStream::connect(service.addr).await.unwrap();
         let get = b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n";
         stalled.write_all(get).await.unwrap();

@@ -12,15 +12,17 @@ use stream_probe::{Kind, Options, Publish};
 
 use crate::support::{assert_failed, options, probe};
 
-struct Server {
-    child: Child,
-    addr: SocketAddr,
+/// A server in a process of its own, which prints `listening ADDRESS`.
+pub struct Server {
+    pub child: Child,
+    pub addr: SocketAddr,
 }
 
 impl Server {
-    fn start(command: &mut Command) -> Self {
+    /// Relative paths in `command` are those of `folder`.
+    pub fn start(command: &mut Command, folder: &Path) -> Self {
         let mut child = command
-            .current_dir(folder())
+            .current_dir(folder)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -34,12 +36,12 @@ impl Server {
     }
 
     fn node(arguments: &[&str]) -> Self {
-        Self::start(Command::new("node").args(arguments))
+        Self::start(Command::new("node").args(arguments), &folder())
     }
 
     fn python() -> Self {
         let python = folder().join("../../../target/venv/wild/bin/python");
-        Self::start(Command::new(python).arg("app.py"))
+        Self::start(Command::new(python).arg("app.py"), &folder())
     }
 
     /// nginx, its files in `folder`.
@@ -218,7 +220,7 @@ async fn ai_sdk() {
         let mut node = Command::new("node");
         node.args(["ai.mjs", shape])
             .env("UPSTREAM", format!("http://{upstream}/v1"));
-        let server = Server::start(&mut node);
+        let server = Server::start(&mut node, &folder());
         let mut options = server.options("/");
         options.method = "POST".to_owned();
         options.body = Some(br#"{"prompt":"hello"}"#.to_vec());

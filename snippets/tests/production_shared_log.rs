@@ -20,6 +20,8 @@ use crate::support::{RawClient, Server, Transcript, within};
 const KEPT: usize = 600;
 const IN_MEMORY: usize = 20;
 const OUTAGE: Duration = Duration::from_secs(30);
+/// The end of a stream whose broker is down: the store in memory is never down.
+#[cfg(any(feature = "nats", feature = "postgres", feature = "redis"))]
 const UNAVAILABLE: (&str, &str) = ("stream_error", r#"{"code":"unavailable"}"#);
 
 fn config() -> Config {
@@ -507,7 +509,9 @@ async fn a_client_of_a_stopped_instance_continues_on_the_other() {
     transcript.request(&format!("GET /events HTTP/1.1\nlast-event-id: {id}"));
     transcript.response(&on_b);
     let epoch = id.split('-').next().unwrap();
-    let text = transcript.finish().replace(epoch, "[epoch]");
+    let text = transcript
+        .finish()
+        .replace(&format!("{epoch}-"), "[epoch]-");
     insta::with_settings!({filters => vec![(r"retry: \d+", "retry: [1500-4500]")]}, {
         insta::assert_snapshot!("resume_on_another_instance", text);
     });

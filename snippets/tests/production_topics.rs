@@ -7,9 +7,11 @@ use snippets::production::store::Store;
 use snippets::production::topics::{Limits, TopicError, Topics};
 use snippets::sse::event::{Event, LastEventId};
 
+#[cfg(feature = "redis")]
+use crate::support::eventually;
 use crate::support::memory::Memory;
 use crate::support::source::Events;
-use crate::support::{eventually, within};
+use crate::support::within;
 
 fn event(n: u64) -> Event {
     Event::new("tick", &n).unwrap()

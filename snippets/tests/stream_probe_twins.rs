@@ -269,6 +269,11 @@ const LLM: &[Twin] = &[
 
 /// What the wire of a service does not show, and why.
 const NOT_SHOWN: &[(&str, &str)] = &[
+    ("postgres_notify_in_the_transaction", "within the broker"),
+    (
+        "redis_pubsub_keeps_nothing",
+        "between the service and its broker",
+    ),
     ("buffered_stands_still", "within the service"),
     ("chunk_is_a_message", "a client"),
     (
@@ -446,7 +451,8 @@ async fn report(twin: &'static Twin) -> Report {
         }
         Start::RelayTo(start) => start(base),
     };
-    let server = Server::start(wrong.app).await;
+    // As people serve it.
+    let server = Server::plain(wrong.app).await;
     let mut options = options(twin, server.addr);
     if let Some(publish) = wrong.publish {
         options.publish = Publish::Call(publish);

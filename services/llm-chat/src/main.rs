@@ -9,7 +9,8 @@ use llm_chat::{Service, Settings};
 use snippets::connections::listen;
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::llm::upstream::{Dialect, Upstream};
-use tokio::{net::TcpListener, signal};
+use snippets::production::drain;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -24,7 +25,11 @@ async fn main() -> io::Result<()> {
     tracing::info!("listening on http://{}", listener.local_addr()?);
     let stop = CancellationToken::new();
     let service = Service::start(upstream, settings, stop.clone());
-    tokio::spawn(on_signal(stop.clone()));
+    let signalled = stop.clone();
+    tokio::spawn(async move {
+        drain::signal().await;
+        signalled.cancel();
+    });
     let open = listen::serve(listener, service.app(), listen::Config::default(), stop).await;
     if open > 0 {
         tracing::warn!(open, "connections were cut at the deadline");
@@ -56,22 +61,4 @@ async fn upstream(silence: Duration) -> io::Result<Upstream> {
     let upstream = upstream.map_err(io::Error::other)?;
     // Includes the thinking: with less, an answer can end empty.
     Ok(upstream.field("max_completion_tokens", 16_384))
-}
-
-/// Cancels `stop` at Ctrl-C and SIGTERM.
-async fn on_signal(stop: CancellationToken) {
-    #[cfg(unix)]
-    {
-        let Ok(mut terminate) = signal::unix::signal(signal::unix::SignalKind::terminate()) else {
-            tracing::error!("no handler for SIGTERM");
-            return;
-        };
-        tokio::select! {
-            _ = signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-    }
-    #[cfg(not(unix))]
-    let _ = signal::ctrl_c().await;
-    stop.cancel();
 }

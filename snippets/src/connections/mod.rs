@@ -1,4 +1,10 @@
 //! What event streams and sockets share: who may connect, how many and from where; the permit of a connection; the server.
+//!
+//! # Layout
+//!
+//! Start with `listen`, the server; it needs `takeover` and `send_deadline`.
+//! Then `crowd`: the permit, the shared heartbeat and the drain of all connections.
+//! Helpers: `per_user`, `tickets`, `redis_tickets`, `client_ip`.
 
 pub mod client_ip;
 pub mod crowd;

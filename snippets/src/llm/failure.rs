@@ -63,7 +63,7 @@ pub enum Failure {
     Rejected,
     /// Our key, model name, permission or parameters. The same request fails until an operator acts.
     Misconfigured,
-    /// Our account has no credit. The same request fails until somebody pays.
+    /// Our account has no credit. The same request fails until someone pays.
     AccountEmpty,
 }
 

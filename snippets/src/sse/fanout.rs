@@ -3,6 +3,18 @@
 //! Use it if many clients read the same events of one process: an order, a price, a user. Each event is encoded once,
 //! publishing waits for no subscriber, and the log's `Slow` decides what happens to a slow one. Needs `topics.rs`,
 //! `log.rs`, `log_reader.rs`, `streams.rs` and their files.
+//!
+//! ```no_run
+//! # use snippets::sse;
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let stop = tokio_util::sync::CancellationToken::new(); // cancel it at SIGTERM: the streams end in band
+//! let topics = sse::topics::Topics::start(sse::fanout::feed(), sse::topics::Bounds::default()); // feed() is the contract: change it
+//! let streams = sse::streams::Streams::start(sse::streams::Config::default(), stop.clone());
+//! let app = sse::fanout::app(topics.clone(), streams);
+//! topics.publish("orders", &sse::event::Event::new("order:paid", &serde_json::json!({"total": 12}))?)?;
+//! axum::serve(tokio::net::TcpListener::bind("127.0.0.1:3000").await?, app).await?;
+//! # Ok(()) }
+//! ```
 
 // ANCHOR: fanout
 use std::time::Duration;

@@ -1,4 +1,12 @@
 //! Server-Sent Events.
+//!
+//! # Layout
+//!
+//! Start with the file of your case: `jobs` (the newest state), `resume` (each event counts), `fanout` (many topics),
+//! `lifecycle` (work for one client), `protect` and `until` (who may read, and for how long).
+//! All of them use `event`, `cursor`, `log`, `log_reader` and `streams`; `fanout` uses `topics` too.
+//! To read a stream: `consume`, with `reconnect`, `wire` and `transports`.
+//! Helpers: `encode` (the general format), `tickets`.
 
 pub mod consume;
 pub mod cursor;

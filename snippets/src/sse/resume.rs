@@ -3,6 +3,18 @@
 //! Use it if each event counts; if the newest state is enough, use `jobs.rs`; if there is one log per user or order, use
 //! `fanout.rs`. The log is in memory: after a restart, every cursor is answered with a `reset`. If that must not happen,
 //! fill the log from a broker (`production/shared_log.rs`). Needs `log.rs`, `log_reader.rs`, `streams.rs` and their files.
+//!
+//! ```no_run
+//! # use snippets::sse;
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let log = sse::log::Log::new(sse::log::Config::complete(1_000, 1 << 20)); // ids, names, where a newcomer starts: Config
+//! let stop = tokio_util::sync::CancellationToken::new(); // cancel it at SIGTERM: the streams end in band
+//! let streams = sse::streams::Streams::start(sse::streams::Config::default(), stop.clone());
+//! let app = sse::resume::app(log.clone(), streams);
+//! log.publish(&sse::event::Event::new("order:paid", &serde_json::json!({"total": 12}))?)?;
+//! axum::serve(tokio::net::TcpListener::bind("127.0.0.1:3000").await?, app).await?;
+//! # Ok(()) }
+//! ```
 
 // ANCHOR: resume
 use std::sync::Arc;

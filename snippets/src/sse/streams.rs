@@ -9,6 +9,7 @@ use std::{
     convert::Infallible,
     fmt::Display,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -107,7 +108,31 @@ pub struct Streams {
     crowd: Crowd,
     retry: Duration,
     max_age: Duration,
-    names: Names,
+    own: Arc<Own>,
+}
+
+/// What a stream sends on its own, encoded once for all of them.
+struct Own {
+    heartbeat: Chunk,
+    restart: Chunk,
+}
+
+impl Own {
+    fn new(names: Names) -> Self {
+        let chunk = |name: Option<&str>, last| {
+            let event = name.and_then(|name| Event::text(name, "{}").ok());
+            let bytes = event.map_or(Bytes::from_static(b":\n\n"), |event| event.bytes());
+            Chunk {
+                bytes,
+                last,
+                reset: None,
+            }
+        };
+        Self {
+            heartbeat: chunk(names.heartbeat, false),
+            restart: chunk(Some(names.restart), true),
+        }
+    }
 }
 
 impl Streams {
@@ -136,7 +161,7 @@ impl Streams {
             crowd,
             retry,
             max_age,
-            names,
+            own: Arc::new(Own::new(names)),
         }
     }
 
@@ -155,7 +180,7 @@ impl Streams {
             place,
             retry: self.refusal().retry.as_millis() as u32,
             max_beats,
-            names: self.names,
+            own: self.own.clone(),
         })
     }
 
@@ -201,7 +226,7 @@ pub struct Slot {
     place: Place,
     retry: u32,
     max_beats: u32,
-    names: Names,
+    own: Arc<Own>,
 }
 
 impl Slot {
@@ -223,16 +248,6 @@ impl Slot {
         match id {
             Some(id) => format!("id: {id}\nretry: {}\n\n", self.retry).into(),
             None => format!("retry: {}\n\n", self.retry).into(),
-        }
-    }
-
-    fn own(&self, name: Option<&str>, last: bool) -> Chunk {
-        let event = name.and_then(|name| Event::text(name, "{}").ok());
-        let bytes = event.map_or(Bytes::from_static(b":\n\n"), |event| event.bytes());
-        Chunk {
-            bytes,
-            last,
-            reset: None,
         }
     }
 }
@@ -258,7 +273,6 @@ impl<S: Source> http_body::Body for Events<S> {
         let Some(source) = &mut this.source else {
             return Poll::Ready(None);
         };
-        let names = this.slot.names;
         let slot = &mut this.slot;
         let chunk = match (this.begun, slot.place.poll(cx)) {
             (false, _) => {
@@ -268,13 +282,13 @@ impl<S: Source> http_body::Body for Events<S> {
                     ..Chunk::default()
                 })
             }
-            (_, Due::Shutdown) => Some(slot.own(Some(names.restart), true)),
+            (_, Due::Shutdown) => Some(slot.own.restart.clone()),
             (_, Due::Beat(age)) if age >= slot.max_beats => None,
             (_, Due::Beat(_)) => match source.beat() {
                 Some(event) => Some(Chunk::from(&event.last())),
                 None => match source.poll(cx) {
                     Poll::Ready(chunk) => chunk,
-                    Poll::Pending => Some(slot.own(names.heartbeat, false)),
+                    Poll::Pending => Some(slot.own.heartbeat.clone()),
                 },
             },
             (_, Due::Nothing) => ready!(source.poll(cx)),

@@ -65,7 +65,7 @@ async fn close_and_drop_loses_the_close() {
             }
         }),
     );
-    let server = Server::start(app).await;
+    let server = Server::plain(app).await;
     let mut client = FrameClient::connect_small(server.addr, "/ws").await;
     client.send_text("go").await;
     within("the first message", received.notified()).await;

@@ -286,7 +286,8 @@ describe("useTokenStream under React", () => {
     expect(await page.textContent("output")).toBe("Half an ans");
     await page.click("#send");
     await page.waitForFunction(() => document.querySelector("#status")?.textContent === "streaming");
-    expect(server.hits.get("/chat")).toBe(2);
+    // The state changes before the request arrives.
+    await eventually(async () => server.hits.get("/chat") === 2);
   });
 
   test("a page that is hidden after it has asked for a frame shows the text", async () => {

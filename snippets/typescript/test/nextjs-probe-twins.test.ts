@@ -134,7 +134,18 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
     // It does not look at Last-Event-ID either.
     ["sse-headers-before-first-event", "sse-resume-no-duplicate"],
   ],
-  "nextjs-prerendered-stream": [() => failed("sse", `${origin()}/wrong/frozen`, ...SHORT), ["sse-terminal-event"]],
+  "nextjs-prerendered-stream": [
+    // It arrives as a whole, and on a busy machine late: how its bytes are spread says nothing.
+    () =>
+      failed(
+        "sse",
+        `${origin()}/wrong/frozen`,
+        ...SHORT,
+        "--skip",
+        "sse-headers-before-first-event,sse-events-incremental",
+      ),
+    ["sse-terminal-event"],
+  ],
   "nextjs-provider-not-told": [
     () => llm((provider) => nextRoute("/wrong/no-signal", provider), { model: "probed", messages: [user] }),
     // It produces in start(), and ends without an event of its own.
@@ -168,6 +179,7 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
 const NOT_SHOWN: Record<string, string> = {
   "async-onmessage": "a client",
   "close-that-reconnects": "a client",
+  "connection-per-component": "a page",
   "connection-header": "HTTP/2, which the probe does not read events over",
   "enqueue-after-cancel": "the process ends with the first reader that leaves: everything fails from there on",
   "event-by-hand": "a text of the client's becomes events that are well formed",
@@ -187,6 +199,7 @@ const NOT_SHOWN: Record<string, string> = {
   "relay-text-as-binary": "whether text or bytes are due, the probe does not know",
   "render-per-token": "a client",
   "sanitise-per-chunk": "a client",
+  "scroll-per-token": "a page",
   "send-before-open": "a client",
   "start-without-pull": "within the service; in front of a provider it is upstream-not-aborted",
   "tee-to-save": "within the service; in front of a provider it is upstream-not-aborted",

@@ -247,7 +247,9 @@ describe("subscribe", () => {
     await fetch(`${scene}/progress/100`, { method: "POST" });
     await eventually(async () => (await logOf(page)).ended.length === 1);
     expect((await logOf(page)).events.at(-1)).toBe('done {"percent":100}');
-    await subscribeIn(page, `${scene}/jobs/1/events`, { types: ["progress"], lastTypes: ["done"], lastEventId: "100" });
+    const whole = await (await fetch(`${scene}/jobs/1/events`)).text();
+    const lastEventId = /id: (\S+)\nevent: done/.exec(whole)?.[1] ?? "";
+    await subscribeIn(page, `${scene}/jobs/1/events`, { types: ["progress"], lastTypes: ["done"], lastEventId });
     await eventually(async () => (await logOf(page)).ended.length === 1);
     expect((await logOf(page)).ended).toEqual(["done 204"]);
   });

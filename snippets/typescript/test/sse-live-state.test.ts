@@ -43,7 +43,8 @@ test("loads the state again after a reset, and keeps nothing of the old one", as
     },
     "/events": (request, response, nth) => {
       cursors.push(request.headers["last-event-id"] as string | undefined);
-      if (nth === 1) sse(response, 'id: b-0\nevent: reset\ndata: {"reason":"epoch"}\n\nid: b-1\nevent: added\ndata: 10\n\n');
+      if (nth === 1)
+        sse(response, 'id: b-0\nevent: reset\ndata: {"reason":"epoch"}\n\nid: b-1\nevent: added\ndata: 10\n\n');
       else sse(response, "id: b-8\nevent: added\ndata: 12\n\nevent: done\ndata: {}\n\n");
     },
   });

@@ -23,10 +23,7 @@ export interface LiveStateOptions<S> extends Omit<ConnectOptions, "lastEventId">
  * Yields the state now and after each change, until one of `lastTypes` or a 204. Throws what `snapshot` and `apply`
  * throw, what `connect` throws, or `signal.reason`.
  */
-export async function* liveState<S>(
-  url: string | URL,
-  options: LiveStateOptions<S>,
-): AsyncGenerator<S, void, void> {
+export async function* liveState<S>(url: string | URL, options: LiveStateOptions<S>): AsyncGenerator<S, void, void> {
   const { snapshot, apply, ignored = ["ping", "restart", "stream_error"], lastTypes = ["done"], ...rest } = options;
   const { minDelay = 1_000, maxDelay = 30_000, signal } = rest;
   let resets = 0;

@@ -1,5 +1,5 @@
 // Wrong: a route handler of Next.js whose body rejects when the provider fails
-// Harm: the client gets a 200 that breaks off, the reason stands in the log of the server only
+// Harm: the client gets a 200 that is cut; the reason is in the server's log only
 // Instead: llm/nextjs
 import { expect, test } from "vitest";
 import { postChat, readChat } from "../../src/llm/read-chat.ts";
