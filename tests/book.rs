@@ -20,21 +20,29 @@ fn every_copy_equals_its_source() {
     pack::report(&problems);
 }
 
-/// The probe is published alone: it has its own copy of the parser and of the license.
+/// The probe is published alone: it has copies of the patterns that it uses, and of the license.
 #[test]
 fn every_file_of_the_probe_that_is_a_copy_equals_its_source() {
     let root = pack::root();
-    for (source, copy) in [
-        ("snippets/src/sse/wire.rs", "probe/src/wire.rs"),
-        ("LICENSE", "probe/LICENSE"),
-    ] {
-        let bytes = std::fs::read(root.join(source)).unwrap();
+    let copies = root.join("probe/patterns");
+    let mut pairs = vec![(root.join("LICENSE"), root.join("probe/LICENSE"))];
+    for entry in ignore::Walk::new(&copies).map(Result::unwrap) {
+        if entry.path().is_file() {
+            let name = entry.path().strip_prefix(&copies).unwrap();
+            pairs.push((root.join("snippets/src").join(name), entry.into_path()));
+        }
+    }
+    assert!(pairs.len() > 10, "{pairs:?}");
+    for (source, copy) in pairs {
+        let bytes = std::fs::read(&source).unwrap();
         if pack::updating() {
-            std::fs::write(root.join(copy), &bytes).unwrap();
+            std::fs::write(&copy, &bytes).unwrap();
         }
         assert!(
-            std::fs::read(root.join(copy)).unwrap() == bytes,
-            "{copy} is not {source}: `UPDATE=1 cargo test --test book` copies it"
+            std::fs::read(&copy).unwrap() == bytes,
+            "{} is not {}: `UPDATE=1 cargo test --test book` copies it",
+            copy.display(),
+            source.display()
         );
     }
 }

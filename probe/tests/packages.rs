@@ -43,7 +43,7 @@ fn the_packaged_crate_builds_alone() {
         "package/stream-probe-{}",
         env!("CARGO_PKG_VERSION")
     ));
-    for name in ["LICENSE", "README.md", "src/wire.rs"] {
+    for name in ["LICENSE", "README.md", "patterns/sse/wire.rs"] {
         assert!(folder.join(name).is_file(), "{name} is not in the archive");
     }
 }
