@@ -191,28 +191,28 @@ async fn json_junit_sarif_and_the_exit_code_agree() {
         let junit = folder.path().join("report.xml");
         let sarif = folder.path().join("report.sarif");
         let output = tokio::task::spawn_blocking({
-			let junit = junit.to_str().unwrap().to_owned();
-			let sarif = sarif.to_str().unwrap().to_owned();
-			move || {
-				let mut arguments = vec![
-					"sse",
-					&url,
-					"--json",
-					"--junit",
-					&junit,
-					"--sarif",
-					&sarif,
-					"--only",
-					"sse-status-200,sse-content-type,sse-not-cached,sse-no-transform,sse-no-buffering-headers",
-				];
-				if strict {
-					arguments.push("--strict");
-				}
-				probe(&arguments, b"")
-			}
-		})
-		.await
-		.unwrap();
+            let junit = junit.to_str().unwrap().to_owned();
+            let sarif = sarif.to_str().unwrap().to_owned();
+            move || {
+                let mut arguments = vec![
+                    "sse",
+                    &url,
+                    "--json",
+                    "--junit",
+                    &junit,
+                    "--sarif",
+                    &sarif,
+                    "--only",
+                    "sse-status-200,sse-content-type,sse-not-cached,sse-no-transform,sse-no-buffering-headers",
+                ];
+                if strict {
+                    arguments.push("--strict");
+                }
+                probe(&arguments, b"")
+            }
+        })
+        .await
+        .unwrap();
         assert_eq!(output.status.code(), Some(code), "{fault:?}");
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["version"], 1);
