@@ -9,7 +9,6 @@ mod leak;
 mod llm;
 mod options;
 mod process;
-mod reader;
 mod report;
 mod sse;
 mod target;

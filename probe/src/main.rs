@@ -1,16 +1,24 @@
 //! The command line of the probe; `README.md` documents it.
 
-use std::io::{IsTerminal, Read, Write};
+mod decode;
+
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use decode::Provider;
 use serde_json::json;
 use stream_probe::checks::{self, CHECKS};
-use stream_probe::wire::{Limits, Parser as Events};
 use stream_probe::{Client, Finding, Kind, News, Options, Payload, Publish, Report, Target, Terminal, Trust, Verdict};
+
+// `decode --provider` is the pattern `llm/providers`, whose files name their siblings by these paths.
+include!(concat!(env!("OUT_DIR"), "/llm.rs"));
+mod sse {
+	pub(crate) use stream_probe::wire;
+}
 
 /// Runs the streaming checklist against a live endpoint.
 #[derive(Parser)]
@@ -31,8 +39,12 @@ enum Command {
 	Ws(Probe),
 	/// Probe an endpoint that streams the tokens of a model
 	Llm(Probe),
-	/// Read an event stream from standard input, write one JSON object per event
-	Decode,
+	/// Read a recorded body from standard input, write one JSON object per event
+	Decode {
+		/// Decode the answer of a model: one object per model event, exit code 1 unless the answer is complete
+		#[arg(long, value_enum)]
+		provider: Option<Provider>,
+	},
 	/// List all checks
 	List {
 		/// Output as JSON
@@ -154,7 +166,14 @@ fn main() -> ExitCode {
 		Command::Sse(probe) => (Kind::Sse, probe),
 		Command::Ws(probe) => (Kind::Ws, probe),
 		Command::Llm(probe) => (Kind::Llm, probe),
-		Command::Decode => return done(decode(std::io::stdin().lock())),
+		Command::Decode { provider: None } => return done(decode::events(std::io::stdin().lock())),
+		Command::Decode { provider: Some(provider) } => {
+			return match decode::model_events(provider, std::io::stdin().lock()) {
+				Ok(true) => ExitCode::SUCCESS,
+				Ok(false) => ExitCode::FAILURE,
+				Err(error) => done(Err(error)),
+			};
+		}
 		Command::List { json } => return done(list(json)),
 		Command::Explain { id } => return explain(&id),
 	};
@@ -376,40 +395,6 @@ fn done(result: Outcome) -> ExitCode {
 			ExitCode::from(2)
 		}
 	}
-}
-
-/// One JSON object per event, and `{"retry":ms}` whenever the stream changes the reconnection time.
-fn decode(mut input: impl Read) -> Outcome {
-	let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-	let mut parser = Events::new(Limits { line: 256 << 20, event: 256 << 20 });
-	let mut retry = None;
-	let mut chunk = vec![0_u8; 64 * 1024];
-	loop {
-		let length = input.read(&mut chunk)?;
-		if length == 0 {
-			break;
-		}
-		// Line by line, so that a retry is written in its place among the events.
-		for line in chunk[..length].split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
-			let mut events = parser.push(line);
-			while let Some(event) = events.next()? {
-				let event = json!({
-					"type": event.event_type,
-					"data": event.data,
-					"lastEventId": event.last_event_id,
-				});
-				writeln!(out, "{event}")?;
-			}
-			let now = parser.retry();
-			if now != retry {
-				retry = now;
-				let ms = now.unwrap_or_default().as_millis() as u64;
-				writeln!(out, "{}", json!({ "retry": ms }))?;
-			}
-		}
-		out.flush()?;
-	}
-	Ok(())
 }
 
 fn list(as_json: bool) -> Outcome {

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crate::checks::{self, Check};
 use crate::http1::{Head, Opened, Request};
-use crate::reader::Reader;
 use crate::report::quote;
 use crate::sse::{judge_error, spread};
 use crate::target::{Target, Unreachable};
 use crate::wire_log::Event;
+use crate::wire_log::Reader;
 use crate::{Options, Run};
 use answer::{Ends, Part};
 use provider::Provider;

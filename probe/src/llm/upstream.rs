@@ -8,9 +8,9 @@ use super::provider::{Call, INTERNAL, Provider, SECRET};
 use super::{PATIENCE, Probe};
 use crate::checks::{self, Check};
 use crate::http1::{Opened, Request, Response};
-use crate::reader::Reader;
 use crate::report::quote;
 use crate::target::Link;
+use crate::wire_log::Reader;
 use crate::wire_log::{Event, Log};
 
 /// What breaks formats, markup and lines.

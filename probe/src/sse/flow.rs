@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::verdicts::{is_terminal, spread};
 use super::{PATIENCE, Probe};
 use crate::checks::{self, Check};
-use crate::reader::Reader;
 use crate::report::quote;
 use crate::wire_log::Event;
+use crate::wire_log::Reader;
 
 /// The checks for which events must flow.
 const NEED_EVENTS: &[&Check] = &[

@@ -8,9 +8,9 @@ use super::{PATIENCE, Probe};
 use crate::checks::{self, Check};
 use crate::http1::{Exchange, Opened, Part, is_event_stream};
 use crate::process;
-use crate::reader::Reader;
 use crate::report::quote;
 use crate::target::Link;
+use crate::wire_log::Reader;
 
 /// More than the kernel and the libraries between hold back for one connection.
 const ENOUGH: usize = 16 << 20;

@@ -19,10 +19,10 @@ use crate::checks::{self, Check};
 use crate::http1::{Head, Opened, Request, Response, is_event_stream};
 use crate::process;
 use crate::process::Publisher;
-use crate::reader::Reader;
 use crate::report::quote;
 use crate::target::{Link, Target, Unreachable};
 use crate::wire_log::Event;
+use crate::wire_log::Reader;
 use crate::{Options, Run};
 
 /// How long the probe waits for what must come, before it calls it missing.

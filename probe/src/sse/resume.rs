@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::{PATIENCE, Probe};
 use crate::checks::{self, Check};
 use crate::http1::{End, Opened};
-use crate::reader::Reader;
 use crate::report::quote;
 use crate::wire_log::Event;
+use crate::wire_log::Reader;
 
 /// How many events are published, at most, while the service answers a reconnect.
 const MEANWHILE: usize = 10;
