@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod command;
+mod decode;
 mod liars;
 mod llm;
 mod other_stacks;
