@@ -99,3 +99,67 @@ fn the_npm_packages_run_from_an_empty_folder() {
     let unknown = npx(&["explain", "sse-nonsense"]).output().unwrap();
     assert_eq!(unknown.status.code(), Some(2));
 }
+
+fn yaml(path: &str) -> serde_yaml_ng::Value {
+    let text = std::fs::read_to_string(root().join(path)).unwrap();
+    serde_yaml_ng::from_str(&text).unwrap()
+}
+
+/// The workflow builds each platform for which there is a package, and no other.
+#[test]
+fn the_release_builds_every_platform() {
+    let release = yaml(".github/workflows/release.yml");
+    let builds = &release["jobs"]["build"]["strategy"]["matrix"]["include"];
+    let built: Vec<&str> = builds
+        .as_sequence()
+        .unwrap()
+        .iter()
+        .map(|build| build["platform"].as_str().unwrap())
+        .collect();
+    let script = std::fs::read_to_string(root().join("probe/npm/pack.mjs")).unwrap();
+    let list = script.split("PLATFORMS = [").nth(1).unwrap();
+    let list = list.split(']').next().unwrap();
+    let packed: Vec<&str> = list
+        .split(',')
+        .map(|name| name.trim().trim_matches('"'))
+        .collect();
+    assert_eq!(built, packed);
+}
+
+/// Inputs of the action are arguments, never a part of its script.
+#[test]
+fn the_action_passes_its_inputs_on() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let action = yaml("action.yml");
+    assert_eq!(
+        action["inputs"]["version"]["default"],
+        env!("CARGO_PKG_VERSION")
+    );
+    let step = &action["runs"]["steps"][0];
+    let script = step["run"].as_str().unwrap();
+    assert!(!script.contains("${{"), "{script}");
+    let folder = tempfile::tempdir().unwrap();
+    let npx = folder.path().join("npx");
+    std::fs::write(&npx, "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
+    std::fs::set_permissions(&npx, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let printed = run(Command::new("bash")
+        .args(["-e", "-c", script])
+        .env("PATH", format!("{}:{path}", folder.path().display()))
+        .env("KIND", "sse")
+        .env("URL", "http://127.0.0.1:3000/events?a=$(id)")
+        .env("OPTIONS", "--publish=curl -f 'x'\n\n--strict\n")
+        .env("SARIF", "a b.sarif")
+        .env("VERSION", "1.2.3"));
+    let expected = [
+        "--yes",
+        "stream-probe@1.2.3",
+        "sse",
+        "http://127.0.0.1:3000/events?a=$(id)",
+        "--sarif",
+        "a b.sarif",
+        "--publish=curl -f 'x'",
+        "--strict",
+    ];
+    assert_eq!(printed.lines().collect::<Vec<_>>(), expected);
+}
