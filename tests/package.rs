@@ -504,7 +504,7 @@ fn nothing_in_the_package_points_out_of_it() {
         let home = folder.join(&file.path);
         for link in link.captures_iter(text) {
             let path = home.parent().unwrap().join(&link[1]);
-            let pages = ["prompts/", "checklist.md", "anti-patterns.md"];
+            let pages = ["prompts/", "checklist.md", "anti-patterns.md", "-bench.svg"];
             let is_page_for_people = pages.iter().any(|page| link[1].contains(page));
             assert!(
                 path.exists() || is_page_for_people,

@@ -13,6 +13,7 @@ use snippets::websocket::messages;
 use snippets::websocket::outbox::Outbox;
 use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::frames::{BINARY, CLOSE, CONTINUATION, Cut, PING, PONG, Seen, TEXT};
@@ -388,6 +389,39 @@ async fn any_frame_keeps_a_connection() {
         assert_eq!(frame.opcode, PING);
         client.send(Frame::new(PONG, frame.payload)).await;
     }
+}
+
+/// Sets the time at which its connection ends; `later` moves one that is near to one that is far.
+struct Session;
+
+impl Handler for Session {
+    fn on_message(&mut self, message: Message, outbox: &Outbox) {
+        let near = Instant::now() + Duration::from_millis(200);
+        outbox.close_at(near, 4408, "session expired");
+        if message == "later".into() {
+            outbox.close_at(near + Duration::from_secs(3600), 4408, "session expired");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_ends_when_it_is_due_and_can_be_extended() {
+    let limits = Limits {
+        ping_every: Duration::from_millis(40),
+        silent_pings: 1000,
+        ..Limits::default()
+    };
+    let sockets = sockets(limits);
+    let accept = move |upgrade: Upgrade| std::future::ready(sockets.accept(upgrade, |_| Session));
+    let server = Server::start(Router::new().route("/session", any(accept))).await;
+    let mut client = FrameClient::connect(server.addr, "/session").await;
+    client.send_text("later").await;
+    for _ in 0..20 {
+        assert_eq!(client.next().await.frame().opcode, PING); // 0.8 s
+    }
+    client.send_text("now").await;
+    assert_eq!(client.next_close().await, Some(4408));
+    finish(&mut client, 4408).await;
 }
 
 async fn flood(State(sockets): State<Sockets>, upgrade: Upgrade) -> axum::response::Response {

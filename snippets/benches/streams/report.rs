@@ -40,38 +40,31 @@ fn table(columns: &[&str], rows: &[Row]) -> String {
 /// The table of the event streams: CPU with its ratio to the floor, memory as it is.
 pub fn streams(subscribers: usize, idle: usize, rows: &[Row]) {
     let title = format!(
-        "{subscribers} subscribers, events of 100 bytes; {idle} idle connections; one worker thread, loopback"
+        "{subscribers} subscribers, events of 100 bytes, {idle} idle connections, one worker thread, loopback; CPU as a \
+         multiple of the floor (one bare `write` per subscriber and event)"
     );
     let mut table = String::from(
-        "| | CPU µs per delivery, 1 in flight | 4 in flight | KiB per idle connection | after a storm |\n\
+        "| | CPU per delivery, 1 in flight | 4 in flight | KiB per idle connection | after a storm |\n\
          |---|---:|---:|---:|---:|\n",
     );
-    let floor = &rows[0].values;
+    let number = |value: f64, digits: usize| match value.is_nan() || value == 0.0 {
+        true => "–".to_owned(),
+        false => format!("{value:.digits$}"),
+    };
     for row in rows {
         let [one, four, idle, storm] = row.values[..] else {
             panic!("four columns")
         };
-        let kib = |kib: f64| match kib {
-            0.0 => String::new(),
-            _ => format!("{kib:.1}"),
-        };
-        writeln!(
-            table,
-            "| {} | {one:.2} (×{:.2}) | {four:.2} (×{:.2}) | {} | {} |",
-            row.name,
-            one / floor[0],
-            four / floor[1],
-            kib(idle),
-            kib(storm)
-        )
-        .unwrap();
+        let cells = [(one, 2), (four, 2), (idle, 1), (storm, 1)];
+        let cells = cells.map(|(value, digits)| number(value, digits));
+        writeln!(table, "| {} | {} |", row.name, cells.join(" | ")).unwrap();
     }
     let numbers: Vec<_> = rows
         .iter()
         .map(|row| {
             serde_json::json!({
                 "name": row.name,
-                "ratio": [row.values[0] / floor[0], row.values[1] / floor[1]],
+                "ratio": row.values[..2],
                 "kib": row.values[2..],
             })
         })
@@ -80,7 +73,7 @@ pub fn streams(subscribers: usize, idle: usize, rows: &[Row]) {
     let numbers = serde_json::to_string_pretty(&numbers).unwrap();
     fs::write(root.join("target/streams.json"), numbers).unwrap();
     let columns = [
-        "CPU µs per delivery, one event in flight",
+        "CPU per delivery as a multiple of the floor, one event in flight",
         "KiB per idle connection",
     ];
     let charted: Vec<Row> = rows
@@ -91,7 +84,7 @@ pub fn streams(subscribers: usize, idle: usize, rows: &[Row]) {
         })
         .collect();
     fill(
-        "serve",
+        "fanout",
         &title,
         &table,
         &chart(&title, &columns, &charted, Better::Less),

@@ -9,8 +9,7 @@ use std::time::Duration;
 use axum::extract::ws::Message;
 use bytes::Bytes;
 use serde::Deserialize;
-use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::Instant;
 
 use super::outbox::Outbox;
 use super::protect::User;
@@ -38,8 +37,7 @@ enum First {
 pub struct FirstMessage<H, V, S> {
     verify: V,
     start: Option<S>,
-    admitted: Option<(H, AbortOnDropHandle<()>)>,
-    _deadline: Option<AbortOnDropHandle<()>>,
+    admitted: Option<H>,
 }
 
 impl<H, V, S> FirstMessage<H, V, S>
@@ -50,16 +48,15 @@ where
 {
     /// Call it in the `start` of [`super::serve::Sockets::accept`]: the deadline begins now.
     pub fn new(outbox: &Outbox, verify: V, start: S) -> Self {
-        let late = outbox.clone();
-        let deadline = AbortOnDropHandle::new(tokio::spawn(async move {
-            sleep(AUTH_DEADLINE).await;
-            late.close(EXPIRED, "authenticate first");
-        }));
+        outbox.close_at(
+            Instant::now() + AUTH_DEADLINE,
+            EXPIRED,
+            "authenticate first",
+        );
         Self {
             verify,
             start: Some(start),
             admitted: None,
-            _deadline: Some(deadline),
         }
     }
 }
@@ -71,7 +68,7 @@ where
     S: FnOnce(User, &Outbox) -> H + Send + 'static,
 {
     fn on_message(&mut self, message: Message, outbox: &Outbox) {
-        if let Some((handler, _)) = &mut self.admitted {
+        if let Some(handler) = &mut self.admitted {
             return handler.on_message(message, outbox);
         }
         if matches!(&message, Message::Text(text) if text.len() > AUTH_MESSAGE) {
@@ -92,36 +89,25 @@ where
         let user = user.filter(|user| user.expires > Instant::now());
         match (user, self.start.take()) {
             (Some(user), Some(start)) => {
-                self._deadline = None;
+                outbox.close_at(user.expires, EXPIRED, "session expired");
                 outbox.send(Message::Text(r#"{"type":"ready"}"#.into()));
-                let expiry = expire(outbox, user.expires);
-                self.admitted = Some((start(user, outbox), expiry));
+                self.admitted = Some(start(user, outbox));
             }
             _ => outbox.close(4401, "not authenticated"),
         }
     }
 
     fn on_control(&mut self, outbox: &Outbox) {
-        if let Some((handler, _)) = &mut self.admitted {
+        if let Some(handler) = &mut self.admitted {
             handler.on_control(outbox);
         }
     }
 
     fn poll_frames(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<Bytes> {
         match &mut self.admitted {
-            Some((handler, _)) => handler.poll_frames(cx, outbox),
+            Some(handler) => handler.poll_frames(cx, outbox),
             None => Poll::Pending,
         }
     }
-}
-
-/// Closes the socket when the session ends: a socket outlives the token that it was opened with. Keep the handle as long as the
-/// connection; to extend a session, replace it. For a logout: [`super::rates::Rates::disconnect`].
-pub fn expire(outbox: &Outbox, at: Instant) -> AbortOnDropHandle<()> {
-    let outbox = outbox.clone();
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        sleep_until(at).await;
-        outbox.close(EXPIRED, "session expired");
-    }))
 }
 // ANCHOR_END: admission

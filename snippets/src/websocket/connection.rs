@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_tungstenite::tungstenite as ts;
 use tokio_tungstenite::tungstenite::protocol::{
     CloseFrame, Role, WebSocketConfig, WebSocketContext,
@@ -58,7 +58,7 @@ pub struct Connection<H> {
     /// Why it ends; what is left is the closing handshake.
     end: Option<End>,
     input: Input,
-    /// For the rest of the closing handshake, once our Close is on the wire.
+    /// For a Close that is due before the next beat; then for the rest of the closing handshake. An idle connection has none.
     deadline: Option<Pin<Box<Sleep>>>,
     waker: Option<Waker>,
     opened: Option<Box<Opened>>,
@@ -219,7 +219,10 @@ impl<H: Handler> Connection<H> {
     }
 
     fn finish(&mut self, end: End) {
-        self.end.get_or_insert(end);
+        if self.end.is_none() {
+            self.end = Some(end);
+            self.deadline = None;
+        }
         self.handler = None;
         self.outbox.close(1000, ""); // never sent: who holds the outbox must see that it is over
     }
@@ -293,8 +296,17 @@ impl<H: Handler> Connection<H> {
         }
     }
 
+    /// Sets the timer for [`Outbox::close_at`], if that is due before the next beat.
+    fn arm(&mut self) {
+        let soon = Instant::now() + 2 * self.shared.limits.ping_every;
+        let at = self.outbox.closes_at().filter(|at| *at <= soon);
+        self.deadline = at.map(|at| Box::pin(sleep_until(at)));
+    }
+
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        match self.place.poll(cx) {
+        let due = self.place.poll(cx);
+        let beat = matches!(due, Due::Beat(_));
+        match due {
             Due::Nothing => {}
             Due::Beat(now) => {
                 self.now = now;
@@ -304,6 +316,17 @@ impl<H: Handler> Connection<H> {
                 }
             }
             Due::Shutdown => self.outbox.close(1001, "going away"),
+        }
+        if self.end.is_none() {
+            if self.outbox.has_moved() || beat {
+                self.arm();
+            }
+            if let Some(due) = &mut self.deadline
+                && due.as_mut().poll(cx).is_ready()
+            {
+                self.deadline = None;
+                self.outbox.close_now();
+            }
         }
         loop {
             let sent = match self.poll_out(cx) {

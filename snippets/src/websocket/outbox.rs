@@ -13,6 +13,7 @@ use std::task::{Poll, Waker};
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes};
 use bytes::{BufMut, Bytes};
+use tokio::time::Instant;
 
 /// Handle to the queue; clones are the same queue.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub struct Outbox(Arc<Shared>);
 struct Shared {
     /// There is something to take: the connection's task looks here before it takes the lock.
     dirty: AtomicBool,
+    /// The Close of [`Outbox::close_at`] is another one than the connection's task knows.
+    moved: AtomicBool,
     queue: Mutex<Queue>,
     max_items: usize,
     max_bytes: usize,
@@ -31,6 +34,7 @@ struct Queue {
     items: VecDeque<Message>,
     bytes: usize,
     close: Option<CloseFrame>,
+    close_at: Option<(Instant, u16, &'static str)>,
     /// Nothing is accepted any more.
     closed: bool,
     /// The connection's task.
@@ -44,6 +48,7 @@ impl Outbox {
     pub fn new(max_items: usize, max_bytes: usize) -> Self {
         Self(Arc::new(Shared {
             dirty: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
             queue: Mutex::default(),
             max_items,
             max_bytes,
@@ -108,6 +113,15 @@ impl Outbox {
         self.wake(queue);
     }
 
+    /// As [`Outbox::close`], at `at`: the end of a session, or the deadline for a first message. A later call replaces an
+    /// earlier one, so a refreshed session calls it again. Costs an idle connection no timer and no task.
+    pub fn close_at(&self, at: Instant, code: u16, reason: &'static str) {
+        let mut queue = self.lock();
+        queue.close_at = Some((at, code, reason));
+        self.0.moved.store(true, Ordering::Release);
+        self.wake(queue);
+    }
+
     /// Whether `other` is the same queue.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -126,6 +140,11 @@ impl Outbox {
 
     /// The next message, Close at last: for tests of a handler, which have no socket.
     pub fn pop(&self) -> Option<Message> {
+        if let Some(at) = self.closes_at()
+            && at <= Instant::now()
+        {
+            self.close_now();
+        }
         let mut queue = self.lock();
         let Some(message) = queue.items.pop_front() else {
             return queue.close.take().map(|close| Message::Close(Some(close)));
@@ -141,6 +160,24 @@ impl Outbox {
         }
         let queue = self.lock();
         queue.items.len() >= self.0.max_items / 2 || queue.bytes >= self.0.max_bytes / 2
+    }
+
+    /// When [`Outbox::close_at`] is due.
+    pub(super) fn closes_at(&self) -> Option<Instant> {
+        self.lock().close_at.map(|(at, ..)| at)
+    }
+
+    /// Whether that has changed since the last call.
+    pub(super) fn has_moved(&self) -> bool {
+        self.0.moved.load(Ordering::Relaxed) && self.0.moved.swap(false, Ordering::AcqRel)
+    }
+
+    /// [`Outbox::close_at`] is due.
+    pub(super) fn close_now(&self) {
+        let due = self.lock().close_at.take();
+        if let Some((_, code, reason)) = due {
+            self.close(code, reason);
+        }
     }
 
     /// The task to wake if something is queued.

@@ -27,9 +27,8 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{NotUntil, Quota, RateLimiter};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio_util::task::AbortOnDropHandle;
 
-use super::admission::expire;
+use super::admission::EXPIRED;
 use super::outbox::{Outbox, message_len};
 use super::protect::User;
 use super::serve::Handler;
@@ -158,6 +157,8 @@ impl Rates {
         if place.is_none() {
             outbox.close(1013, "too many connections");
         }
+        // A socket outlives the token that it was opened with. For a logout: `Rates::disconnect`.
+        outbox.close_at(user.expires, EXPIRED, "session expired");
         let direct = |quota| RateLimiter::direct_with_clock(quota, MonotonicClock);
         Limited {
             handler,
@@ -167,7 +168,6 @@ impl Rates {
             messages: direct(self.quotas.messages),
             control: direct(self.quotas.control),
             refusals: direct(self.quotas.refusals),
-            _expiry: expire(outbox, user.expires),
         }
     }
 }
@@ -181,7 +181,6 @@ pub struct Limited<H> {
     messages: Direct,
     control: Direct,
     refusals: Direct,
-    _expiry: AbortOnDropHandle<()>,
 }
 
 impl<H: Handler> Handler for Limited<H> {

@@ -145,6 +145,7 @@ impl Member {
                 }
                 let user = &self.user.name;
                 let membership = self.hub.join(&room, user, outbox, resume.as_ref())?;
+                self.rooms.reserve_exact(1); // most are in one or two: no room for four
                 self.rooms.push(membership);
             }
             Request::Leave { room } => {
