@@ -151,8 +151,9 @@ impl Target {
 		for addr in tokio::net::lookup_host((self.host.as_str(), self.port)).await? {
 			let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
 			if kind == Link::Stalled {
-				// As little as the kernel allows, so that the service feels the stall early.
-				socket.set_recv_buffer_size(4096)?;
+				// Small, so that the service feels the stall early, and not below two segments of the loopback (64 KiB each):
+				// a window under one segment makes the kernel wait between reads, once the reader reads again.
+				socket.set_recv_buffer_size(128 * 1024)?;
 			}
 			match socket.connect(addr).await {
 				Ok(stream) => return Ok(stream),
@@ -189,7 +190,7 @@ impl std::fmt::Display for Target {
 pub(crate) enum Link {
 	Http1,
 	Http2,
-	/// HTTP/1.1 with a small receive buffer.
+	/// HTTP/1.1 with a receive buffer that does not grow.
 	Stalled,
 }
 
@@ -201,16 +202,6 @@ pub(crate) enum Conn {
 }
 
 impl Conn {
-	/// A stalled reader reads again, at full speed: its receive buffer grows. A system that refuses only makes it slow.
-	pub(crate) fn wake(&self) {
-		let tcp = match self {
-			Conn::Plain(tcp) => tcp,
-			#[cfg(feature = "tls")]
-			Conn::Tls(stream) => stream.get_ref().0,
-		};
-		drop(socket2::SockRef::from(tcp).set_recv_buffer_size(1 << 20));
-	}
-
 	/// Whether HTTP/2 was agreed on by ALPN.
 	pub(crate) fn speaks_http2(&self) -> bool {
 		match self {

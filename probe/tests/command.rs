@@ -298,18 +298,22 @@ async fn an_interrupted_run_writes_its_reports_and_leaves_nothing_behind() {
 }
 
 /// A service that ends during the run is one sentence and exit code 1.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_that_ends_aborts_the_run() {
-    let service = Service::start(Fault::Dies).await;
+#[test]
+fn a_service_that_ends_aborts_the_run() {
+    let service = crate::process::Process::start("sse");
     let url = format!("http://{}/events", service.addr);
-    let output = tokio::task::spawn_blocking(move || {
-        probe(&["sse", &url, "--json", "--budget", "120"], b"")
-    });
-    let output = output.await.unwrap();
+    let kill = format!("kill -9 {}", service.child.id());
+    let output = probe(
+        &["sse", &url, "--json", "--budget", "120", "--publish", &kill],
+        b"",
+    );
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let sentence = report["broken_off"].as_str().unwrap();
-    assert!(sentence.starts_with("the service has ended"), "{sentence}");
+    assert!(
+        sentence.starts_with("the service has ended") && !sentence.contains('\n'),
+        "{sentence}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

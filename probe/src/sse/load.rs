@@ -14,6 +14,8 @@ use crate::wire_log::Reader;
 
 /// More than the kernel and the libraries between hold back for one connection.
 const ENOUGH: usize = 16 << 20;
+/// How long the reader next to a stalled one waits for an event, before the stalled one is suspected: a busy machine is slow.
+const SILENT: Duration = Duration::from_secs(8);
 const LAG: &Check = checks::SSE_LAG_IS_TOLD;
 const LIMIT: &Check = checks::SSE_LIMIT_COUNTS_STREAMS;
 
@@ -58,7 +60,7 @@ impl Probe<'_> {
 			if self.publisher.is_some() {
 				drop(self.publisher.within(self.run.at_most(PATIENCE)).await);
 			}
-			let patience = self.run.at_most(Duration::from_secs(3));
+			let patience = self.run.at_most(SILENT);
 			let arrived = |log: &crate::wire_log::Log| log.events.len() > before;
 			if self.publisher.hung() || !self.first.until(patience, arrived).await {
 				silent_since = Some(before);
@@ -87,8 +89,9 @@ impl Probe<'_> {
 				self.run.fail(
 					ISOLATED,
 					format!(
-						"after {} KiB the other reader received nothing for 3 s, and went on when the stalled one left",
-						passed() / 1024
+						"after {} KiB the other reader received nothing for {} s, and went on when the stalled one left",
+						passed() / 1024,
+						SILENT.as_secs()
 					),
 				);
 			}
@@ -134,7 +137,7 @@ impl Probe<'_> {
 			let seen = self.first.with(|log| log.events.len());
 			let arrived = |log: &crate::wire_log::Log| log.events.len() > seen;
 			let published = self.publisher.once().await;
-			let patience = self.run.at_most(Duration::from_secs(3));
+			let patience = self.run.at_most(SILENT);
 			if published.is_err() || !self.first.until(patience, arrived).await {
 				break;
 			}
@@ -159,7 +162,6 @@ impl Probe<'_> {
 	///
 	/// Returns how many KiB lay ready for it.
 	async fn lag(&self, mut stalled: Exchange, since: usize) -> u64 {
-		stalled.conn.wake();
 		let patience = self.run.at_most(PATIENCE);
 		let head = match tokio::time::timeout(patience, stalled.head()).await {
 			Ok(Ok(Some(head))) if head.status == 200 && is_event_stream(&head) => head,

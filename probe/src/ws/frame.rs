@@ -212,11 +212,6 @@ pub(crate) struct Pumped {
 }
 
 impl Socket {
-	/// Reads at full speed after a stall.
-	pub(crate) fn wake(&self) {
-		self.conn.wake();
-	}
-
 	pub(crate) async fn send(&mut self, opcode: u8, payload: &[u8]) -> bool {
 		self.send_raw(&encode(true, opcode, payload, true)).await
 	}
@@ -299,8 +294,15 @@ impl Socket {
 	}
 
 	/// Sends `total` bytes made of `unit` repeated, as fast as the peer takes them, but not beyond `until`; reads
-	/// meanwhile when `reads`.
-	pub(crate) async fn pump(&mut self, unit: &[u8], total: usize, reads: bool, until: Instant) -> Pumped {
+	/// meanwhile when `reads`. A peer that takes nothing for `stall` has stopped reading.
+	pub(crate) async fn pump(
+		&mut self,
+		unit: &[u8],
+		total: usize,
+		reads: bool,
+		until: Instant,
+		stall: Duration,
+	) -> Pumped {
 		let mut sent = 0;
 		let mut noted = Vec::new();
 		let (mut reader, mut writer) = tokio::io::split(&mut self.conn);
@@ -324,7 +326,7 @@ impl Socket {
 						}
 					}
 				}
-				written = tokio::time::timeout(Duration::from_secs(3), writer.write(rest)) => match written {
+				written = tokio::time::timeout(stall, writer.write(rest)) => match written {
 					Ok(Ok(n)) => sent += n,
 					Ok(Err(_)) => {
 						outcome = Some(Waited::Dropped);

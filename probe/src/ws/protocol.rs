@@ -330,7 +330,7 @@ impl Probe<'_> {
 		let mut sent = 0;
 		if matches!(ended, Waited::Silent) {
 			let until = Instant::now() + self.run.left();
-			let pumped = socket.pump(&frame::filler(b'x'), ACCEPTED, true, until).await;
+			let pumped = socket.pump(&frame::filler(b'x'), ACCEPTED, true, until, Duration::from_secs(3)).await;
 			sent = pumped.sent;
 			ended = match pumped.outcome {
 				Some(Waited::Silent) => socket.until(self.run.at_most(Duration::from_secs(2)), |_| false).await,
