@@ -109,7 +109,7 @@ struct Row {
     kind: Kind,
     path: &'static str,
     set: fn(&mut Options),
-    /// Failures and warnings, in the order of the report; everything else passes or cannot be told.
+    /// Failures and warnings; everything else passes or cannot be told.
     failed: &'static [&'static str],
 }
 
@@ -277,20 +277,6 @@ const PYTHON: &[Row] = &[
             "sse-heartbeat",
         ],
     },
-    // A queue for each connection, without a bound: its writes return at once.
-    Row {
-        server: &["others.py", "tornado"],
-        kind: Kind::Ws,
-        path: "/ws",
-        set: sockets,
-        failed: &[
-            "ws-binary-handled",
-            "ws-unmasked-refused",
-            "ws-invalid-utf8-1007",
-            "ws-queue-bounded",
-            "ws-flood-limited",
-        ],
-    },
 ];
 
 /// Probes every row, a few at a time, and compares what failed with the table.
@@ -304,9 +290,12 @@ async fn judge(table: &'static [Row], start: fn(&[&str]) -> Server) {
                 probe(row.kind, &options).await
             };
             let report = tokio::spawn(probing).await.unwrap();
-            let failed = report.ids(Verdict::Failed);
-            (failed != row.failed).then(|| {
-                let (server, expected) = (row.server, row.failed);
+            let mut failed = report.ids(Verdict::Failed);
+            failed.sort_unstable();
+            let mut expected = row.failed.to_vec();
+            expected.sort_unstable();
+            (failed != expected).then(|| {
+                let server = row.server;
                 format!(
                     "{server:?}: {failed:?} instead of {expected:?}\n{}",
                     show(&report)
@@ -391,7 +380,7 @@ async fn ai_sdk() {
             "llm-no-buffering-headers",
             "llm-headers-before-token",
             "llm-heartbeat-before-token",
-            "llm-one-terminal",
+            "llm-truncation-visible",
             "llm-provider-error-visible",
         ],
     );

@@ -366,6 +366,15 @@ impl Probe<'_> {
 			self.run.unknown(SURVIVED, "no churn: --connects 0");
 			return self.run.unknown(NOTICED, "no churn: --connects 0");
 		}
+		// The control: a service that is still busy with the messages of other checks answers nobody.
+		let control = frame::connect(&self.request, &self.target, self.run.at_most(PATIENCE * 2)).await;
+		if matches!(control, Ok(Upgrade::Silent)) {
+			for check in [SURVIVED, NOTICED] {
+				self.run.unknown(check, "a new connection was not answered before any was cut");
+			}
+			return;
+		}
+		drop(control);
 		let before = self.options.pid.and_then(process::open_files);
 		let mut refused = 0;
 		let mut left = self.options.connects;

@@ -102,7 +102,6 @@ async def with_tornado() -> None:
     import tornado.httpserver
     import tornado.iostream
     import tornado.web
-    import tornado.websocket
 
     log: list[str] = []
     changed = asyncio.Condition()
@@ -130,11 +129,7 @@ async def with_tornado() -> None:
             except tornado.iostream.StreamClosedError:
                 pass
 
-    class Echo(tornado.websocket.WebSocketHandler):
-        def on_message(self, message) -> None:
-            self.write_message(f"You said: {message}")
-
-    app = tornado.web.Application([("/publish", Publish), ("/events", Events), ("/ws", Echo)])
+    app = tornado.web.Application([("/publish", Publish), ("/events", Events)])
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     tornado.httpserver.HTTPServer(app).add_socket(listener)

@@ -104,6 +104,7 @@ if (kind === "better-sse") {
   const { default: sse } = await import("@fastify/sse");
   const app = fastify();
   await app.register(sse);
+  app.addContentTypeParser("*", (_request, _payload, done) => done(null));
   const log = [];
   const sessions = new Set();
   app.post("/publish", (_request, reply) => {
