@@ -89,6 +89,11 @@ impl Probe<'_> {
 			return self.run.unknown(ID, "a request with a foreign Origin was not answered");
 		};
 		let head = &response.head;
+		if matches!(head.status, 429 | 503) {
+			return self
+				.run
+				.unknown(ID, format!("a request with a foreign Origin was answered with {}: too many", head.status));
+		}
 		let allowed = head.get("access-control-allow-origin");
 		let credentials = head.has("access-control-allow-credentials", "true");
 		match (allowed.as_deref(), credentials) {

@@ -325,9 +325,21 @@ impl Probe<'_> {
 		};
 		self.hear(&socket.errors);
 		let said = socket.heard.get(heard..).unwrap_or_default().to_ascii_lowercase();
-		let limited = ["rate", "too many", "too fast", "limit", "429", "slow down", "flood"]
-			.iter()
-			.any(|word| said.contains(word));
+		let limited = [
+			"rate",
+			"too many",
+			"too fast",
+			"limit",
+			"429",
+			"slow down",
+			"slow_down",
+			"slow-down",
+			"throttl",
+			"quota",
+			"flood",
+		]
+		.iter()
+		.any(|word| said.contains(word));
 		match ended {
 			_ if ended.ended() && sent < 10 => self.run.unknown(
 				ID,

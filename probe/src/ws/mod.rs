@@ -51,7 +51,11 @@ pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachabl
 		heard: std::sync::Mutex::default(),
 		refuses: OnceCell::new(),
 	};
-	let first = frame::connect(&probe.request, &probe.target, run.at_most(PATIENCE * 2)).await?;
+	let mut first = frame::connect(&probe.request, &probe.target, run.at_most(PATIENCE * 2)).await?;
+	if matches!(first, Upgrade::Closed) {
+		// Once more: a service that has just started may end its first connection.
+		first = frame::connect(&probe.request, &probe.target, run.at_most(PATIENCE * 2)).await?;
+	}
 	let Some(first) = probe.handshake(first).await else {
 		return Ok(());
 	};
@@ -296,7 +300,7 @@ impl Probe<'_> {
 		socket.answers = false;
 		let began = Instant::now();
 		let most = self.options.heartbeat.unwrap_or(Duration::from_secs(55)).mul_f64(1.1);
-		let idle = self.options.idle.map(|idle| idle.mul_f64(1.1) + Duration::from_secs(1));
+		let idle = self.options.idle.map(|idle| idle.mul_f64(1.25) + Duration::from_secs(2));
 		let mut last = began;
 		let mut alone = false;
 		loop {
