@@ -20,7 +20,7 @@ use snippets::llm::relay::{self, Relay};
 use snippets::llm::request::UserId;
 use snippets::llm::resume::{Generations, Limits as Kept};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
-use snippets::llm::ui_message_stream::{ui_parts, ui_response};
+use snippets::llm::ui_message_stream::{UiMessage, ui_parts, ui_response};
 use snippets::llm::upstream::{Dialect, Upstream};
 use snippets::sse::event::Event;
 use snippets::sse::log::{self, Log};
@@ -202,10 +202,14 @@ async fn llm() -> std::io::Result<Router> {
             shutdown: CancellationToken::new(),
         };
         // The AI SDK sends its own message format: the scripted model answers anything.
+        let streams = relay.streams.clone();
         let ui = move || async move {
-            match upstream.open(&[]).await {
-                Ok(events) => ui_response(ui_parts("answer", events)),
-                Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+            match (streams.admit(), upstream.open(&[]).await) {
+                (Ok(slot), Ok(events)) => {
+                    ui_response(slot, UiMessage::new(ui_parts("answer", events)))
+                }
+                (Err(refused), _) => refused.into_response(),
+                (_, Err(_)) => StatusCode::BAD_GATEWAY.into_response(),
             }
         };
         router = router

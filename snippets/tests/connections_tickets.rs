@@ -75,6 +75,22 @@ async fn a_ticket_expires() {
     assert_eq!(redeem(&long, &late).await, Err(TicketError::Expired));
 }
 
+/// One ticket, many at once: exactly one is accepted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_ticket_cannot_be_raced() {
+    for _ in 0..50 {
+        let tickets = Tickets::default();
+        let ticket = tickets.issue("ada", &7).unwrap();
+        let racers = (0..8).map(|_| {
+            let (tickets, ticket) = (tickets.clone(), ticket.clone());
+            tokio::spawn(async move { redeem(&tickets, &ticket).await.is_ok() })
+        });
+        let won = futures::future::join_all(racers).await;
+        let won = won.into_iter().filter(|won| *won.as_ref().unwrap());
+        assert_eq!(won.count(), 1);
+    }
+}
+
 /// Issuing stores nothing; what redeeming stores is bounded for each user, and forgotten.
 #[tokio::test(start_paused = true)]
 async fn one_user_cannot_take_all_tickets() {

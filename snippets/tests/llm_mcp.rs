@@ -8,6 +8,8 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use snippets::llm::mcp::{self, Tool, ToolEvent};
+use snippets::sse::streams::{Config, Streams};
+use tokio_util::sync::CancellationToken;
 
 use crate::llm_vendor_sdks::{node, run};
 use crate::support::{RawClient, Server, Transcript, eventually, within};
@@ -44,6 +46,10 @@ fn fail(_arguments: Value) -> BoxStream<'static, ToolEvent> {
 
 /// The server, and how many runs of `wait` have ended.
 async fn start_counting() -> (Server, Arc<AtomicUsize>) {
+    start_with(Config::default(), CancellationToken::new()).await
+}
+
+async fn start_with(config: Config, shutdown: CancellationToken) -> (Server, Arc<AtomicUsize>) {
     type Run = Box<dyn Fn(Value) -> BoxStream<'static, ToolEvent> + Send + Sync>;
     let tool = |name, run: Run| Tool {
         name,
@@ -62,6 +68,7 @@ async fn start_counting() -> (Server, Arc<AtomicUsize>) {
             tool("wait", Box::new(move |_| wait(Ended(Arc::clone(&waits))))),
             tool("fail", Box::new(fail)),
         ],
+        streams: Streams::start(config, shutdown),
     };
     (Server::start(mcp::router(server)).await, ended)
 }
@@ -157,6 +164,42 @@ async fn closing_the_response_cancels_a_silent_tool() {
     assert_eq!(ended.load(Ordering::SeqCst), 0);
     drop(client);
     eventually("the end of the tool", || ended.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_every_call_that_runs() {
+    let config = Config {
+        heartbeat: std::time::Duration::from_millis(5),
+        drain_spread: std::time::Duration::ZERO,
+        max_streams: 1,
+        ..Config::default()
+    };
+    let shutdown = CancellationToken::new();
+    let (server, ended) = start_with(config, shutdown.clone()).await;
+    let params = json!({"name": "wait", "_meta": {"progressToken": 7}});
+    let mut client = send(&server, "wait", &body("tools/call", params.clone())).await;
+    // A heartbeat is a comment.
+    client.read_until("waiting").await;
+    within("a heartbeat", async {
+        while client.body().matches(":\n\n").count() < 2 {
+            assert!(client.read_some().await);
+        }
+    })
+    .await;
+    let headers = [VERSION, ("mcp-method", "tools/call"), ("mcp-name", "wait")];
+    let (status, _) = post(&server, &headers, &body("tools/call", params)).await;
+    assert_eq!(status, 503, "no permit is left");
+    shutdown.cancel();
+    client.read_to_end().await;
+    let last = client.body();
+    let last = last.trim_end().rsplit("data: ").next().unwrap();
+    let last: Value = serde_json::from_str(last).unwrap();
+    assert_eq!(
+        (&last["id"], &last["error"]["code"]),
+        (&json!(1), &json!(-32603))
+    );
+    assert_eq!(ended.load(Ordering::SeqCst), 1, "the tool has stopped");
+    assert!(!client.body().contains("event:"), "{}", client.body());
 }
 
 #[tokio::test]

@@ -1,9 +1,13 @@
 //! The UI message stream: its bytes, and what the real AI SDK makes of them.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, routing::post};
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 use snippets::llm::http;
 use snippets::llm::providers::openai_chat::OpenAiChat;
@@ -11,7 +15,9 @@ use snippets::llm::providers::{
     FinishReason, ModelError, ModelEvent, ToolCall, Usage, model_events,
 };
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
-use snippets::llm::ui_message_stream::{UiPart, UiWriter, ui_parts, ui_response};
+use snippets::llm::ui_message_stream::{UiMessage, UiPart, UiWriter, ui_parts, ui_response};
+use snippets::sse::streams::{Chunk, Config, Own, Source, Streams};
+use tokio_util::sync::CancellationToken;
 
 use crate::llm_vendor_sdks::{node, run};
 use crate::support::{RawClient, Server, Transcript};
@@ -20,18 +26,27 @@ use crate::support::{RawClient, Server, Transcript};
 async fn chat(State(model_url): State<String>, Json(request): Json<Value>) -> Response {
     let script = request["script"].as_str().unwrap_or("plain").to_owned();
     match script.as_str() {
-        "weather" => return ui_response(stream::iter(with_tools())),
-        "stopped" => return ui_response(stream::iter(stopped())),
+        "weather" => return respond(stream::iter(with_tools())),
+        "stopped" => return respond(stream::iter(stopped())),
+        "silent" => return respond(silent()),
+        "shutdown" => {
+            let (streams, shutdown) = start_streams();
+            let parts = stream::iter(open()).chain(stream::poll_fn(move |_| {
+                shutdown.cancel();
+                Poll::Pending
+            }));
+            return ui_response(streams.admit().unwrap(), UiMessage::new(parts));
+        }
         "no finish" => {
             let parts = stream::iter(with_tools()).filter(|part| {
                 let end = matches!(part, UiPart::Finish { .. } | UiPart::FinishStep);
                 std::future::ready(!end)
             });
-            return ui_response(parts);
+            return respond(parts);
         }
         "delta first" => {
             let (id, delta) = ("1".into(), "lost".into());
-            return ui_response(stream::iter([UiPart::TextDelta { id, delta }]));
+            return respond(stream::iter([UiPart::TextDelta { id, delta }]));
         }
         _ => {}
     }
@@ -43,9 +58,51 @@ async fn chat(State(model_url): State<String>, Json(request): Json<Value>) -> Re
         .await
         .unwrap();
     match http::open(response, "text/event-stream").await {
-        Ok(body) => ui_response(ui_parts("msg-1", model_events(body, OpenAiChat::default()))),
+        Ok(body) => respond(ui_parts("msg-1", model_events(body, OpenAiChat::default()))),
         Err(_) => (axum::http::StatusCode::TOO_MANY_REQUESTS, "busy").into_response(),
     }
+}
+
+/// With a heartbeat that comes often.
+fn start_streams() -> (Streams, CancellationToken) {
+    let config = Config {
+        heartbeat: Duration::from_millis(5),
+        drain_spread: Duration::ZERO,
+        ..Config::default()
+    };
+    let shutdown = CancellationToken::new();
+    (Streams::start(config, shutdown.clone()), shutdown)
+}
+
+fn respond(parts: impl Stream<Item = UiPart> + Send + 'static) -> Response {
+    let (streams, _) = start_streams();
+    ui_response(streams.admit().unwrap(), UiMessage::new(parts))
+}
+
+/// A message that pauses for three heartbeats: each polls it once.
+fn silent() -> impl Stream<Item = UiPart> {
+    let mut polls = 0;
+    let pause = stream::poll_fn(move |_| {
+        polls += 1;
+        match polls > 3 {
+            true => Poll::Ready(None),
+            false => Poll::Pending,
+        }
+    });
+    let mut parts = with_tools();
+    let rest = parts.split_off(4);
+    stream::iter(parts).chain(pause).chain(stream::iter(rest))
+}
+
+/// A message whose text and whose call have begun and not ended.
+fn open() -> Vec<UiPart> {
+    let mut out = Vec::new();
+    let mut writer = UiWriter::start("msg-4", &mut out);
+    writer.event(ModelEvent::Text("Whole.".into()), &mut out);
+    let (id, name) = ("a".to_owned(), "pay".to_owned());
+    writer.event(ModelEvent::ToolCallStart { index: 0, id, name }, &mut out);
+    writer.event(ModelEvent::Text("Half an ans".into()), &mut out);
+    out
 }
 
 /// Two model calls with a tool between.
@@ -140,6 +197,8 @@ async fn the_ai_sdk_reads_text_tools_failures_and_aborts() {
         "cut",
         "rate-limit",
         "stopped",
+        "silent",
+        "shutdown",
         "no finish",
         "delta first",
     ];
@@ -211,6 +270,19 @@ async fn the_ai_sdk_reads_text_tools_failures_and_aborts() {
     let stopped = of("stopped");
     let reason = json!("interrupted");
     assert_eq!(stopped["finish"], finish(reason, false, false), "{stopped}");
+    // A heartbeat is a comment: the message is the same.
+    assert_eq!(of("silent")["finish"], weather["finish"]);
+    assert_eq!(of("silent")["message"], weather["message"]);
+    let shutdown = of("shutdown");
+    assert_eq!(shutdown["status"], "error", "{shutdown}");
+    assert_eq!(
+        shutdown["error"],
+        "Error: The answer was cut off. Try again."
+    );
+    for part in shutdown["message"]["parts"].as_array().unwrap() {
+        assert_ne!(part["state"], "streaming", "{shutdown}");
+        assert_ne!(part["state"], "input-streaming", "{shutdown}");
+    }
     // [DONE] without `finish` is ready, without error: only the missing reason tells.
     let unfinished = of("no finish");
     assert_eq!(unfinished["status"], "ready", "{unfinished}");
@@ -311,4 +383,42 @@ fn a_failure_and_a_stop_end_every_open_part() {
         let end = |part: &UiPart| matches!(part, UiPart::Error { .. } | UiPart::Finish { .. });
         assert!(out.last().is_some_and(end), "{out:?}");
     }
+}
+
+#[tokio::test]
+async fn a_shutdown_and_the_maximum_age_end_every_open_part() {
+    for what in [Own::Shutdown, Own::MaxAge] {
+        let mut message = UiMessage::new(stream::iter(open()).chain(stream::pending()));
+        let mut cx = Context::from_waker(Waker::noop());
+        while message.poll(&mut cx).is_ready() {}
+        let end: Chunk = message.own(what).unwrap();
+        assert!(end.last);
+        let end = String::from_utf8(end.bytes.to_vec()).unwrap();
+        let types: Vec<_> = end
+            .split("\n\n")
+            .filter_map(|event| serde_json::from_str::<Value>(event.strip_prefix("data: ")?).ok())
+            .map(|part| part["type"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        assert_eq!(types, ["tool-input-error", "text-end", "error"], "{end}");
+        assert!(end.ends_with("data: [DONE]\n\n"), "{end}");
+    }
+}
+
+#[tokio::test]
+async fn silence_shows_the_client_a_comment() {
+    let message = UiMessage::new(silent());
+    let (streams, _) = start_streams();
+    let mut body = pin!(
+        ui_response(streams.admit().unwrap(), message)
+            .into_body()
+            .into_data_stream()
+    );
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await {
+        bytes.extend_from_slice(&chunk.unwrap());
+    }
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(text.starts_with(":\n\ndata: {\"type\":\"start\""), "{text}");
+    assert!(text.matches("\n:\n").count() >= 1, "{text}");
+    assert!(!text.contains("event:"), "{text}");
 }

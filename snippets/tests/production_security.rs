@@ -43,13 +43,8 @@ fn channels() -> Arc<Channels> {
     ];
     Arc::new(Channels {
         all: HashMap::from(all).into(),
-        streams: Streams::start(
-            Config {
-                heartbeat: Duration::from_secs(5),
-                ..Config::default()
-            },
-            CancellationToken::new(),
-        ),
+        streams: Streams::start(Config::default(), CancellationToken::new()),
+        recheck: Duration::from_secs(5),
     })
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::Value;
-use snippets::sse::encode::{EncodeError, Message};
+use snippets::sse::event::{Event, InvalidEvent};
+use snippets::sse::streams::Chunk;
 use snippets::sse::wire::{Limits, ParseError, Parser};
 
 /// What a stream gave.
@@ -344,46 +345,33 @@ proptest! {
     }
 }
 
-// The other direction: `sse/encode`.
+// The other direction: `sse/event`.
 
 #[test]
-fn a_message_is_encoded_as_one_block() {
-    let encode = |message: Message| String::from_utf8(message.encode().unwrap().to_vec()).unwrap();
-    assert_eq!(encode(Message::data("a")), "data: a\n\n");
-    assert_eq!(encode(Message::data("")), "data: \n\n");
+fn an_event_is_encoded_as_one_block() {
+    let text = |event: &Event| String::from_utf8(event.bytes().to_vec()).unwrap();
+    assert_eq!(text(&Event::message("a")), "data: a\n\n");
+    assert_eq!(text(&Event::message("")), "data: \n\n");
     assert_eq!(
-        encode(Message::data("a\r\nb\rc\n")),
+        text(&Event::message("a\r\nb\rc\n")),
         "data: a\ndata: b\ndata: c\ndata: \n\n"
     );
-    assert_eq!(
-        encode(Message::data("1").event("add").id("7")),
-        "id: 7\nevent: add\ndata: 1\n\n"
-    );
-    let cursor = Message {
-        id: Some("9"),
-        retry: Some(Duration::from_millis(1500)),
-        ..Message::default()
-    };
-    assert_eq!(encode(cursor), "id: 9\nretry: 1500\n\n");
+    let named = Event::new("add", &1).unwrap();
+    assert_eq!(named.at(7), "id: 7\nevent: add\ndata: 1\n\n");
 }
 
 #[test]
 fn transcript() {
-    let event = Message::data("{\"text\":\"one line\"}")
-        .event("tick")
-        .id("7");
-    let lines = Message::data("three\r\nlines,\r\n");
-    let cursor = Message {
-        id: Some("8"),
-        retry: Some(Duration::from_secs(3)),
-        ..Message::default()
-    };
-    let messages = [event, lines, Message::data(""), cursor];
-    let mut wire = Vec::new();
-    for message in messages {
-        wire.extend_from_slice(&message.encode().unwrap());
+    let event = Event::new("tick", &serde_json::json!({"text": "one line"})).unwrap();
+    let lines = Event::message("three\r\nlines,\r\n");
+    let mut wire = Vec::from(event.at(7));
+    for block in [
+        lines.bytes(),
+        Event::message("").at(8),
+        Chunk::COMMENT.bytes,
+    ] {
+        wire.extend_from_slice(&block);
     }
-    wire.extend_from_slice(&snippets::sse::encode::HEARTBEAT);
     let mut text = String::from_utf8(wire.clone()).unwrap();
     text.push_str("[read as]\n\n");
     for (event_type, data, id) in parse("", [&wire[..]]).events {
@@ -394,14 +382,11 @@ fn transcript() {
 
 #[test]
 fn what_would_open_another_field_is_rejected() {
-    for id in ["a\nb", "a\rb", "a\0b", "\n"] {
-        assert_eq!(Message::data("x").id(id).encode(), Err(EncodeError::Id));
+    for name in ["a\ndata: injected", "a\rb", "a\0b", " a"] {
+        assert!(matches!(Event::text(name, "x"), Err(InvalidEvent::Name)));
     }
-    for event in ["a\ndata: injected", "a\rb"] {
-        assert_eq!(
-            Message::data("x").event(event).encode(),
-            Err(EncodeError::Event)
-        );
+    for id in ["a\nb", "a\rb", "a\0b", "\n"] {
+        assert_eq!(Event::message("x").at(id), "data: x\n\n", "without the id");
     }
 }
 
@@ -429,27 +414,25 @@ fn hostile() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn what_is_written_is_read_again(
-        messages in prop::collection::vec(
+        events in prop::collection::vec(
             (hostile(), prop::option::of(hostile()), prop::option::of(hostile())), 0..6),
         seed in any::<u64>(),
     ) {
         let (mut bytes, mut expected, mut last_id) = (Vec::new(), Vec::new(), String::new());
-        for (data, event, id) in &messages {
-            let message = Message { data: Some(data), event: event.as_deref(), id: id.as_deref(), retry: None };
-            let bad_id = id.as_deref().is_some_and(|id| id.contains(['\r', '\n', '\0']));
-            let bad_event = event.as_deref().is_some_and(|event| event.contains(['\r', '\n']));
-            match message.encode() {
-                Err(EncodeError::Id) => prop_assert!(bad_id),
-                Err(EncodeError::Event) => prop_assert!(bad_event),
-                Ok(block) => {
-                    prop_assert!(!bad_id && !bad_event);
-                    bytes.extend_from_slice(&block);
-                    if let Some(id) = id { last_id.clone_from(id); }
-                    let event = event.clone().filter(|event| !event.is_empty());
-                    let event = event.unwrap_or_else(|| "message".to_owned());
-                    expected.push((event, lf_only(data), last_id.clone()));
-                }
+        for (data, name, id) in &events {
+            let name = name.as_deref().unwrap_or_default();
+            let good = name.len() <= 128 && !name.starts_with(' ') && !name.chars().any(char::is_control);
+            let event = Event::text(name, data);
+            prop_assert_eq!(event.is_ok(), good);
+            let Ok(event) = event else { continue };
+            prop_assert_eq!(event.name(), name);
+            prop_assert_eq!(event.data(), lf_only(data));
+            bytes.extend_from_slice(&id.as_deref().map_or(event.bytes(), |id| event.at(id)));
+            if let Some(id) = id && !id.contains(['\r', '\n', '\0']) {
+                last_id.clone_from(id);
             }
+            let name = if name.is_empty() { "message" } else { name };
+            expected.push((name.to_owned(), lf_only(data), last_id.clone()));
         }
         prop_assert_eq!(parse("", cut(&bytes, seed)).events, expected);
     }

@@ -1,4 +1,4 @@
-//! Tests of `streams/slow_consumer`.
+//! Tests of `streams/slow_consumer` and `connections/send_deadline`.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::{Router, body::Body, routing::get};
 use futures::{StreamExt, stream};
-use snippets::streams::slow_consumer::{StallLimit, StallLimitIo, Undelivered, send_within};
+use snippets::connections::send_deadline::{SendDeadline, WithSendDeadline};
+use snippets::streams::slow_consumer::{Undelivered, send_within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -23,7 +24,7 @@ async fn a_peer_that_reads_nothing_loses_its_connection() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let limit = Duration::from_millis(200);
-    let server = tokio::spawn(axum::serve(StallLimit { listener, limit }, app).into_future());
+    let server = tokio::spawn(axum::serve(WithSendDeadline { listener, limit }, app).into_future());
     let mut reader = stalled_get(addr, "/").await;
     within("the response to be dropped", ended.cancelled()).await;
     // The connection is closed too: what the kernel holds can still be read, and then it ends.
@@ -38,7 +39,7 @@ async fn a_peer_that_reads_nothing_loses_its_connection() {
 #[tokio::test(start_paused = true)]
 async fn the_limit_counts_from_the_last_byte_accepted() {
     let (ours, mut peer) = tokio::io::duplex(10);
-    let mut ours = StallLimitIo::new(ours, LIMIT);
+    let mut ours = SendDeadline::new(ours, LIMIT);
     let writer = tokio::spawn(async move {
         let error = ours.write_all(&[0; 100]).await.unwrap_err();
         (error.kind(), Instant::now())
@@ -58,7 +59,7 @@ async fn the_limit_counts_from_the_last_byte_accepted() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_with_nothing_to_send_is_left_alone() {
     let (ours, mut peer) = tokio::io::duplex(10);
-    let mut ours = StallLimitIo::new(ours, LIMIT);
+    let mut ours = SendDeadline::new(ours, LIMIT);
     ours.write_all(b"0123456789").await.unwrap();
     ours.flush().await.unwrap();
     let echo = tokio::spawn(async move {
@@ -77,7 +78,7 @@ async fn a_connection_with_nothing_to_send_is_left_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_stall_that_ended_does_not_count_for_the_next_one() {
     let (ours, mut peer) = tokio::io::duplex(10);
-    let mut ours = StallLimitIo::new(ours, LIMIT);
+    let mut ours = SendDeadline::new(ours, LIMIT);
     let mut buffer = [0; 15];
     for _ in 0..3 {
         let write = ours.write_all(&[0; 15]);
@@ -189,7 +190,7 @@ async fn a_stalled_stream_of_a_live_http2_connection_is_not_noticed() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let limit = Duration::from_millis(50);
-    let server = tokio::spawn(axum::serve(StallLimit { listener, limit }, app).into_future());
+    let server = tokio::spawn(axum::serve(WithSendDeadline { listener, limit }, app).into_future());
     let client = reqwest::Client::builder()
         .http2_prior_knowledge()
         .build()

@@ -16,7 +16,7 @@ use axum::{Json, Router};
 use futures::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
-use snippets::streams::slow_consumer::StallLimit;
+use snippets::connections::send_deadline::WithSendDeadline;
 
 static READ: AtomicU64 = AtomicU64::new(0);
 static OPEN: AtomicU64 = AtomicU64::new(0);
@@ -107,5 +107,5 @@ async fn main() -> std::io::Result<()> {
         .and_then(|ms| ms.parse().ok())
         .unwrap_or(20_000);
     let limit = Duration::from_millis(stall);
-    axum::serve(StallLimit { listener, limit }, app).await
+    axum::serve(WithSendDeadline { listener, limit }, app).await
 }

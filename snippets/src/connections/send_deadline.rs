@@ -1,7 +1,10 @@
 //! A write that a peer holds up fails after a while.
 //!
 //! A client that has stopped reading is not a disconnect: it keeps its connection alive by acknowledging, and neither
-//! hyper nor axum times out a write. `listen.rs` puts this around each socket; it works around any other transport too.
+//! hyper nor axum times out a write. `listen.rs` puts this around each socket, [`WithSendDeadline`] around those of
+//! `axum::serve`; it works around any other transport too. Guarantee: a peer that accepts no byte for the limit, while there is
+//! something to send, loses its connection. Its kernel announces room in steps, not byte by byte: leave a slow client the time
+//! for one.
 
 // ANCHOR: send-deadline
 use std::{
@@ -11,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use axum::serve::Listener;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
@@ -19,7 +23,7 @@ use tokio::{
 /// A transport whose writes fail with `TimedOut` if the peer has taken nothing for `limit`. Each byte that it takes starts
 /// the time again: a slow client is not a stalled one.
 pub struct SendDeadline<S> {
-    pub(super) inner: S,
+    pub(crate) inner: S,
     /// Milliseconds.
     limit: u32,
     /// Present only while a write waits.
@@ -38,7 +42,7 @@ impl<S> SendDeadline<S> {
     }
 
     /// Whether the last write had to wait.
-    pub(super) fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         self.stalled.is_some()
     }
 
@@ -97,12 +101,38 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SendDeadline<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A layer such as TLS keeps bytes of its own and writes them here.
         let flush = Pin::new(&mut self.inner).poll_flush(cx);
+        // A socket has nothing to flush and is always ready here: that is no progress of a write that waits.
+        if flush.is_ready() {
+            return flush;
+        }
         self.watch(cx, flush)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shutdown = Pin::new(&mut self.inner).poll_shutdown(cx);
         self.watch(cx, shutdown)
+    }
+}
+
+/// A listener whose connections have a send deadline: `axum::serve(WithSendDeadline { listener, limit }, app)`.
+pub struct WithSendDeadline<L> {
+    /// The real listener.
+    pub listener: L,
+    /// See [`SendDeadline::new`].
+    pub limit: Duration,
+}
+
+impl<L: Listener> Listener for WithSendDeadline<L> {
+    type Io = SendDeadline<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (io, addr) = self.listener.accept().await;
+        (SendDeadline::new(io, self.limit), addr)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
     }
 }
 // ANCHOR_END: send-deadline

@@ -1,14 +1,15 @@
 //! Channels that not every user may read: the right to read is checked at each connection, before the cursor.
 //!
 //! A reconnect is a replay, and its `Last-Event-ID` comes from the client. Each channel has its own log with its own epoch,
-//! so a cursor of another channel is a `reset` and never a position. An open stream ends at the first heartbeat after its
-//! reader has lost the right to it. Needs `sse/{event,cursor,log,log_reader,streams}.rs`; `Reader` comes from your authentication.
+//! so a cursor of another channel is a `reset` and never a position. An open stream ends at the first check after its
+//! reader has lost the right to it. Needs `sse/until.rs` and `sse/log.rs` with their files; `Reader` comes from your authentication.
 
 // ANCHOR: channels
 use std::{
     collections::{HashMap, HashSet},
+    future::ready,
     sync::{Arc, PoisonError, RwLock},
-    task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -22,8 +23,8 @@ use axum::{
 use crate::sse::{
     event::{Event, LastEventId, Names},
     log::Log,
-    log_reader,
-    streams::{self, Chunk, Source, Streams},
+    streams::{self, Streams},
+    until::{Until, invalid},
 };
 
 /// Who reads: never taken from the path, the query or the cursor.
@@ -42,8 +43,10 @@ pub struct Channel {
 pub struct Channels {
     /// By name.
     pub all: RwLock<HashMap<String, Channel>>,
-    /// Open streams. Their heartbeat is how long one outlives the right to it.
+    /// Open streams.
     pub streams: Streams,
+    /// Longest time for which an open stream outlives the right to it.
+    pub recheck: Duration,
 }
 
 impl Channels {
@@ -79,41 +82,17 @@ async fn events(
     let Some(log) = log.read(&last_event_id) else {
         return StatusCode::NO_CONTENT.into_response();
     };
-    match channels.streams.admit() {
-        Ok(slot) => slot.respond(WhileReadable {
-            log,
-            reader,
-            channel,
-            channels,
-        }),
-        Err(refused) => refused.into_response(),
-    }
-}
-
-/// A log for as long as its reader may read it.
-struct WhileReadable {
-    log: log_reader::Reader,
-    reader: Reader,
-    channel: String,
-    channels: Arc<Channels>,
-}
-
-impl Source for WhileReadable {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
-        self.log.poll(cx)
-    }
-
-    fn id(&self) -> Option<String> {
-        self.log.id()
-    }
-
-    fn beat(&mut self) -> Option<Event> {
-        let readable = self.channels.readable(&self.reader, &self.channel);
-        if readable.is_some() {
-            return None;
-        }
-        let data = serde_json::json!({ "code": "unauthorized" });
-        Event::unreserved(Names::DEFAULT.unauthorized, &data).ok()
-    }
+    let slot = match channels.streams.admit() {
+        Ok(slot) => slot,
+        Err(refused) => return refused.into_response(),
+    };
+    let data = serde_json::json!({ "code": "unauthorized" });
+    let Ok(unauthorized) = Event::unreserved(Names::DEFAULT.unauthorized, &data) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let over = invalid(channels.recheck, move || {
+        ready(channels.readable(&reader, &channel).is_some())
+    });
+    slot.respond(Until::new(log, over, unauthorized))
 }
 // ANCHOR_END: channels

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::sse::{
     cursor::Reason,
     event::{Event, Names},
-    streams::{Chunk, Source},
+    streams::{Chunk, Own, Source},
 };
 
 /// Why a stream has closed: the values of the label `reason`.
@@ -148,6 +148,10 @@ impl<S: Source> Source for Watched<S> {
             });
         }
         end
+    }
+
+    fn own(&mut self, what: Own) -> Option<Chunk> {
+        self.source.own(what)
     }
 }
 

@@ -114,6 +114,15 @@ impl Event {
         if name.len() > 128 || name.starts_with(' ') || name.chars().any(char::is_control) {
             return Err(InvalidEvent::Name);
         }
+        Ok(Self::block(name, text))
+    }
+
+    /// The event `message` with `text`, as [`Event::text`] makes it: for protocols without names.
+    pub fn message(text: &str) -> Self {
+        Self::block("", text)
+    }
+
+    fn block(name: &str, text: &str) -> Self {
         let mut block = BytesMut::with_capacity(name.len() + text.len() + 24);
         if !name.is_empty() {
             put(&mut block, &["event: ", name, "\n"]);
@@ -123,11 +132,11 @@ impl Event {
             put(&mut block, &["data: ", line, "\n"]);
         }
         block.put_u8(b'\n');
-        Ok(Self {
+        Self {
             block: block.freeze(),
             name: name.len() as u8,
             last: false,
-        })
+        }
     }
 
     /// Marks the terminal event: the response ends after it, and the client does not reconnect.
@@ -171,13 +180,21 @@ impl Event {
         self.block.clone()
     }
 
-    /// The block with `id`, which must be free of CR, LF and NUL, as a [`Cursor`](super::cursor::Cursor) is.
+    /// The block with `id`. An id with CR, LF or NUL, which a [`Cursor`](super::cursor::Cursor) has not, is left out.
     pub fn at(&self, id: impl Display) -> Bytes {
         let mut block = BytesMut::with_capacity(self.block.len() + 40);
-        put(&mut block, &["id: ", &id.to_string(), "\n"]);
+        let id = id.to_string();
+        if is_id(&id) {
+            put(&mut block, &["id: ", &id, "\n"]);
+        }
         block.extend_from_slice(&self.block);
         block.freeze()
     }
+}
+
+/// Whether `id` can be written: a reader ignores one with NUL, and CR or LF would open another field.
+pub(super) fn is_id(id: &str) -> bool {
+    !id.contains(['\r', '\n', '\0'])
 }
 
 fn put(block: &mut BytesMut, parts: &[&str]) {

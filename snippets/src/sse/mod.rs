@@ -6,11 +6,9 @@
 //! `lifecycle` (work for one client), `protect` and `until` (who may read, and for how long).
 //! All of them use `event`, `cursor`, `log`, `log_reader` and `streams`; `fanout` uses `topics` too.
 //! To read a stream: `consume`, with `reconnect`, `wire` and `transports`.
-//! Helpers: `encode` (the general format), `tickets`.
 
 pub mod consume;
 pub mod cursor;
-pub mod encode;
 pub mod event;
 pub mod fanout;
 pub mod jobs;
@@ -21,7 +19,6 @@ pub mod protect;
 pub mod reconnect;
 pub mod resume;
 pub mod streams;
-pub mod tickets;
 pub mod topics;
 pub mod transports;
 pub mod until;

@@ -1,9 +1,9 @@
 //! Who may open a stream, for how long, and how many.
 //!
-//! Three ways in: a session cookie, `Authorization: Bearer` (a fetch client), a ticket in the URL (an
-//! `EventSource` without cookies, `tickets.rs`). An open stream is checked again while it runs, since
+//! Three authentication methods: a session cookie, `Authorization: Bearer` (a fetch client), a ticket in the URL (an
+//! `EventSource` without cookies). An open stream is checked again while it runs, since
 //! it outlives the decision that opened it. Refusals come before the 200, are JSON, and do not reveal
-//! internals. Needs `until.rs`, `connections/per_user.rs`, `tickets.rs`, `streams.rs` and `log.rs` with their files.
+//! internals. Needs `until.rs`, `streams.rs`, `log.rs` and `connections/{per_user,tickets}.rs` with their files.
 
 // ANCHOR: protect
 use std::{
@@ -20,17 +20,21 @@ use axum::{
     routing::{get, post},
 };
 use axum_extra::extract::CookieJar;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tower_http::{cors::CorsLayer, trace::TraceLayer};
 
 use super::{
     event::{Event, InvalidEvent, LastEventId, Names},
     log::Log,
     streams::{self, Streams},
-    tickets::Tickets,
     until::{Until, Users, invalid},
 };
-use crate::connections::per_user::PerUser;
+use crate::connections::{
+    per_user::PerUser,
+    tickets::{TicketError, Tickets},
+};
 
 // ANCHOR: refusals
 /// Everything that a refused client is told, as `{"code": …}`.
@@ -58,25 +62,54 @@ impl IntoResponse for PublicError {
         (status, [(name, value)], Json(self)).into_response()
     }
 }
-// ANCHOR_END: refusals
 
-/// Valid sessions: token and user. Stands for the session store that you have.
-#[derive(Debug, Default)]
-pub struct Sessions(pub RwLock<HashMap<String, String>>);
-
-impl Sessions {
-    fn user(&self, token: &str) -> Option<String> {
-        let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        sessions.get(token).cloned()
+impl From<TicketError> for PublicError {
+    fn from(error: TicketError) -> Self {
+        match error {
+            TicketError::TooMany => Self::TooManyStreams,
+            TicketError::Unavailable => Self::Unavailable,
+            _ => Self::Unauthorized,
+        }
     }
 }
+// ANCHOR_END: refusals
+
+// ANCHOR: sessions
+/// Valid sessions: the digest of the token, and the user. Represents the session store that you have.
+#[derive(Debug, Default)]
+pub struct Sessions(RwLock<HashMap<String, String>>);
+
+impl Sessions {
+    /// Names the session of `token`, and does not open it: a ticket shows its claims to everyone who reads the URL.
+    fn key(token: &str) -> String {
+        BASE64.encode(Sha256::digest(token))
+    }
+
+    /// Starts the session of `user` whose secret is `token`.
+    pub fn start(&self, token: &str, user: &str) {
+        let mut sessions = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        sessions.insert(Self::key(token), user.to_owned());
+    }
+
+    /// Ends the session whose secret is `token`, as a logout does.
+    pub fn end(&self, token: &str) {
+        let mut sessions = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        sessions.remove(&Self::key(token));
+    }
+
+    fn user(&self, key: &str) -> Option<String> {
+        let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        sessions.get(key).cloned()
+    }
+}
+// ANCHOR_END: sessions
 
 /// What the routes share.
 pub struct Service {
     /// See [`Sessions`].
     pub sessions: Sessions,
-    /// Each stands for the session that asked for it, so that a logout ends its streams too.
-    pub tickets: Tickets<String>,
+    /// Each is for the session that requested it, so that a logout ends its streams too.
+    pub tickets: Tickets,
     /// The limit in all.
     pub streams: Streams,
     /// The limit for each user.
@@ -92,7 +125,7 @@ pub struct Service {
 /// `POST /tickets` and `GET /events`, for pages of exactly these `origins`.
 pub fn app(service: Arc<Service>, origins: Vec<HeaderValue>) -> Router {
     // A wildcard is refused by browsers where there are credentials, and echoing any Origin opens the
-    // stream of every visitor who is logged in to every page that they look at.
+    // stream of every visitor who is logged in to every page that they open.
     let cors = CorsLayer::new()
         .allow_origin(origins)
         .allow_credentials(true)
@@ -113,20 +146,16 @@ pub fn app(service: Arc<Service>, origins: Vec<HeaderValue>) -> Router {
         .with_state(service)
 }
 
-/// Answers `{"ticket": …}`. Never in exchange for a ticket: it would live for ever.
+/// Answers `{"ticket": …}`. Never in exchange for a ticket: it would live forever.
 async fn issue(
     State(service): State<Arc<Service>>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, PublicError> {
-    let token = token(&headers).ok_or(PublicError::Unauthorized)?;
-    service
-        .sessions
-        .user(&token)
-        .ok_or(PublicError::Unauthorized)?;
-    let ticket = service
-        .tickets
-        .issue(token)
-        .ok_or(PublicError::TooManyStreams)?;
+    let session = session(&headers).ok_or(PublicError::Unauthorized)?;
+    let user = service.sessions.user(&session);
+    let user = user.ok_or(PublicError::Unauthorized)?;
+    let ticket = service.tickets.issue(&user, &session);
+    let ticket = ticket.map_err(|_| PublicError::Unavailable)?;
     let ticket = Json(serde_json::json!({ "ticket": ticket }));
     Ok(([(header::CACHE_CONTROL, "no-store")], ticket))
 }
@@ -144,15 +173,12 @@ async fn events(
     last_event_id: LastEventId,
 ) -> Result<Response, PublicError> {
     let Query(query) = query.map_err(|_| PublicError::Unauthorized)?;
-    let token = match query.ticket {
-        Some(ticket) => service.tickets.redeem(&ticket),
-        None => token(&headers),
+    let session = match query.ticket {
+        Some(ticket) => service.tickets.redeem(&ticket).await?.1,
+        None => session(&headers).ok_or(PublicError::Unauthorized)?,
     };
-    let token = token.ok_or(PublicError::Unauthorized)?;
-    let user = service
-        .sessions
-        .user(&token)
-        .ok_or(PublicError::Unauthorized)?;
+    let user = service.sessions.user(&session);
+    let user = user.ok_or(PublicError::Unauthorized)?;
     let Some(reader) = service.log.read(&last_event_id) else {
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
@@ -167,7 +193,7 @@ async fn events(
     let over = async move {
         // The user's permit is dropped with the stream.
         let user = user_slot.user();
-        let valid = async || service.sessions.user(&token).as_deref() == Some(user);
+        let valid = async || service.sessions.user(&session).as_deref() == Some(user);
         tokio::select! {
             () = invalid(service.recheck, valid) => {}
             () = disconnected => {}
@@ -182,20 +208,19 @@ fn unauthorized() -> Result<Event, InvalidEvent> {
     Event::unreserved(Names::DEFAULT.unauthorized, &PublicError::Unauthorized)
 }
 
-/// The session token, from `Authorization: Bearer` or else the cookie `session`, which is `HttpOnly;
+/// The session of the token in `Authorization: Bearer` or else in the cookie `session`, which is `HttpOnly;
 /// Secure; SameSite=Lax` at least.
-fn token(headers: &HeaderMap) -> Option<String> {
+fn session(headers: &HeaderMap) -> Option<String> {
     match headers.get(header::AUTHORIZATION) {
         Some(value) => {
             let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
             let bearer = scheme.eq_ignore_ascii_case("bearer");
-            bearer.then(|| token.trim().to_owned())
+            bearer.then(|| Sessions::key(token.trim()))
         }
         None => {
             let cookies = CookieJar::from_headers(headers);
-            cookies
-                .get("session")
-                .map(|cookie| cookie.value().to_owned())
+            let cookie = cookies.get("session")?;
+            Some(Sessions::key(cookie.value()))
         }
     }
 }

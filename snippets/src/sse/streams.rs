@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     cursor::Reason,
-    event::{Event, Names},
+    event::{Event, Names, is_id},
 };
 use crate::connections::crowd::{Crowd, Due, Place, Rules};
 
@@ -45,8 +45,26 @@ pub trait Source: Send + Unpin + 'static {
     fn beat(&mut self) -> Option<Event> {
         None
     }
+
+    /// Replaces what the stream sends on its own: for a client of another protocol, which may fail on `ping` and `restart`.
+    fn own(&mut self, _: Own) -> Option<Chunk> {
+        None
+    }
 }
 // ANCHOR_END: source
+
+/// What a stream sends on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// The first bytes.
+    Prelude,
+    /// During silence.
+    Heartbeat,
+    /// The last bytes, at the shutdown.
+    Shutdown,
+    /// The last bytes, at the maximum age. Nothing by default: the client reconnects.
+    MaxAge,
+}
 
 /// Bytes of complete events.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +85,15 @@ impl From<&Event> for Chunk {
             reset: None,
         }
     }
+}
+
+impl Chunk {
+    /// A comment, which every reader of event streams skips.
+    pub const COMMENT: Self = Self {
+        bytes: Bytes::from_static(b":\n\n"),
+        last: false,
+        reset: None,
+    };
 }
 
 // ANCHOR: settings
@@ -108,25 +135,21 @@ pub struct Streams {
     crowd: Crowd,
     retry: Duration,
     max_age: Duration,
-    own: Arc<Own>,
+    own: Arc<Encoded>,
 }
 
 /// What a stream sends on its own, encoded once for all of them.
-struct Own {
+struct Encoded {
     heartbeat: Chunk,
     restart: Chunk,
 }
 
-impl Own {
+impl Encoded {
     fn new(names: Names) -> Self {
         let chunk = |name: Option<&str>, last| {
             let event = name.and_then(|name| Event::text(name, "{}").ok());
-            let bytes = event.map_or(Bytes::from_static(b":\n\n"), |event| event.bytes());
-            Chunk {
-                bytes,
-                last,
-                reset: None,
-            }
+            let chunk = event.map_or(Chunk::COMMENT, |event| Chunk::from(&event));
+            Chunk { last, ..chunk }
         };
         Self {
             heartbeat: chunk(names.heartbeat, false),
@@ -161,7 +184,7 @@ impl Streams {
             crowd,
             retry,
             max_age,
-            own: Arc::new(Own::new(names)),
+            own: Arc::new(Encoded::new(names)),
         }
     }
 
@@ -226,7 +249,7 @@ pub struct Slot {
     place: Place,
     retry: u32,
     max_beats: u32,
-    own: Arc<Own>,
+    own: Arc<Encoded>,
 }
 
 impl Slot {
@@ -245,7 +268,7 @@ impl Slot {
 
     /// The first bytes: with them proxies and `fetch` release the response, before any event.
     fn prelude(&self, id: Option<String>) -> Bytes {
-        match id {
+        match id.filter(|id| is_id(id)) {
             Some(id) => format!("id: {id}\nretry: {}\n\n", self.retry).into(),
             None => format!("retry: {}\n\n", self.retry).into(),
         }
@@ -274,26 +297,39 @@ impl<S: Source> http_body::Body for Events<S> {
             return Poll::Ready(None);
         };
         let slot = &mut this.slot;
+        let mut over = false;
         let chunk = match (this.begun, slot.place.poll(cx)) {
             (false, _) => {
                 this.begun = true;
-                Some(Chunk {
-                    bytes: slot.prelude(source.id()),
-                    ..Chunk::default()
+                source.own(Own::Prelude).or_else(|| {
+                    Some(Chunk {
+                        bytes: slot.prelude(source.id()),
+                        ..Chunk::default()
+                    })
                 })
             }
-            (_, Due::Shutdown) => Some(slot.own.restart.clone()),
-            (_, Due::Beat(age)) if age >= slot.max_beats => None,
+            (_, Due::Shutdown) => {
+                over = true;
+                source
+                    .own(Own::Shutdown)
+                    .or_else(|| Some(slot.own.restart.clone()))
+            }
+            (_, Due::Beat(age)) if age >= slot.max_beats => {
+                over = true;
+                source.own(Own::MaxAge)
+            }
             (_, Due::Beat(_)) => match source.beat() {
                 Some(event) => Some(Chunk::from(&event.last())),
                 None => match source.poll(cx) {
                     Poll::Ready(chunk) => chunk,
-                    Poll::Pending => Some(slot.own.heartbeat.clone()),
+                    Poll::Pending => source
+                        .own(Own::Heartbeat)
+                        .or_else(|| Some(slot.own.heartbeat.clone())),
                 },
             },
             (_, Due::Nothing) => ready!(source.poll(cx)),
         };
-        if chunk.as_ref().is_none_or(|chunk| chunk.last) {
+        if over || chunk.as_ref().is_none_or(|chunk| chunk.last) {
             this.source = None;
         }
         Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk.bytes))))
@@ -384,6 +420,10 @@ impl<S: Source, G: Send + Unpin + 'static> Source for Holding<S, G> {
 
     fn beat(&mut self) -> Option<Event> {
         self.0.beat()
+    }
+
+    fn own(&mut self, what: Own) -> Option<Chunk> {
+        self.0.own(what)
     }
 }
 // ANCHOR_END: streams

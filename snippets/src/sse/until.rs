@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     event::Event,
-    streams::{Chunk, Source},
+    streams::{Chunk, Own, Source},
 };
 
 // ANCHOR: ending
@@ -55,6 +55,10 @@ impl<S: Source> Source for Until<S> {
 
     fn beat(&mut self) -> Option<Event> {
         self.source.beat()
+    }
+
+    fn own(&mut self, what: Own) -> Option<Chunk> {
+        self.source.own(what)
     }
 }
 

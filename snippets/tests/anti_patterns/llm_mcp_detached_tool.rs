@@ -14,8 +14,10 @@ use axum::routing::post;
 use futures::{Stream, StreamExt, stream};
 use serde_json::json;
 use snippets::llm::mcp::{self, Tool, ToolEvent};
+use snippets::sse::streams::{Config, Streams};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{RawClient, Server, eventually, within};
 
@@ -111,6 +113,7 @@ async fn the_pattern_ends_the_tool_with_the_response() {
         info: ("test", "1.0.0"),
         allowed_origins: Vec::new(),
         tools: vec![tool],
+        streams: Streams::start(Config::default(), CancellationToken::new()),
     };
     let server = Server::start(mcp::router(server)).await;
     drop(request(&server).await);

@@ -75,6 +75,7 @@ async fn with_a_log_for_each_channel_there_is_nothing_to_forget() {
     let channels = Channels {
         all: HashMap::from([("a".to_owned(), alices), ("m".to_owned(), mallorys)]).into(),
         streams: Streams::start(Config::default(), CancellationToken::new()),
+        recheck: std::time::Duration::from_secs(5),
     };
     let event = |text: &str| event::Event::new("e", text).unwrap();
     secret.publish(&event("alice's secret")).unwrap();

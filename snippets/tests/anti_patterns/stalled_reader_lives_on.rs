@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use axum::{Router, body::Body, routing::get};
 use futures::stream;
-use snippets::streams::slow_consumer::StallLimit;
+use snippets::connections::send_deadline::WithSendDeadline;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower_http::timeout::{ResponseBodyTimeoutLayer, TimeoutLayer};
@@ -62,7 +62,7 @@ async fn a_limit_on_the_connection_ends_it() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let serve = axum::serve(
-        StallLimit {
+        WithSendDeadline {
             listener,
             limit: LIMIT,
         },

@@ -4,7 +4,8 @@
 //! Use it to see what the transport demands of a stream, or as a server of a few tools without an
 //! SDK. Promises: one endpoint, POST only; every request stands alone (no session, no handshake, no
 //! resumption); a tool's progress and result come on the response to its own request; closing that
-//! response cancels the tool at once. Files: `request` (what is refused), `server`.
+//! response cancels the tool at once. Files: `request` (what is refused), `server`; and
+//! `sse/streams`.
 
 mod request;
 mod server;

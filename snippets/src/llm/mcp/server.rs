@@ -1,20 +1,30 @@
 //! One endpoint.
 
 // ANCHOR: server
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
-use axum::{Json, Router, body::Bytes, routing::post};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
 use futures::stream::BoxStream;
-use futures::{StreamExt, future};
 use serde_json::{Value, json};
 
-use crate::llm::mcp::{PROTOCOL_VERSION, Request};
+use super::{PROTOCOL_VERSION, Request};
+use crate::sse::{
+    event::Event,
+    streams::{Chunk, Own, Source, Streams},
+};
+
+/// JSON-RPC 2.0, section 5.1.
+const INTERNAL_ERROR: i32 = -32603;
 
 /// Bytes of one request.
 pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
@@ -49,6 +59,8 @@ pub struct Server {
     pub allowed_origins: Vec<String>,
     /// The tools.
     pub tools: Vec<Tool>,
+    /// Limits the calls that run at a time; a shutdown or the maximum age answers a call with an error.
+    pub streams: Streams,
 }
 
 /// `POST /mcp`, and OPTIONS for the pages of allowed origins. Other methods get 405: there is no stream to open with GET, no session to DELETE.
@@ -144,6 +156,10 @@ fn answer(server: &Server, headers: &HeaderMap, body: &[u8]) -> Response {
             let Some(tool) = server.tools.iter().find(|tool| tool.name == name) else {
                 return Json(request.error(-32602, "unknown tool")).into_response();
             };
+            let slot = match server.streams.admit() {
+                Ok(slot) => slot,
+                Err(refused) => return refused.into_response(),
+            };
             let arguments = request.params["arguments"].clone();
             let events = (tool.run)(if arguments.is_null() {
                 json!({})
@@ -151,7 +167,11 @@ fn answer(server: &Server, headers: &HeaderMap, body: &[u8]) -> Response {
                 arguments
             });
             let end = complete(json!({}));
-            stream(request, events, end)
+            slot.respond(Call {
+                request,
+                events,
+                end,
+            })
         }
         // With a JSON-RPC error, so that it is not taken for a server without this endpoint.
         _ => {
@@ -160,56 +180,56 @@ fn answer(server: &Server, headers: &HeaderMap, body: &[u8]) -> Response {
         }
     }
 }
-/// The response to one request: progress if it was asked for, then the result, then the end.
-fn stream(request: Request, events: BoxStream<'static, ToolEvent>, end: Value) -> Response {
-    let token = request.params["_meta"]["progressToken"].clone();
-    let state = Some((request, events, end));
-    let messages = futures::stream::unfold(state, |state| async {
-        let (request, mut events, mut end) = state?;
-        match events.next().await {
-            Some(ToolEvent::Progress(progress, message)) => {
-                let params = json!({"progress": progress, "message": message});
-                Some((Err(params), Some((request, events, end))))
+
+/// The response to one request: progress if it was asked for, then the result, then the end. No event has an id: streams
+/// cannot be resumed, a client that lost one asks again.
+struct Call {
+    request: Request,
+    events: BoxStream<'static, ToolEvent>,
+    end: Value,
+}
+
+impl Source for Call {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        let token = &self.request.params["_meta"]["progressToken"];
+        let finished = loop {
+            match ready!(self.events.as_mut().poll_next(cx)) {
+                // Nobody asked for progress: it must not be sent.
+                Some(ToolEvent::Progress(..)) if token.is_null() => {}
+                Some(ToolEvent::Progress(progress, message)) => {
+                    let params =
+                        json!({"progress": progress, "message": message, "progressToken": token});
+                    let message = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
+                    return Poll::Ready(Some(Chunk::from(&Event::message(&message.to_string()))));
+                }
+                finished => break finished,
             }
-            finished => {
-                let result = match finished {
-                    Some(ToolEvent::Result(result)) => result,
-                    _ => Err("the tool ended without a result".to_owned()),
-                };
-                end["isError"] = json!(result.is_err());
-                let text = result.unwrap_or_else(|error| error);
-                end["content"] = json!([{"type": "text", "text": text}]);
-                // The response ends the stream.
-                Some((Ok(request.answer(end)), None))
-            }
-        }
-    });
-    let events = messages.filter_map(move |message| {
-        let message = message.or_else(|mut params| {
-            // Nobody asked for progress: it must not be sent.
-            let token = Some(&token).filter(|token| !token.is_null()).ok_or(())?;
-            params["progressToken"] = token.clone();
-            Ok::<_, ()>(
-                json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params}),
-            )
-        });
-        // No event id: streams cannot be resumed, a client that lost one asks again.
-        let event = message
-            .ok()
-            .map(|message| Event::default().data(message.to_string()));
-        future::ready(event.map(Ok::<_, Infallible>))
-    });
-    let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));
-    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
-    let headers = response.headers_mut();
-    headers.insert(
-        HeaderName::from_static("x-accel-buffering"),
-        HeaderValue::from_static("no"),
-    );
-    headers.insert(
-        header::CACHE_CONTROL,
-        HeaderValue::from_static("no-cache, no-store, no-transform"),
-    );
-    response
+        };
+        let result = match finished {
+            Some(ToolEvent::Result(result)) => result,
+            _ => Err("the tool ended without a result".to_owned()),
+        };
+        let mut end = self.end.take();
+        end["isError"] = json!(result.is_err());
+        let text = result.unwrap_or_else(|error| error);
+        end["content"] = json!([{"type": "text", "text": text}]);
+        Poll::Ready(Some(last(&self.request.answer(end))))
+    }
+
+    fn own(&mut self, what: Own) -> Option<Chunk> {
+        Some(match what {
+            Own::Prelude | Own::Heartbeat => Chunk::COMMENT,
+            // The client waits for a response to its id: without one it waits for its own timeout.
+            Own::Shutdown | Own::MaxAge => last(
+                &self
+                    .request
+                    .error(INTERNAL_ERROR, "the server ended the call"),
+            ),
+        })
+    }
+}
+
+fn last(message: &Value) -> Chunk {
+    Chunk::from(&Event::message(&message.to_string()).last())
 }
 // ANCHOR_END: server

@@ -3,12 +3,12 @@
 //!
 //! Use it when the front end is built on the AI SDK; otherwise `super::relay` has a smaller
 //! protocol. Files: `part` (what is sent), `writer` (in which order), `response`;
-//! and `super::providers`.
+//! and `super::providers`, `sse/streams`.
 
 mod part;
 mod response;
 mod writer;
 
 pub use part::UiPart;
-pub use response::{ui_parts, ui_response};
+pub use response::{UiMessage, ui_parts, ui_response};
 pub use writer::UiWriter;

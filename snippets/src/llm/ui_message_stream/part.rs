@@ -83,3 +83,36 @@ pub enum UiPart {
     },
 }
 // ANCHOR_END: parts
+
+impl UiPart {
+    /// For the user: the message is a fragment.
+    pub(super) const TRUNCATED: &str = "The answer was cut off. Try again.";
+
+    /// Keeps in `open` how each part that has begun would end.
+    pub(super) fn track(&self, open: &mut Vec<Self>) {
+        match self {
+            Self::TextStart { id } => open.push(Self::TextEnd { id: id.clone() }),
+            Self::ReasoningStart { id } => open.push(Self::ReasoningEnd { id: id.clone() }),
+            Self::ToolInputStart {
+                tool_call_id,
+                tool_name,
+            } => open.push(Self::interrupted(tool_call_id, tool_name, Value::from(""))),
+            Self::TextEnd { .. } | Self::ReasoningEnd { .. } => open.retain(|end| end != self),
+            Self::ToolInputAvailable { tool_call_id, .. }
+            | Self::ToolInputError { tool_call_id, .. } => open.retain(
+                |end| !matches!(end, Self::ToolInputError { tool_call_id: id, .. } if id == tool_call_id),
+            ),
+            _ => {}
+        }
+    }
+
+    /// The end of a call that did not arrive completely, with what arrived of its arguments.
+    pub(super) fn interrupted(tool_call_id: &str, tool_name: &str, input: Value) -> Self {
+        Self::ToolInputError {
+            tool_call_id: tool_call_id.to_owned(),
+            tool_name: tool_name.to_owned(),
+            input,
+            error_text: "the call was not complete".to_owned(),
+        }
+    }
+}

@@ -1,43 +1,88 @@
 //! The parts as a response.
 
 // ANCHOR: response
-use std::convert::Infallible;
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
-use axum::http::{HeaderName, HeaderValue, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
-use futures::{Stream, StreamExt, stream};
+use axum::{
+    http::{HeaderName, HeaderValue},
+    response::Response,
+};
+use futures::{Stream, StreamExt, stream, stream::BoxStream};
 
-use crate::llm::providers::{ModelError, ModelEvent};
-use crate::llm::ui_message_stream::{UiPart, UiWriter};
+use super::{UiPart, UiWriter};
+use crate::{
+    llm::providers::{ModelError, ModelEvent},
+    sse::{
+        event::Event,
+        streams::{Chunk, Own, Slot, Source},
+    },
+};
 
-/// The response: one part an event, `[DONE]` after the last, and what keeps proxies from buffering.
-pub fn ui_response<S>(parts: S) -> Response
-where
-    S: Stream<Item = UiPart> + Send + 'static,
-{
-    let done = stream::once(async { "[DONE]".to_owned() });
-    let lines = parts.map(|part| {
-        // Strings and JSON values: this cannot fail; if it did, the client would say so.
-        serde_json::to_string(&part).unwrap_or_default()
-    });
-    let events = lines
-        .chain(done)
-        .map(|line| Ok::<_, Infallible>(Event::default().data(line)));
-    let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));
-    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
-    let headers = response.headers_mut();
+/// Sends `source`, a [`UiMessage`], also inside of [`Holding`](crate::sse::streams::Holding) for a user's permit.
+pub fn ui_response(slot: Slot, source: impl Source) -> Response {
+    let mut response = slot.respond(source);
     let version = HeaderName::from_static("x-vercel-ai-ui-message-stream");
+    let headers = response.headers_mut();
     headers.insert(version, HeaderValue::from_static("v1"));
-    // Without `no-transform` a proxy may compress, and hold back what it compresses.
-    let cache = HeaderValue::from_static("no-cache, no-store, no-transform");
-    headers.insert(header::CACHE_CONTROL, cache);
-    headers.insert(
-        HeaderName::from_static("x-accel-buffering"),
-        HeaderValue::from_static("no"),
-    );
     response
+}
+
+/// One part an event, and `[DONE]` after the last. The client fails the message on an event that is not a part: the
+/// heartbeat is a comment, and a shutdown or the maximum age ends the open parts and the message with an error.
+pub struct UiMessage {
+    parts: BoxStream<'static, UiPart>,
+    /// The ends of the open parts.
+    open: Vec<UiPart>,
+}
+
+impl UiMessage {
+    /// A message of `parts`.
+    pub fn new(parts: impl Stream<Item = UiPart> + Send + 'static) -> Self {
+        let (parts, open) = (parts.boxed(), Vec::new());
+        Self { parts, open }
+    }
+}
+
+impl Source for UiMessage {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        Poll::Ready(match ready!(Pin::new(&mut self.parts).poll_next(cx)) {
+            Some(part) => {
+                part.track(&mut self.open);
+                Some(Chunk::from(&event(&part)))
+            }
+            None => Some(done([])),
+        })
+    }
+
+    fn own(&mut self, what: Own) -> Option<Chunk> {
+        Some(match what {
+            Own::Prelude | Own::Heartbeat => Chunk::COMMENT,
+            Own::Shutdown | Own::MaxAge => {
+                let error_text = UiPart::TRUNCATED;
+                let open = std::mem::take(&mut self.open);
+                done(open.into_iter().chain([UiPart::Error { error_text }]))
+            }
+        })
+    }
+}
+
+fn event(part: &UiPart) -> Event {
+    // Strings and JSON values: this cannot fail; if it did, the client would fail on the empty part.
+    Event::message(&serde_json::to_string(part).unwrap_or_default())
+}
+
+fn done(parts: impl IntoIterator<Item = UiPart>) -> Chunk {
+    let events = parts.into_iter().map(|part| event(&part));
+    let events = events.chain([Event::message("[DONE]")]);
+    let bytes: Vec<u8> = events.flat_map(|event| event.bytes()).collect();
+    Chunk {
+        bytes: bytes.into(),
+        last: true,
+        reset: None,
+    }
 }
 
 /// The parts of a message that is one model call: a chat without tools of its own.

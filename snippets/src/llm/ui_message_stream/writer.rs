@@ -110,13 +110,7 @@ impl UiWriter {
                 }
                 (call, _) => {
                     let input = json!(call.map(|call| call.arguments).unwrap_or_default());
-                    let error_text = "the call was not complete".to_owned();
-                    out.push(UiPart::ToolInputError {
-                        tool_call_id,
-                        tool_name,
-                        input,
-                        error_text,
-                    });
+                    out.push(UiPart::interrupted(&tool_call_id, &tool_name, input));
                 }
             }
         }
@@ -187,9 +181,7 @@ impl UiWriter {
             (_, Failure::RateLimited | Failure::Overloaded) => {
                 "The model is busy. Try again in a moment."
             }
-            (ModelError::Truncated | ModelError::Transport(_), _) => {
-                "The answer was cut off. Try again."
-            }
+            (ModelError::Truncated | ModelError::Transport(_), _) => UiPart::TRUNCATED,
             _ => "The answer failed.",
         };
         out.push(UiPart::Error { error_text });
