@@ -4,7 +4,7 @@
 
 mod pack;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[test]
 fn every_copy_equals_its_source() {
@@ -18,6 +18,48 @@ fn every_copy_equals_its_source() {
         });
     }
     pack::report(&problems);
+}
+
+/// The probe is published alone: it has copies of the patterns that it uses, and of the license.
+#[test]
+fn every_file_of_the_probe_that_is_a_copy_equals_its_source() {
+    let root = pack::root();
+    let files = |folder: &str| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(root.join(folder)).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let (patterns, copies) = (root.join("snippets/src"), root.join("probe/patterns"));
+    let providers = files("snippets/src/llm/providers").into_iter();
+    // `probe/build.rs` leaves the same ones out.
+    let providers =
+        providers.filter(|file| !file.ends_with("mod.rs") && !file.ends_with("stream.rs"));
+    let providers = providers.map(|file| file.strip_prefix(&patterns).unwrap().to_owned());
+    let more = ["sse/wire.rs", "llm/failure.rs", "llm/model_event.rs"];
+    let all: Vec<PathBuf> = providers.chain(more.map(PathBuf::from)).collect();
+    for copy in files("probe/patterns/llm/providers") {
+        let known = all.iter().any(|name| copies.join(name) == copy);
+        if !known && pack::updating() {
+            std::fs::remove_file(&copy).unwrap();
+        } else {
+            assert!(known, "{} has no source any more", copy.display());
+        }
+    }
+    let pairs = all
+        .iter()
+        .map(|name| (patterns.join(name), copies.join(name)));
+    let license = (root.join("LICENSE"), root.join("probe/LICENSE"));
+    for (source, copy) in pairs.chain([license]) {
+        let bytes = std::fs::read(&source).unwrap();
+        if pack::updating() {
+            std::fs::write(&copy, &bytes).unwrap();
+        }
+        assert!(
+            std::fs::read(&copy).is_ok_and(|copied| copied == bytes),
+            "{} is not {}: `UPDATE=1 cargo test --test book` copies it",
+            copy.display(),
+            source.display()
+        );
+    }
 }
 
 #[test]

@@ -3,751 +3,335 @@
 /// What kind of endpoint a check is for; also the name of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// `stream-probe sse`
-    Sse,
-    /// `stream-probe ws`
-    Ws,
-    /// `stream-probe llm`
-    Llm,
+	/// `stream-probe sse`
+	Sse,
+	/// `stream-probe ws`
+	Ws,
+	/// `stream-probe llm`
+	Llm,
 }
 
 /// What a failure means for the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// A failure is a defect: exit code 1.
-    Must,
-    /// A failure is a warning: exit code 0, unless `--strict`.
-    Should,
+	/// A failure is a defect: exit code 1.
+	Must,
+	/// A failure is a warning: exit code 0, unless `--strict`.
+	Should,
 }
 
 impl Level {
-    /// `must` or `should`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Level::Must => "must",
-            Level::Should => "should",
-        }
-    }
+	/// `must` or `should`.
+	pub fn name(self) -> &'static str {
+		match self {
+			Level::Must => "must",
+			Level::Should => "should",
+		}
+	}
 }
 
 /// One check.
 #[derive(Debug)]
 pub struct Check {
-    /// Which command runs it.
-    pub kind: Kind,
-    /// The id of the checklist item.
-    pub id: &'static str,
-    /// What a failure means.
-    pub level: Level,
-    /// `<topic>/<pattern>`: the chapter that shows how to do it right.
-    pub chapter: &'static str,
-    /// What is asked of the service.
-    pub title: &'static str,
-    /// What the probe looks for on the wire.
-    pub looks_for: &'static str,
+	/// Which command runs it.
+	pub kind: Kind,
+	/// The id of the checklist item.
+	pub id: &'static str,
+	/// What a failure means.
+	pub level: Level,
+	/// `<topic>/<pattern>`: the chapter that shows how to do it right.
+	pub chapter: &'static str,
+	/// What is asked of the service.
+	pub title: &'static str,
+	/// What the probe looks for on the wire.
+	pub looks_for: &'static str,
 }
 
 /// The check with this id.
 pub fn find(id: &str) -> Option<&'static Check> {
-    CHECKS.iter().find(|check| check.id == id)
+	CHECKS.iter().copied().find(|check| check.id == id)
 }
 
-/// All checks, in the order in which they are reported.
-pub const CHECKS: &[Check] = &[
-    Check {
-        kind: Kind::Sse,
-        id: "sse-status-200",
-        level: Level::Must,
-        chapter: "sse/serve",
-        title: "The stream is answered with 200",
-        looks_for: "the status after redirects; every other status ends an EventSource for good",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-content-type",
-        level: Level::Must,
-        chapter: "sse/serve",
-        title: "Content-Type is text/event-stream",
-        looks_for: "the media type; with any other one an EventSource fails and never retries",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-charset-utf8",
-        level: Level::Must,
-        chapter: "sse/serve",
-        title: "No charset but UTF-8",
-        looks_for: "a charset parameter other than utf-8, which ends an EventSource",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-not-cached",
-        level: Level::Should,
-        chapter: "sse/serve",
-        title: "Cache-Control forbids reuse",
-        looks_for: "no-cache or no-store in Cache-Control",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-no-transform",
-        level: Level::Should,
-        chapter: "sse/serve",
-        title: "Cache-Control: no-transform",
-        looks_for: "no-transform, without which a middleware that compresses may hold events back",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-no-buffering-headers",
-        level: Level::Should,
-        chapter: "sse/serve",
-        title: "X-Accel-Buffering: no",
-        looks_for: "the header that makes nginx pass events on at once; a proxy in front of the probe may have consumed it",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-no-content-length",
-        level: Level::Must,
-        chapter: "sse/serve",
-        title: "No Content-Length",
-        looks_for: "a Content-Length on the stream, which means that the answer was collected first",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-headers-before-first-event",
-        level: Level::Must,
-        chapter: "sse/serve",
-        title: "Headers are sent before the first event",
-        looks_for: "a response head that waits for the first event: `open`, fetch and proxy timers wait with it",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-events-incremental",
-        level: Level::Must,
-        chapter: "sse/serve",
-        title: "Events arrive one by one",
-        looks_for: "events that arrive in one burst at the end, or a published event that does not arrive",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-gzip-incremental",
-        level: Level::Must,
-        chapter: "sse/serve",
-        title: "Events arrive one by one for clients that accept gzip",
-        looks_for: "the same stream asked with Accept-Encoding: gzip, as every browser does; compressed data is inflated as it arrives",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-utf8",
-        level: Level::Must,
-        chapter: "sse/wire",
-        title: "The stream is UTF-8",
-        looks_for: "bytes that a client must replace with U+FFFD",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-no-bom",
-        level: Level::Should,
-        chapter: "sse/wire",
-        title: "No byte order mark",
-        looks_for: "a BOM at the start: one is allowed, and crashes or confuses some parsers",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-line-endings",
-        level: Level::Should,
-        chapter: "sse/wire",
-        title: "Lines end with LF",
-        looks_for: "lines that end with a lone CR: allowed, and hidden from clients that split on LF (CRLF is fine)",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-known-fields",
-        level: Level::Must,
-        chapter: "sse/wire",
-        title: "Every line is a field of the standard",
-        looks_for: "lines that no client reads: unknown or misspelt fields, and data that broke over a line without its `data:`",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-data-in-every-event",
-        level: Level::Must,
-        chapter: "sse/wire",
-        title: "Every named event has data",
-        looks_for: "`event:` without `data:`, which never fires",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-complete-last-event",
-        level: Level::Must,
-        chapter: "sse/wire",
-        title: "The last event is complete",
-        looks_for: "a stream that ends inside an event, which the client drops",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-reserved-names",
-        level: Level::Should,
-        chapter: "sse/serve",
-        title: "No event is named open or error",
-        looks_for: "names that fire the native listeners of an EventSource",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-retry-sane",
-        level: Level::Must,
-        chapter: "sse/serve",
-        title: "retry is a sane number",
-        looks_for: "retry values that are not digits (ignored), below 100 ms (a storm) or above an hour",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-retry-jitter",
-        level: Level::Should,
-        chapter: "sse/lifecycle",
-        title: "retry differs between connections",
-        looks_for: "the same retry on every connection: after a restart all clients come back in the same moment",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-ends-cleanly",
-        level: Level::Must,
-        chapter: "sse/lifecycle",
-        title: "The stream is not cut",
-        looks_for: "an end without the last chunk (a panic, an error item, a killed process) while the probe was reading",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-terminal-event",
-        level: Level::Must,
-        chapter: "sse/lifecycle",
-        title: "An end is announced, or reconnecting does not run the work again",
-        looks_for: "a stream that ends, and runs again from the start when an EventSource reconnects, with no terminal event and no 204",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-heartbeat",
-        level: Level::Should,
-        chapter: "sse/serve",
-        title: "A heartbeat during silence",
-        looks_for: "silence longer than --heartbeat with no byte sent",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-heartbeat-visible",
-        level: Level::Should,
-        chapter: "sse/serve",
-        title: "The heartbeat can be seen by the client",
-        looks_for: "heartbeats that are comments while the client is an EventSource (--client eventsource)",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-head-finishes",
-        level: Level::Should,
-        chapter: "sse/lifecycle",
-        title: "HEAD starts no stream",
-        looks_for: "a HEAD request that is not answered, has a body, or whose handler never ends; work that it began and left running is not on the wire",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-ids-present",
-        level: Level::Should,
-        chapter: "sse/resume",
-        title: "Events have ids",
-        looks_for: "events without id where the service promises resume (--resumable)",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-ids-unique",
-        level: Level::Must,
-        chapter: "sse/resume",
-        title: "No id is used twice",
-        looks_for: "two events with the same id: a client cut between them loses the second",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-ids-ascii",
-        level: Level::Must,
-        chapter: "sse/resume",
-        title: "Ids survive the way back",
-        looks_for: "ids that Last-Event-ID does not carry back unchanged: not printable ASCII, spaces at the ends, longer than 1 KiB",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-resume-no-gap",
-        level: Level::Must,
-        chapter: "sse/resume",
-        title: "Resume leaves no gap",
-        looks_for: "a reconnect with Last-Event-ID that does not begin with the event after it, and announces no reset",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-resume-no-duplicate",
-        level: Level::Must,
-        chapter: "sse/resume",
-        title: "Resume repeats nothing",
-        looks_for: "a reconnect with Last-Event-ID that sends an event up to it again, or one event twice",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-cursor-garbage",
-        level: Level::Must,
-        chapter: "sse/resume",
-        title: "A garbage cursor does no harm",
-        looks_for: "5xx, no answer or a broken stream for a Last-Event-ID that the service never gave out",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-cursor-past",
-        level: Level::Must,
-        chapter: "sse/resume",
-        title: "A cursor older than the log is answered",
-        looks_for: "a reconnect from before the first event that silently leaves out events",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-cursor-future",
-        level: Level::Must,
-        chapter: "sse/resume",
-        title: "A cursor newer than the log is answered",
-        looks_for: "a reconnect from an id beyond the end that stays silent while other readers receive",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-fan-out-order",
-        level: Level::Must,
-        chapter: "sse/fanout",
-        title: "Every reader receives every event in one order",
-        looks_for: "a published event that one of two readers misses, or another order (--publish)",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-stalled-reader-isolated",
-        level: Level::Must,
-        chapter: "sse/fanout",
-        title: "A stalled reader does not delay others",
-        looks_for: "a reader beside one that reads nothing: it must go on receiving (needs megabytes of events: --publish)",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-stalled-reader-memory",
-        level: Level::Must,
-        chapter: "sse/fanout",
-        title: "A stalled reader does not grow memory",
-        looks_for: "resident memory of --pid while one reader reads nothing and megabytes are sent",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-lag-is-told",
-        level: Level::Must,
-        chapter: "sse/resume",
-        title: "A reader that fell behind is told",
-        looks_for: "events missing on a reader that stalled and reads again, without a reset, a cut or an event that says so (needs ids and megabytes: --publish)",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-disconnect-noticed",
-        level: Level::Must,
-        chapter: "sse/lifecycle",
-        title: "Disconnects are noticed",
-        looks_for: "open file descriptors of --pid after 50 connects and disconnects",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-reconnects-survived",
-        level: Level::Must,
-        chapter: "sse/lifecycle",
-        title: "Many connects and disconnects do no harm",
-        looks_for: "a stream that is still answered after 50 connects and disconnects",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-limit-counts-streams",
-        level: Level::Must,
-        chapter: "sse/serve",
-        title: "The limit on open streams holds for the time that they are open",
-        looks_for: "one stream more than --limit N that is not refused with 429 or 503, and a place that is not free again after a disconnect",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-cors-credentials",
-        level: Level::Must,
-        chapter: "sse/protect",
-        title: "CORS headers are sane",
-        looks_for: "`*` together with credentials, or any foreign Origin echoed with credentials",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-errors-clean",
-        level: Level::Must,
-        chapter: "sse/protect",
-        title: "Error bodies leak nothing",
-        looks_for: "stack traces, source paths and internals in the bodies of error responses and in events of failures",
-    },
-    Check {
-        kind: Kind::Sse,
-        id: "sse-shutdown-ends-streams",
-        level: Level::Must,
-        chapter: "sse/lifecycle",
-        title: "Shutdown ends open streams",
-        looks_for: "an open stream after SIGTERM to --pid: it must end, with its last chunk, within 10 s (--shutdown)",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-handshake",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "The handshake is correct",
-        looks_for: "101, Upgrade, Connection, Sec-WebSocket-Accept, nothing chosen that was not offered",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-version-checked",
-        level: Level::Should,
-        chapter: "websocket/serve",
-        title: "Another protocol version is refused",
-        looks_for: "a handshake with Sec-WebSocket-Version: 12 that succeeds",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-plain-get-refused",
-        level: Level::Should,
-        chapter: "websocket/serve",
-        title: "A plain GET is refused",
-        looks_for: "a 5xx or no answer for a request without Upgrade",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-origin-checked",
-        level: Level::Must,
-        chapter: "websocket/protect",
-        title: "A foreign Origin is refused",
-        looks_for: "an open socket for the Origin of another site, with the cookie of the user (--cookie) or beside --origin",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-auth-required",
-        level: Level::Must,
-        chapter: "websocket/protect",
-        title: "Missing credentials are refused",
-        looks_for: "an open socket without the --cookie or Authorization header that was given",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-subprotocol-selected",
-        level: Level::Must,
-        chapter: "websocket/protect",
-        title: "An offered subprotocol is selected",
-        looks_for: "none, or one that was not offered: a browser fails the connection (--subprotocol)",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-subprotocol-not-echoed",
-        level: Level::Should,
-        chapter: "websocket/protect",
-        title: "An unknown subprotocol is not echoed",
-        looks_for: "an unknown name selected because it was offered: a token in that header would be sent back",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-ping-answered",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "Ping is answered",
-        looks_for: "a Pong with the same payload (RFC 6455, 5.5.2)",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-close-answered",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "Close is answered",
-        looks_for: "a Close frame in answer to Close, then the end of the connection (RFC 6455, 7.1)",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-one-writer",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "The server can send while the client is silent",
-        looks_for: "a published message (--publish) that comes only when the client has sent something: a lock is held around the socket",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-fragments-accepted",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "Fragments and interleaved control frames are accepted",
-        looks_for: "a message in three frames with a Ping between them (RFC 6455, 5.4)",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-oversize-refused",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "An oversize message is refused",
-        looks_for: "a frame announced as 256 MiB: the service must end the connection before 20 MiB have been sent",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-oversize-1009",
-        level: Level::Should,
-        chapter: "websocket/serve",
-        title: "Oversize is answered with Close 1009",
-        looks_for: "the close code; without one the client sees 1006",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-invalid-utf8-refused",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "Invalid UTF-8 is refused",
-        looks_for: "a text message that is not UTF-8: the connection must end (RFC 6455, 8.1)",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-invalid-utf8-1007",
-        level: Level::Should,
-        chapter: "websocket/serve",
-        title: "Invalid UTF-8 is answered with Close 1007",
-        looks_for: "the close code; without one the client sees 1006",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-unmasked-refused",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "An unmasked frame is refused",
-        looks_for: "a frame without mask: the connection must end (RFC 6455, 5.1)",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-violations-survived",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "A protocol violation ends one connection, not the service",
-        looks_for: "other connections and new ones after unmasked, oversize and invalid frames",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-binary-handled",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "A binary message is accepted or refused with a code",
-        looks_for: "a connection dropped without a Close frame after a binary message",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-malformed-isolated",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "A malformed message does not close other connections",
-        looks_for: "a second connection while the first sends JSON that does not parse",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-heartbeat",
-        level: Level::Should,
-        chapter: "websocket/serve",
-        title: "The server sends a heartbeat",
-        looks_for: "no frame at all during --heartbeat seconds of silence",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-silent-peer-dropped",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "A silent peer is dropped",
-        looks_for: "a connection that answers nothing, still open after --idle seconds",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-stalled-reader-isolated",
-        level: Level::Must,
-        chapter: "websocket/rooms",
-        title: "A stalled reader does not delay others",
-        looks_for: "the Pong of a second connection, and what is published (--publish), while the first sends and reads nothing",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-queue-bounded",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "The queue of a reader that stalls is bounded",
-        looks_for: "resident memory of --pid while one connection sends megabytes and reads nothing, and megabytes that lie ready for it when it reads again",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-flood-limited",
-        level: Level::Should,
-        chapter: "websocket/protect",
-        title: "A flood of messages is limited",
-        looks_for: "5,000 messages at once: a close code, an error message, or a service that stops reading",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-errors-clean",
-        level: Level::Must,
-        chapter: "websocket/protect",
-        title: "Error bodies and close reasons leak nothing",
-        looks_for: "stack traces, source paths and internals in refused handshakes, error messages and close reasons",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-http2-connect",
-        level: Level::Should,
-        chapter: "websocket/serve",
-        title: "Extended CONNECT works where HTTP/2 announces it",
-        looks_for: "SETTINGS_ENABLE_CONNECT_PROTOCOL with a route that refuses CONNECT (RFC 8441)",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-disconnect-noticed",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "Disconnects are noticed",
-        looks_for: "open file descriptors of --pid after 50 connects and disconnects",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-reconnects-survived",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "Many connects and disconnects do no harm",
-        looks_for: "a handshake that still succeeds after 50 connections cut without Close",
-    },
-    Check {
-        kind: Kind::Ws,
-        id: "ws-shutdown-1001",
-        level: Level::Must,
-        chapter: "websocket/serve",
-        title: "Shutdown sends Close 1001",
-        looks_for: "a Close frame with 1001 or 1012 within 10 s of SIGTERM to --pid (--shutdown)",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-status-200",
-        level: Level::Must,
-        chapter: "llm/relay",
-        title: "The stream is answered with 200",
-        looks_for: "the status of the POST",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-content-type",
-        level: Level::Must,
-        chapter: "llm/relay",
-        title: "The answer is a streaming type",
-        looks_for: "text/event-stream, application/x-ndjson, application/jsonl, application/json-seq or text/plain; no Content-Length",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-no-buffering-headers",
-        level: Level::Should,
-        chapter: "llm/relay",
-        title: "Nothing on the way may hold tokens back",
-        looks_for: "X-Accel-Buffering: no and Cache-Control: no-transform",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-incremental",
-        level: Level::Must,
-        chapter: "llm/relay",
-        title: "Tokens arrive one by one",
-        looks_for: "the whole answer in one burst; with --upstream each token must arrive before the next one is sent",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-gzip-incremental",
-        level: Level::Must,
-        chapter: "llm/relay",
-        title: "Tokens arrive one by one for clients that accept gzip",
-        looks_for: "the same with Accept-Encoding: gzip, as every browser asks; tokens that are held back, or an answer without its end (--upstream)",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-headers-before-token",
-        level: Level::Must,
-        chapter: "llm/relay",
-        title: "The head is sent before the first token",
-        looks_for: "a response head that waits for the model; with --upstream the model is held back",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-heartbeat-before-token",
-        level: Level::Should,
-        chapter: "llm/relay",
-        title: "A heartbeat while the model thinks",
-        looks_for: "silence longer than --heartbeat before the first token",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-one-terminal",
-        level: Level::Must,
-        chapter: "llm/relay",
-        title: "Exactly one terminal event",
-        looks_for: "none, or more than one; [DONE] after a typed terminal event belongs to it (--terminal names your own)",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-truncation-visible",
-        level: Level::Must,
-        chapter: "llm/browser",
-        title: "A truncated answer does not look complete",
-        looks_for: "the success terminal after the provider was cut in the middle (--upstream)",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-provider-error-visible",
-        level: Level::Must,
-        chapter: "llm/relay",
-        title: "A provider error reaches the client",
-        looks_for: "200 and a normal end although the provider answered 500 (--upstream)",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-failures-survived",
-        level: Level::Must,
-        chapter: "llm/relay",
-        title: "A provider that is cut off ends one answer, not the service",
-        looks_for: "a service that can no longer be connected to after the provider's connection was cut in the middle (--upstream)",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-abort-stops-work",
-        level: Level::Must,
-        chapter: "llm/relay",
-        title: "An abort closes the provider connection",
-        looks_for: "the provider connection 5 s after the client has gone, while the model is silent (--upstream)",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-slow-reader-bounded",
-        level: Level::Must,
-        chapter: "llm/relay",
-        title: "A slow reader is bounded",
-        looks_for: "how much the service takes from the provider while the client reads nothing: at most 32 MiB (--upstream)",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-error-text-clean",
-        level: Level::Must,
-        chapter: "llm/relay",
-        title: "Error text leaks nothing",
-        looks_for: "keys, provider text, stack traces and paths in the answers to a bad request and to a provider error",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-split-utf8",
-        level: Level::Must,
-        chapter: "llm/browser",
-        title: "Characters split over chunks arrive whole",
-        looks_for: "an emoji sent by the provider one byte at a time (--upstream)",
-    },
-    Check {
-        kind: Kind::Llm,
-        id: "llm-unsafe-characters",
-        level: Level::Must,
-        chapter: "llm/browser",
-        title: "Unsafe characters arrive unchanged",
-        looks_for: "line breaks, quotes, event-stream syntax, HTML, U+2028 and NUL in tokens (--upstream)",
-    },
-];
+/// One constant for each check, so that an unknown id does not compile, and [`CHECKS`], which holds them all.
+macro_rules! checks {
+    ($($name:ident: $kind:ident $id:literal $level:ident $chapter:literal $title:literal $looks_for:literal;)*) => {
+        $(
+            #[doc = $title]
+            pub const $name: &Check = &Check {
+                kind: Kind::$kind,
+                id: $id,
+                level: Level::$level,
+                chapter: $chapter,
+                title: $title,
+                looks_for: $looks_for,
+            };
+        )*
+
+        /// All checks, in the order in which they are reported.
+        pub const CHECKS: &[&Check] = &[$($name),*];
+    };
+}
+
+checks! {
+	SSE_STATUS_200: Sse "sse-status-200" Must "sse/serve"
+		"The stream is answered with 200"
+		"the status after redirects; every other status ends an EventSource for good";
+	SSE_CONTENT_TYPE: Sse "sse-content-type" Must "sse/serve"
+		"Content-Type is text/event-stream"
+		"the media type; with any other one an EventSource fails and never retries";
+	SSE_CHARSET_UTF8: Sse "sse-charset-utf8" Must "sse/serve"
+		"No charset but UTF-8"
+		"a charset parameter other than utf-8, which ends an EventSource";
+	SSE_NOT_CACHED: Sse "sse-not-cached" Should "sse/serve"
+		"Cache-Control forbids reuse"
+		"no-cache or no-store in Cache-Control";
+	SSE_NO_TRANSFORM: Sse "sse-no-transform" Should "sse/serve"
+		"Cache-Control: no-transform"
+		"no-transform, without which a middleware that compresses may hold events back";
+	SSE_NO_BUFFERING_HEADERS: Sse "sse-no-buffering-headers" Should "sse/serve"
+		"X-Accel-Buffering: no"
+		"the header that makes nginx pass events on at once; a proxy in front of the probe may have consumed it";
+	SSE_NO_CONTENT_LENGTH: Sse "sse-no-content-length" Must "sse/serve"
+		"No Content-Length"
+		"a Content-Length on the stream, which means that the answer was collected first";
+	SSE_HEADERS_BEFORE_FIRST_EVENT: Sse "sse-headers-before-first-event" Must "sse/serve"
+		"Headers are sent before the first event"
+		"a response head that waits for the first event: `open`, fetch and proxy timers wait with it";
+	SSE_EVENTS_INCREMENTAL: Sse "sse-events-incremental" Must "sse/serve"
+		"Events arrive one by one"
+		"events that arrive in one burst at the end, or a published event that does not arrive";
+	SSE_GZIP_INCREMENTAL: Sse "sse-gzip-incremental" Must "sse/serve"
+		"Events arrive one by one for clients that accept gzip"
+		"the same stream asked with Accept-Encoding: gzip, as every browser does; compressed data is inflated as it arrives";
+	SSE_UTF8: Sse "sse-utf8" Must "sse/wire"
+		"The stream is UTF-8"
+		"bytes that a client must replace with U+FFFD";
+	SSE_NO_BOM: Sse "sse-no-bom" Should "sse/wire"
+		"No byte order mark"
+		"a BOM at the start: one is allowed, and crashes or confuses some parsers";
+	SSE_LINE_ENDINGS: Sse "sse-line-endings" Should "sse/wire"
+		"Lines end with LF"
+		"lines that end with a lone CR: allowed, and hidden from clients that split on LF (CRLF is fine)";
+	SSE_KNOWN_FIELDS: Sse "sse-known-fields" Must "sse/wire"
+		"Every line is a field of the standard"
+		"lines that no client reads: unknown or misspelt fields, and data that broke over a line without its `data:`";
+	SSE_DATA_IN_EVERY_EVENT: Sse "sse-data-in-every-event" Must "sse/wire"
+		"Every named event has data"
+		"`event:` without `data:`, which never fires";
+	SSE_COMPLETE_LAST_EVENT: Sse "sse-complete-last-event" Must "sse/wire"
+		"The last event is complete"
+		"a stream that ends inside an event, which the client drops";
+	SSE_RESERVED_NAMES: Sse "sse-reserved-names" Should "sse/serve"
+		"No event is named open or error"
+		"names that fire the native listeners of an EventSource";
+	SSE_RETRY_SANE: Sse "sse-retry-sane" Must "sse/serve"
+		"retry is a sane number"
+		"retry values that are not digits (ignored), below 100 ms (a storm) or above an hour";
+	SSE_RETRY_JITTER: Sse "sse-retry-jitter" Should "sse/lifecycle"
+		"retry differs between connections"
+		"the same retry on every connection: after a restart all clients come back in the same moment";
+	SSE_ENDS_CLEANLY: Sse "sse-ends-cleanly" Must "sse/lifecycle"
+		"The stream is not cut"
+		"an end without the last chunk (a panic, an error item, a killed process) while the probe was reading";
+	SSE_TERMINAL_EVENT: Sse "sse-terminal-event" Must "sse/lifecycle"
+		"An end is announced, or reconnecting does not run the work again"
+		"a stream that ends, and runs again from the start when an EventSource reconnects, with no terminal event and no 204";
+	SSE_HEARTBEAT: Sse "sse-heartbeat" Should "sse/serve"
+		"A heartbeat during silence"
+		"silence longer than --heartbeat with no byte sent";
+	SSE_HEARTBEAT_VISIBLE: Sse "sse-heartbeat-visible" Should "sse/serve"
+		"The heartbeat can be seen by the client"
+		"heartbeats that are comments while the client is an EventSource (--client eventsource)";
+	SSE_HEAD_FINISHES: Sse "sse-head-finishes" Should "sse/lifecycle"
+		"HEAD starts no stream"
+		"a HEAD request that is not answered, has a body, or whose handler never ends; work that it began and left running is not on the wire";
+	SSE_IDS_PRESENT: Sse "sse-ids-present" Should "sse/resume"
+		"Events have ids"
+		"events without id where the service promises resume (--resumable)";
+	SSE_IDS_UNIQUE: Sse "sse-ids-unique" Must "sse/resume"
+		"No id is used twice"
+		"two events with the same id: a client cut between them loses the second";
+	SSE_IDS_ASCII: Sse "sse-ids-ascii" Must "sse/resume"
+		"Ids survive the way back"
+		"ids that Last-Event-ID does not carry back unchanged: not printable ASCII, spaces at the ends, longer than 1 KiB";
+	SSE_RESUME_NO_GAP: Sse "sse-resume-no-gap" Must "sse/resume"
+		"Resume leaves no gap"
+		"a reconnect with Last-Event-ID that does not begin with the event after it, and announces no reset";
+	SSE_RESUME_NO_DUPLICATE: Sse "sse-resume-no-duplicate" Must "sse/resume"
+		"Resume repeats nothing"
+		"a reconnect with Last-Event-ID that sends an event up to it again, or one event twice";
+	SSE_CURSOR_GARBAGE: Sse "sse-cursor-garbage" Must "sse/resume"
+		"A garbage cursor does no harm"
+		"5xx, no answer or a broken stream for a Last-Event-ID that the service never gave out";
+	SSE_CURSOR_PAST: Sse "sse-cursor-past" Must "sse/resume"
+		"A cursor older than the log is answered"
+		"a reconnect from before the first event that silently leaves out events";
+	SSE_CURSOR_FUTURE: Sse "sse-cursor-future" Must "sse/resume"
+		"A cursor newer than the log is answered"
+		"a reconnect from an id beyond the end that stays silent while other readers receive";
+	SSE_FAN_OUT_ORDER: Sse "sse-fan-out-order" Must "sse/fanout"
+		"Every reader receives every event in one order"
+		"a published event that one of two readers misses, or another order (--publish)";
+	SSE_STALLED_READER_ISOLATED: Sse "sse-stalled-reader-isolated" Must "sse/fanout"
+		"A stalled reader does not delay others"
+		"a reader beside one that reads nothing: it must go on receiving (needs megabytes of events: --publish)";
+	SSE_STALLED_READER_MEMORY: Sse "sse-stalled-reader-memory" Must "sse/fanout"
+		"A stalled reader does not grow memory"
+		"resident memory of --pid while one reader reads nothing and megabytes are sent";
+	SSE_LAG_IS_TOLD: Sse "sse-lag-is-told" Must "sse/resume"
+		"A reader that fell behind is told"
+		"events missing on a reader that stalled and reads again, without a reset, a cut or an event that says so (needs ids and megabytes: --publish)";
+	SSE_DISCONNECT_NOTICED: Sse "sse-disconnect-noticed" Must "sse/lifecycle"
+		"Disconnects are noticed"
+		"open file descriptors of --pid after 50 connects and disconnects";
+	SSE_RECONNECTS_SURVIVED: Sse "sse-reconnects-survived" Must "sse/lifecycle"
+		"Many connects and disconnects do no harm"
+		"a stream that is still answered after 50 connects and disconnects";
+	SSE_LIMIT_COUNTS_STREAMS: Sse "sse-limit-counts-streams" Must "sse/serve"
+		"The limit on open streams holds for the time that they are open"
+		"one stream more than --limit N that is not refused with 429 or 503, and a place that is not free again after a disconnect";
+	SSE_CORS_CREDENTIALS: Sse "sse-cors-credentials" Must "sse/protect"
+		"CORS headers are sane"
+		"`*` together with credentials, or any foreign Origin echoed with credentials";
+	SSE_ERRORS_CLEAN: Sse "sse-errors-clean" Must "sse/protect"
+		"Error bodies leak nothing"
+		"stack traces, source paths and internals in the bodies of error responses and in events of failures";
+	SSE_SHUTDOWN_ENDS_STREAMS: Sse "sse-shutdown-ends-streams" Must "sse/lifecycle"
+		"Shutdown ends open streams"
+		"an open stream after SIGTERM to --pid: it must end, with its last chunk, within 10 s (--shutdown)";
+	WS_HANDSHAKE: Ws "ws-handshake" Must "websocket/serve"
+		"The handshake is correct"
+		"101, Upgrade, Connection, Sec-WebSocket-Accept, nothing chosen that was not offered";
+	WS_VERSION_CHECKED: Ws "ws-version-checked" Should "websocket/serve"
+		"Another protocol version is refused"
+		"a handshake with Sec-WebSocket-Version: 12 that succeeds";
+	WS_PLAIN_GET_REFUSED: Ws "ws-plain-get-refused" Should "websocket/serve"
+		"A plain GET is refused"
+		"a 5xx or no answer for a request without Upgrade";
+	WS_ORIGIN_CHECKED: Ws "ws-origin-checked" Must "websocket/protect"
+		"A foreign Origin is refused"
+		"an open socket for the Origin of another site, with the cookie of the user (--cookie) or beside --origin";
+	WS_AUTH_REQUIRED: Ws "ws-auth-required" Must "websocket/protect"
+		"Missing credentials are refused"
+		"an open socket without the --cookie or Authorization header that was given";
+	WS_SUBPROTOCOL_SELECTED: Ws "ws-subprotocol-selected" Must "websocket/protect"
+		"An offered subprotocol is selected"
+		"none, or one that was not offered: a browser fails the connection (--subprotocol)";
+	WS_SUBPROTOCOL_NOT_ECHOED: Ws "ws-subprotocol-not-echoed" Should "websocket/protect"
+		"An unknown subprotocol is not echoed"
+		"an unknown name selected because it was offered: a token in that header would be sent back";
+	WS_PING_ANSWERED: Ws "ws-ping-answered" Must "websocket/serve"
+		"Ping is answered"
+		"a Pong with the same payload (RFC 6455, 5.5.2)";
+	WS_CLOSE_ANSWERED: Ws "ws-close-answered" Must "websocket/serve"
+		"Close is answered"
+		"a Close frame in answer to Close, then the end of the connection (RFC 6455, 7.1)";
+	WS_ONE_WRITER: Ws "ws-one-writer" Must "websocket/serve"
+		"The server can send while the client is silent"
+		"a published message (--publish) that comes only when the client has sent something: a lock is held around the socket";
+	WS_FRAGMENTS_ACCEPTED: Ws "ws-fragments-accepted" Must "websocket/serve"
+		"Fragments and interleaved control frames are accepted"
+		"a message in three frames with a Ping between them (RFC 6455, 5.4)";
+	WS_OVERSIZE_REFUSED: Ws "ws-oversize-refused" Must "websocket/serve"
+		"An oversize message is refused"
+		"a frame announced as 256 MiB: the service must end the connection before 20 MiB have been sent";
+	WS_OVERSIZE_1009: Ws "ws-oversize-1009" Should "websocket/serve"
+		"Oversize is answered with Close 1009"
+		"the close code; without one the client sees 1006";
+	WS_INVALID_UTF8_REFUSED: Ws "ws-invalid-utf8-refused" Must "websocket/serve"
+		"Invalid UTF-8 is refused"
+		"a text message that is not UTF-8: the connection must end (RFC 6455, 8.1)";
+	WS_INVALID_UTF8_1007: Ws "ws-invalid-utf8-1007" Should "websocket/serve"
+		"Invalid UTF-8 is answered with Close 1007"
+		"the close code; without one the client sees 1006";
+	WS_UNMASKED_REFUSED: Ws "ws-unmasked-refused" Must "websocket/serve"
+		"An unmasked frame is refused"
+		"a frame without mask: the connection must end (RFC 6455, 5.1)";
+	WS_VIOLATIONS_SURVIVED: Ws "ws-violations-survived" Must "websocket/serve"
+		"A protocol violation ends one connection, not the service"
+		"other connections and new ones after unmasked, oversize and invalid frames";
+	WS_BINARY_HANDLED: Ws "ws-binary-handled" Must "websocket/serve"
+		"A binary message is accepted or refused with a code"
+		"a connection dropped without a Close frame after a binary message";
+	WS_MALFORMED_ISOLATED: Ws "ws-malformed-isolated" Must "websocket/serve"
+		"A malformed message does not close other connections"
+		"a second connection while the first sends JSON that does not parse";
+	WS_HEARTBEAT: Ws "ws-heartbeat" Should "websocket/serve"
+		"The server sends a heartbeat"
+		"no frame at all during --heartbeat seconds of silence";
+	WS_SILENT_PEER_DROPPED: Ws "ws-silent-peer-dropped" Must "websocket/serve"
+		"A silent peer is dropped"
+		"a connection that answers nothing, still open after --idle seconds";
+	WS_STALLED_READER_ISOLATED: Ws "ws-stalled-reader-isolated" Must "websocket/rooms"
+		"A stalled reader does not delay others"
+		"the Pong of a second connection, and what is published (--publish), while the first sends and reads nothing";
+	WS_QUEUE_BOUNDED: Ws "ws-queue-bounded" Must "websocket/serve"
+		"The queue of a reader that stalls is bounded"
+		"resident memory of --pid while one connection sends megabytes and reads nothing, and megabytes that lie ready for it when it reads again";
+	WS_FLOOD_LIMITED: Ws "ws-flood-limited" Should "websocket/protect"
+		"A flood of messages is limited"
+		"5,000 messages at once: a close code, an error message, or a service that stops reading";
+	WS_ERRORS_CLEAN: Ws "ws-errors-clean" Must "websocket/protect"
+		"Error bodies and close reasons leak nothing"
+		"stack traces, source paths and internals in refused handshakes, error messages and close reasons";
+	WS_HTTP2_CONNECT: Ws "ws-http2-connect" Should "websocket/serve"
+		"Extended CONNECT works where HTTP/2 announces it"
+		"SETTINGS_ENABLE_CONNECT_PROTOCOL with a route that refuses CONNECT (RFC 8441)";
+	WS_DISCONNECT_NOTICED: Ws "ws-disconnect-noticed" Must "websocket/serve"
+		"Disconnects are noticed"
+		"open file descriptors of --pid after 50 connects and disconnects";
+	WS_RECONNECTS_SURVIVED: Ws "ws-reconnects-survived" Must "websocket/serve"
+		"Many connects and disconnects do no harm"
+		"a handshake that still succeeds after 50 connections cut without Close";
+	WS_SHUTDOWN_1001: Ws "ws-shutdown-1001" Must "websocket/serve"
+		"Shutdown sends Close 1001"
+		"a Close frame with 1001 or 1012 within 10 s of SIGTERM to --pid (--shutdown)";
+	LLM_STATUS_200: Llm "llm-status-200" Must "llm/relay"
+		"The stream is answered with 200"
+		"the status of the POST";
+	LLM_CONTENT_TYPE: Llm "llm-content-type" Must "llm/relay"
+		"The answer is a streaming type"
+		"text/event-stream, application/x-ndjson, application/jsonl, application/json-seq or text/plain; no Content-Length";
+	LLM_NO_BUFFERING_HEADERS: Llm "llm-no-buffering-headers" Should "llm/relay"
+		"Nothing on the way may hold tokens back"
+		"X-Accel-Buffering: no and Cache-Control: no-transform";
+	LLM_INCREMENTAL: Llm "llm-incremental" Must "llm/relay"
+		"Tokens arrive one by one"
+		"the whole answer in one burst; with --upstream each token must arrive before the next one is sent";
+	LLM_GZIP_INCREMENTAL: Llm "llm-gzip-incremental" Must "llm/relay"
+		"Tokens arrive one by one for clients that accept gzip"
+		"the same with Accept-Encoding: gzip, as every browser asks; tokens that are held back, or an answer without its end (--upstream)";
+	LLM_HEADERS_BEFORE_TOKEN: Llm "llm-headers-before-token" Must "llm/relay"
+		"The head is sent before the first token"
+		"a response head that waits for the model; with --upstream the model is held back";
+	LLM_HEARTBEAT_BEFORE_TOKEN: Llm "llm-heartbeat-before-token" Should "llm/relay"
+		"A heartbeat while the model thinks"
+		"silence longer than --heartbeat before the first token";
+	LLM_ONE_TERMINAL: Llm "llm-one-terminal" Must "llm/relay"
+		"Exactly one terminal event"
+		"none, or more than one; [DONE] after a typed terminal event belongs to it (--terminal names your own)";
+	LLM_TRUNCATION_VISIBLE: Llm "llm-truncation-visible" Must "llm/browser"
+		"A truncated answer does not look complete"
+		"the success terminal after the provider was cut in the middle (--upstream)";
+	LLM_PROVIDER_ERROR_VISIBLE: Llm "llm-provider-error-visible" Must "llm/relay"
+		"A provider error reaches the client"
+		"200 and a normal end although the provider answered 500 (--upstream)";
+	LLM_FAILURES_SURVIVED: Llm "llm-failures-survived" Must "llm/relay"
+		"A provider that is cut off ends one answer, not the service"
+		"a service that can no longer be connected to after the provider's connection was cut in the middle (--upstream)";
+	LLM_ABORT_STOPS_WORK: Llm "llm-abort-stops-work" Must "llm/relay"
+		"An abort closes the provider connection"
+		"the provider connection 5 s after the client has gone, while the model is silent (--upstream)";
+	LLM_SLOW_READER_BOUNDED: Llm "llm-slow-reader-bounded" Must "llm/relay"
+		"A slow reader is bounded"
+		"how much the service takes from the provider while the client reads nothing: at most 32 MiB (--upstream)";
+	LLM_ERROR_TEXT_CLEAN: Llm "llm-error-text-clean" Must "llm/relay"
+		"Error text leaks nothing"
+		"keys, provider text, stack traces and paths in the answers to a bad request and to a provider error";
+	LLM_SPLIT_UTF8: Llm "llm-split-utf8" Must "llm/browser"
+		"Characters split over chunks arrive whole"
+		"an emoji sent by the provider one byte at a time (--upstream)";
+	LLM_UNSAFE_CHARACTERS: Llm "llm-unsafe-characters" Must "llm/browser"
+		"Unsafe characters arrive unchanged"
+		"line breaks, quotes, event-stream syntax, HTML, U+2028 and NUL in tokens (--upstream)";
+}

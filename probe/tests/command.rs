@@ -12,7 +12,7 @@ use stream_probe::checks::CHECKS;
 use crate::support::sse::{Fault, Service};
 use crate::support::together;
 
-fn probe(arguments: &[&str], input: &[u8]) -> Output {
+pub fn probe(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_stream-probe"))
         .args(arguments)
         .stdin(Stdio::piped())
@@ -33,7 +33,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn lines(output: &Output) -> Vec<Value> {
+pub fn lines(output: &Output) -> Vec<Value> {
     let text = text(&output.stdout);
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -174,6 +174,146 @@ fn usage_and_unreachable_exit_with_2() {
             "{arguments:?}"
         );
     }
+}
+
+#[test]
+fn names_that_match_no_check_are_errors() {
+    let cases: [(&[&str], &str); 4] = [
+        (&["sse", "--only", "sse-resume"], "write sse-resume*"),
+        (&["ws", "--only", "ws-nonsense*"], "stream-probe list"),
+        (&["sse", "--skip", "ws-handshake"], "stream-probe list"),
+        (&["llm", "--skip", "llm-*"], "leave no check"),
+    ];
+    for (arguments, hint) in cases {
+        let mut all = vec![arguments[0], "http://127.0.0.1:9/"];
+        all.extend(&arguments[1..]);
+        let output = probe(&all, b"");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains(hint) && said.lines().count() == 1, "{said}");
+    }
+}
+
+/// Answers one request with 422 and returns it.
+fn one_request() -> (String, std::thread::JoinHandle<String>) {
+    use std::io::Read as _;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let request = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 4096];
+        while !bytes.ends_with(b"}") && !bytes.ends_with(b"a=b") {
+            let length = socket.read(&mut chunk).unwrap();
+            bytes.extend_from_slice(&chunk[..length]);
+        }
+        let body = "prompt is missing";
+        let head = "HTTP/1.1 422 Unprocessable Content\r\ncontent-type: text/plain\r\n";
+        let length = body.len();
+        let response = format!("{head}content-length: {length}\r\n\r\n{body}");
+        socket.write_all(response.as_bytes()).unwrap();
+        String::from_utf8(bytes).unwrap()
+    });
+    (url, request)
+}
+
+/// Data makes the request a POST with its type; a refusal is shown and ends the run.
+#[test]
+fn data_is_posted_with_its_type() {
+    for (data, kind) in [
+        ("{\"a\":1}", "application/json"),
+        ("a=b", "application/x-www-form-urlencoded"),
+    ] {
+        let (url, request) = one_request();
+        let output = probe(&["sse", &url, "-d", data], b"");
+        let request = request.join().unwrap();
+        assert!(request.starts_with("POST / HTTP/1.1\r\n"), "{request}");
+        let header = format!("content-type: {kind}\r\n");
+        assert!(request.to_ascii_lowercase().contains(&header), "{request}");
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(&output.stdout);
+        assert!(said.contains("422") && said.contains("prompt is missing"));
+    }
+}
+
+fn signal(name: &str, pid: u32) -> bool {
+    let mut kill = Command::new("kill");
+    kill.args([name, &pid.to_string()])
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+        .success()
+}
+
+/// Ctrl-C while `--publish` hangs: the reports are written, and what the command had started has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_run_writes_its_reports_and_leaves_nothing_behind() {
+    let service = Service::start(Fault::None).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let publish = format!(
+        "sleep 600 & echo $! > '{0}.part'; mv '{0}.part' '{0}'; wait",
+        file("pid").display()
+    );
+    let child = Command::new(env!("CARGO_BIN_EXE_stream-probe"))
+        .arg("sse")
+        .arg(format!("http://{}/events", service.addr))
+        .args(["--budget", "300", "--json", "--publish", &publish])
+        .arg("--junit")
+        .arg(file("junit.xml"))
+        .arg("--sarif")
+        .arg(file("report.sarif"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !file("pid").exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(signal("-INT", child.id()));
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap());
+    let output = output.await.unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["broken_off"], "the run was interrupted");
+    assert!(!report["checks"].as_array().unwrap().is_empty());
+    let junit = std::fs::read_to_string(file("junit.xml")).unwrap();
+    assert!(junit.contains("errors=\"1\""), "{junit}");
+    let sarif = std::fs::read(file("report.sarif")).unwrap();
+    let sarif: Value = serde_json::from_slice(&sarif).unwrap();
+    assert_eq!(
+        sarif["runs"][0]["invocations"][0]["executionSuccessful"],
+        false
+    );
+    let sleeping = std::fs::read_to_string(file("pid")).unwrap();
+    let sleeping = sleeping.trim().parse().unwrap();
+    // Killed, it may wait for a moment to be collected.
+    while signal("-0", sleeping) {
+        let stat = std::fs::read_to_string(format!("/proc/{sleeping}/stat"));
+        if stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z ")) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// A service that ends during the run is one sentence and exit code 1.
+#[test]
+fn a_service_that_ends_aborts_the_run() {
+    let service = crate::process::Process::start("sse");
+    let url = format!("http://{}/events", service.addr);
+    let kill = format!("kill -9 {}", service.child.id());
+    let output = probe(
+        &["sse", &url, "--json", "--budget", "120", "--publish", &kill],
+        b"",
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let sentence = report["broken_off"].as_str().unwrap();
+    assert!(
+        sentence.starts_with("the service has ended") && !sentence.contains('\n'),
+        "{sentence}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod command;
+mod decode;
 mod liars;
 mod llm;
 mod other_stacks;
+mod packages;
 mod patterns;
 mod process;
 mod sse;

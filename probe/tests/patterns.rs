@@ -74,7 +74,7 @@ async fn websocket_serve_passes() {
     let addr = start(messages::router(sockets)).await;
     let mut options = options(addr, "/ws");
     options.subprotocols = vec![messages::SUBPROTOCOL.to_owned()];
-    options.message = Some(r#"{"type":"echo","id":1,"text":"hello"}"#.to_owned());
+    options.message = Some(r#"{"type":"echo","id":1,"text":"hello"}"#.into());
     options.idle = Some(Duration::from_secs(5));
     options.heartbeat = Some(Duration::from_secs(3));
     // Limits of rates are a pattern of their own, `websocket/protect`.

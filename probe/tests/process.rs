@@ -3,7 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,13 +14,15 @@ use crate::support::{assert_failed, assert_passed, probe, sse, ws};
 const SERVICE: &str = "STREAM_PROBE_TEST_SERVICE";
 
 /// A service in a process of its own; dropped, it is killed.
-struct Process {
-    child: Child,
-    addr: SocketAddr,
+pub struct Process {
+    pub child: Child,
+    pub addr: SocketAddr,
+    /// Held: the test runner of the service prints after a minute, and ends if nobody can read it.
+    _printed: BufReader<ChildStdout>,
 }
 
 impl Process {
-    fn start(name: &str) -> Self {
+    pub fn start(name: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "process::service", "--nocapture"])
             .env(SERVICE, name)
@@ -28,12 +30,18 @@ impl Process {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let addr = lines
+        let mut printed = BufReader::new(child.stdout.take().unwrap());
+        let addr = printed
+            .by_ref()
+            .lines()
             .map_while(Result::ok)
             .find_map(|line| line.rsplit("listening ").next()?.parse().ok())
             .unwrap();
-        Self { child, addr }
+        Self {
+            child,
+            addr,
+            _printed: printed,
+        }
     }
 }
 

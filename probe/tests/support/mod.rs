@@ -83,7 +83,7 @@ pub fn without_stalls() -> Vec<String> {
 /// Options for a server of the tests: the budget only turns a hang into a failure.
 pub fn options(addr: SocketAddr, path: &str) -> Options {
     let mut options = Options::new(Target::parse(&format!("http://{addr}{path}")).unwrap());
-    options.budget = Duration::from_secs(60);
+    options.budget = Duration::from_secs(300);
     options
 }
 

@@ -66,7 +66,7 @@ impl Relay {
         options.method = "POST".to_owned();
         options.body = Some(b"{\"prompt\":\"hello\"}".to_vec());
         options.upstream = Some(self.upstream);
-        options.heartbeat = Some(Duration::from_secs(3));
+        options.heartbeat = Some(Duration::from_secs(6));
         options
     }
 
