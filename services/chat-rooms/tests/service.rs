@@ -225,7 +225,7 @@ async fn the_probe_finds_nothing_with_the_default_settings() {
     options.cookie = Some(cookie);
     options.origin = Some(format!("http://{}", chat.addr));
     options.subprotocols = vec!["rooms.v1".to_owned()];
-    options.message = Some(r#"{"type":"leave","room":"x"}"#.to_owned());
+    options.message = Some(r#"{"type":"leave","room":"x"}"#.into());
     options.budget = Duration::from_secs(120);
     let report = stream_probe::run(Kind::Ws, &options, None).await.unwrap();
     let lines: Vec<String> = report.findings.iter().map(Finding::line).collect();
