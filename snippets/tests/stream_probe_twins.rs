@@ -14,6 +14,7 @@ use stream_probe::{Kind, Options, Publish, Report, Target, Verdict};
 
 use super as twins;
 use crate::support::Server;
+use crate::support::proxy::free_port;
 use crate::support::wrong::Wrong;
 
 /// How a twin is served.
@@ -481,19 +482,13 @@ fn options(twin: &Twin, addr: SocketAddr) -> Options {
     let mut options = Options::new(Target::parse(&format!("http://{addr}/{path}")).unwrap());
     options.skip = skip.iter().map(|id| (*id).to_owned()).collect();
     // The budget only turns a hang into a failure.
-    options.budget = Duration::from_secs(60);
+    options.budget = Duration::from_secs(240);
     if twin.kind == Kind::Llm {
         options.method = "POST".to_owned();
         options.body = Some(b"{}".to_vec());
     }
     (twin.set)(&mut options);
     options
-}
-
-/// A port that was free a moment ago, which the probe binds.
-fn free_port() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 const SERVICE: &str = "STREAM_PROBE_TWIN";
