@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 
-const PATIENCE = 60_000;
+const PATIENCE = 240_000;
 const [scenario, url] = process.argv.slice(2);
 
 const places = [...(process.env.PATH ?? "").split(":").map((folder) => join(folder, "chromium")), "/usr/bin/chromium"];
@@ -16,7 +16,11 @@ if (!executablePath) throw new Error("Chromium is missing: run ./check");
 const flags =
   "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync";
 const profile = mkdtempSync(join(tmpdir(), "browser-"));
-const context = await chromium.launchPersistentContext(profile, { executablePath, args: flags.split(" ") });
+const context = await chromium.launchPersistentContext(profile, {
+  executablePath,
+  args: flags.split(" "),
+  timeout: PATIENCE,
+});
 context.setDefaultTimeout(PATIENCE);
 
 /** Addresses that are not of `url`: nothing may leave the machine. */

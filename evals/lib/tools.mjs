@@ -37,7 +37,7 @@ export async function eventually(ms, what, look) {
 /** A free port below those that the kernel gives to outgoing connections. */
 export async function freePort() {
   for (;;) {
-    const port = 15_000 + crypto.randomInt(15_000);
+    const port = 9_100 + crypto.randomInt(5_900); // those above are of the other tests
     const server = net.createServer().listen(port, "127.0.0.1");
     const free = await new Promise((resolve) => {
       server.once("listening", () => resolve(true));

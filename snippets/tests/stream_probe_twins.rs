@@ -14,6 +14,7 @@ use stream_probe::{Kind, Options, Publish, Report, Target, Verdict};
 
 use super as twins;
 use crate::support::Server;
+use crate::support::proxy::free_port;
 use crate::support::wrong::Wrong;
 
 /// How a twin is served.
@@ -488,12 +489,6 @@ fn options(twin: &Twin, addr: SocketAddr) -> Options {
     }
     (twin.set)(&mut options);
     options
-}
-
-/// A port that was free a moment ago, which the probe binds.
-fn free_port() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 const SERVICE: &str = "STREAM_PROBE_TWIN";

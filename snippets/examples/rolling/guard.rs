@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::process::{Child, ChildStdin, Command};
@@ -69,7 +70,18 @@ pub(crate) async fn listening(program: &mut Guarded, addr: SocketAddr) -> Result
     Err(format!("{} does not listen on {addr}", program.name))
 }
 
-/// A loopback port that nobody listens on.
+/// A loopback port that nobody listens on, below those that the system gives to clients: no connection takes it before the
+/// program binds it.
 pub(crate) fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind(("127.0.0.1", 0))?.local_addr()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 1_700).unwrap_or(0);
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let addr = SocketAddr::from(([127, 0, 0, 1], 31_000 + (first + next % 1_700) % 1_700));
+        match TcpListener::bind(addr) {
+            Ok(_) => return Ok(addr),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && next < 1_700 => {}
+            Err(e) => return Err(e),
+        }
+    }
 }

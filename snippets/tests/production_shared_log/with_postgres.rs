@@ -242,7 +242,7 @@ async fn notify_serializes_the_commits_of_a_server() {
 }
 
 async fn commits(broker: &Postgres, notify: bool, logs: usize) -> u64 {
-    const SECONDS: u64 = 5;
+    const SECONDS: u64 = 1;
     let publishers = (0..16).map(|n| async move {
         let mut client = broker.client().await;
         let log = broker

@@ -30,9 +30,10 @@ test("a page that does not run still answers pings, is not sent everything, and 
     for (const socket of server.sockets) if (socket.readyState === socket.OPEN) socket.send(events.at(-1)!);
   };
   // A browser of its own: all of its pages are stopped.
-  const browser = await chromium.launch({ executablePath: chromiumPath(), args: browserArguments });
+  const browser = await chromium.launch({ executablePath: chromiumPath(), args: browserArguments, timeout: 240_000 });
   onTestFinished(() => browser.close());
   const page = await browser.newPage();
+  page.setDefaultTimeout(0);
   await page.goto(server.origin);
   await page.addScriptTag({ content: await bundle("websocket/client.ts") });
   await page.evaluate((url) => {

@@ -11,6 +11,8 @@ const contexts: BrowserContext[] = [];
 export async function newContext(): Promise<BrowserContext> {
   browser ??= chromium.connect(inject("browser"));
   const context = await (await browser).newContext();
+  // Playwright would give up after 30 s, which a busy machine needs for a click; the test's own timeout ends a hang.
+  context.setDefaultTimeout(0);
   contexts.push(context);
   return context;
 }

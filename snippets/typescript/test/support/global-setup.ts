@@ -30,6 +30,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     // Playwright turns the back/forward cache off, and with it what `pagehide` is for.
     ignoreDefaultArgs: ["--disable-back-forward-cache"],
     args: browserArguments,
+    timeout: 240_000,
   });
   project.provide("browser", browser.wsEndpoint());
   project.provide("rust", rust.url);
