@@ -278,7 +278,7 @@ async fn plain_numbers_do_not_begin_again_in_a_quiet_topic() {
         .publish(TOPIC, &Event::text("tick", "4").unwrap());
     assert_eq!(cursor.unwrap().unwrap().seq, 4);
     drop(log);
-    let (first, mut body) = service.joined(LastEventId::Sent("3".into())).await;
+    let (first, mut body) = service.joined(LastEventId::Id("3".into())).await;
     assert!(first.starts_with("id: 3\n"), "{first}");
     assert_eq!(data(&text(&mut body).await.unwrap()), ["4"]);
 }

@@ -3,7 +3,7 @@
 //! Use it wherever Rust reads an event stream: a client (`super::consume`), a proxy, a test. It agrees
 //! with the web platform tests however the bytes are cut, replaces invalid UTF-8 as a browser does,
 //! bounds what a peer can make it hold, and copies nothing while an event lies within one chunk.
-//! This file stands alone; the other direction is in `super::encode`. Standard: HTML, sections 9.2.5 and
+//! This file stands alone; the other direction is in `super::event`. Standard: HTML, sections 9.2.5 and
 //! 9.2.6. Read with `let mut events = parser.push(&chunk); while let Some(event) = events.next()? { … }`.
 
 use std::time::Duration;

@@ -2,10 +2,10 @@
 //!
 //! Named SSE events whose data repeats the name as `type`. Content comes in numbered blocks; `ping` may come anywhere;
 //! `message_delta` brings the stop reason and the usage so far; `message_stop` ends the stream. An `error` event may come at any time
-//! after the 200. Siblings: `decode`, `json`, `in_band`, `tool_calls`.
+//! after the 200. Siblings: `decode`, `json`, `tool_calls`.
 
+use super::decode::failure_in;
 use super::decode::{Decoder, EndRule};
-use super::in_band::failure_in;
 use super::json::{Json, other};
 use super::tool_calls::{Piece, ToolCalls};
 use crate::llm::failure::ModelError;

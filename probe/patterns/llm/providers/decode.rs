@@ -12,7 +12,11 @@ pub const MAX_RECORD_BYTES: usize = 4 * 1024 * 1024;
 const MAX_BARE_BYTES: usize = 64 * 1024;
 
 // ANCHOR: decoder
-use crate::llm::{failure::ModelError, model_event::ModelEvent, providers::json::Json};
+use crate::llm::{
+    failure::{Failure, ModelError},
+    model_event::ModelEvent,
+    providers::json::Json,
+};
 
 /// How a provider separates its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,4 +269,32 @@ impl Bare {
         }
         text
     }
+}
+
+/// The failure that `record` reports: `error` with text or an object, `{"object": "error"}`, `{"detail": …}` (FastAPI), an event
+/// named `error`, a list with an error (Google).
+pub fn failure_in(name: &str, record: &Json<'_>) -> Option<ModelError> {
+    let error = record.get("error");
+    let typed = |field: &str| record.get(field).text() == Some("error");
+    // An answer has an empty object or `false` there with some hosts.
+    let reported = !error.is_empty() && *error != Json::Bool(false);
+    let wrapped = record.items().first().map(|first| first.get("error"));
+    let flat = name == "error" || typed("object") || typed("type");
+    let detail = !record.get("detail").is_empty() && record.get("choices").is_empty();
+    let listed = wrapped.is_some_and(|error| !error.is_empty());
+    (reported || flat || detail || listed).then(|| ModelError::provider(&record.to_value()))
+}
+
+/// A finish reason that says that the provider gave up: the answer is not whole.
+pub fn gave_up(reason: &str) -> Option<ModelError> {
+    let failure = match reason {
+        "error" | "abort" | "cancelled" | "failed" => Failure::Internal,
+        "insufficient_system_resource" | "overloaded" | "engine_overloaded" => Failure::Overloaded,
+        _ => return None,
+    };
+    Some(ModelError::Provider {
+        failure,
+        code: reason.to_owned(),
+        message: "the provider ended the answer".to_owned(),
+    })
 }

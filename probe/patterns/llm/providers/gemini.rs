@@ -2,10 +2,10 @@
 //!
 //! Without `alt=sse` the body is one JSON array, not a stream of events. There is no terminal event: the last chunk has a
 //! `finishReason`, and then the body ends. A body that ends without one is truncated. Function calls come whole, unless you ask for
-//! streamed arguments: do not. Siblings: `decode`, `json`, `in_band`, `tool_calls`.
+//! streamed arguments: do not. Siblings: `decode`, `json`, `tool_calls`.
 
 use super::decode::Decoder;
-use super::in_band::failure_in;
+use super::decode::failure_in;
 use super::json::{Json, other};
 use super::tool_calls::{Piece, ToolCalls};
 use crate::llm::failure::ModelError;

@@ -1,10 +1,10 @@
 //! Ollama `/api/chat`.
 //!
 //! NDJSON (`application/x-ndjson`), not SSE. The line with `"done": true` is the last one and has the counters; a failure after the
-//! 200 is a line `{"error": "…"}`. Tool calls come whole. Siblings: `decode`, `json`, `in_band`, `tool_calls`.
+//! 200 is a line `{"error": "…"}`. Tool calls come whole. Siblings: `decode`, `json`, `tool_calls`.
 
+use super::decode::failure_in;
 use super::decode::{Decoder, Framing};
-use super::in_band::failure_in;
 use super::json::{Json, other};
 use super::tool_calls::{Piece, ToolCalls};
 use crate::llm::failure::ModelError;

@@ -2,10 +2,10 @@
 //!
 //! Unnamed SSE events. `finish_reason` comes in the last chunk of the choice, the usage (ask for it:
 //! `"stream_options": {"include_usage": true}`) in a later chunk whose `choices` is empty, and `data: [DONE]` ends the stream. Only
-//! choice 0 is read: do not ask for `n` > 1. Siblings: `decode`, `json`, `in_band`, `tool_calls`.
+//! choice 0 is read: do not ask for `n` > 1. Siblings: `decode`, `json`, `tool_calls`.
 
 use super::decode::{Decoder, EndRule};
-use super::in_band::{failure_in, gave_up};
+use super::decode::{failure_in, gave_up};
 use super::json::{Json, other};
 use super::tool_calls::{Piece, ToolCalls};
 use crate::llm::failure::ModelError;

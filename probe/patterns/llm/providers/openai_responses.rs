@@ -1,12 +1,12 @@
 //! OpenAI Responses.
 //!
 //! Named SSE events whose data repeats the name as `type`. There is no `[DONE]`: the stream ends with `response.completed`,
-//! `response.incomplete`, `response.failed` or `error`. Siblings: `decode`, `json`, `in_band`, `tool_calls`.
+//! `response.incomplete`, `response.failed` or `error`. Siblings: `decode`, `json`, `tool_calls`.
 
 use std::collections::HashSet;
 
 use super::decode::Decoder;
-use super::in_band::failure_in;
+use super::decode::failure_in;
 use super::json::{Json, other};
 use super::tool_calls::{Piece, ToolCalls};
 use crate::llm::failure::ModelError;

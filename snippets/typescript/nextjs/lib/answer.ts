@@ -75,6 +75,7 @@ export async function* answer(
     silence.pause();
   }
 }
+// ANCHOR_END: answer
 
 function publicError(error: unknown): OutgoingEvent {
   // What the package throws for a connection that was cut inside an event.
@@ -103,4 +104,3 @@ export function refusal({ data }: OutgoingEvent): Response {
   const headers: HeadersInit = retry_after === undefined ? {} : { "retry-after": String(retry_after) };
   return Response.json(data, { status: STATUSES[code] ?? 502, headers });
 }
-// ANCHOR_END: answer
