@@ -1,6 +1,5 @@
 #!/usr/bin/env node
 // Runs the program of this platform, which npm has installed as an optional dependency.
-"use strict";
 
 const { spawn } = require("node:child_process");
 

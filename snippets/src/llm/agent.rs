@@ -166,7 +166,10 @@ pub struct Run {
 
 enum State {
     Ask,
-    Answer(BoxStream<'static, Result<ModelEvent, PublicError>>, Turn),
+    Answer(
+        BoxStream<'static, Result<ModelEvent, PublicError>>,
+        Box<Turn>,
+    ),
     Tools(BoxStream<'static, (usize, Output)>),
     Ended,
 }
@@ -275,7 +278,7 @@ impl Run {
         let messages = self.session.messages.clone();
         let opening = async move { upstream.open_messages(messages).await };
         let events = relay.limited(opening.try_flatten_stream().boxed(), meter, self.end);
-        self.state = State::Answer(events.boxed(), Turn::new(*format));
+        self.state = State::Answer(events.boxed(), Box::new(Turn::new(*format)));
     }
 
     fn answered(&mut self, reason: FinishReason, calls: Vec<ToolCall>) {

@@ -161,9 +161,12 @@ impl Chat {
 /// Owner and id of a chat.
 type Id = (String, String);
 
+/// When it was last used, and the chat.
+type Known = (u64, Arc<Mutex<Chat>>);
+
 /// The conversations of this process.
 pub struct Chats {
-    known: Mutex<HashMap<Id, (u64, Arc<Mutex<Chat>>)>>,
+    known: Mutex<HashMap<Id, Known>>,
     most: usize,
     per_user: usize,
 }

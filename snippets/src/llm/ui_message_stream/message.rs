@@ -40,10 +40,10 @@ impl Message {
             UiPart::ReasoningStart { .. } => self.open("reasoning"),
             UiPart::TextDelta { delta, .. } | UiPart::ReasoningDelta { delta, .. } => {
                 // Parts may have come since: a source, a file.
-                if let Some(part) = self.last(|part| part["state"] == "streaming") {
-                    if let Value::String(text) = &mut part["text"] {
-                        text.push_str(delta);
-                    }
+                if let Some(part) = self.last(|part| part["state"] == "streaming")
+                    && let Value::String(text) = &mut part["text"]
+                {
+                    text.push_str(delta);
                 }
             }
             UiPart::TextEnd { .. } | UiPart::ReasoningEnd { .. } => {
