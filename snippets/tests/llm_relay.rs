@@ -499,6 +499,47 @@ async fn each_answer_is_measured_from_the_request_to_its_end() {
     assert_eq!(failed.first_token, None, "an error is not a token");
 }
 
+/// With `listen`'s token and the relay's cancelled one after the other, an answer has time; then it ends in band.
+#[tokio::test]
+async fn an_answer_may_run_on_after_the_listener_has_closed() {
+    let mut chat = Chat::start(words().with_fault(Fault::Stall { after: 4 }), patient()).await;
+    let mut client = chat.ask().await;
+    client.read_until("not").await;
+    let stopped = chat.server.begin_shutdown();
+    chat.model.release();
+    assert_eq!(client.read_to_end().await, End::Complete);
+    assert_eq!(events(&client.body()).pop().unwrap().0, "done");
+    within("the end", stopped).await.unwrap();
+
+    let mut chat = Chat::start(words().with_fault(Fault::Stall { after: 4 }), patient()).await;
+    let mut client = chat.ask().await;
+    client.read_until("not").await;
+    let stopped = chat.server.begin_shutdown();
+    chat.relay.shutdown.cancel();
+    assert_eq!(client.read_to_end().await, End::Complete);
+    assert!(client.body().contains("restart"));
+    within("the end", stopped).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_path_and_every_refusal_are_the_contracts() {
+    let config = Config {
+        path: "/api/answers",
+        refuse: |error| (error.status, format!("mine: {}", error.code)).into_response(),
+        ..patient()
+    };
+    let chat = Chat::start(words(), config).await;
+    for (body, status) in [("{", 400), ("{}", 422)] {
+        let headers = &["connection: close"];
+        let mut client = post(chat.server.addr, "/api/answers", body, headers).await;
+        client.read_to_end().await;
+        assert_eq!(
+            (client.status(), &*client.body()),
+            (status, "mine: invalid")
+        );
+    }
+}
+
 #[tokio::test]
 async fn requests_that_a_browser_must_not_make_are_refused() {
     let chat = Chat::start(words(), patient()).await;

@@ -40,6 +40,11 @@ impl PublicError {
         }
     }
 
+    /// The request is not what the endpoint reads: 400, 413, 415 or 422.
+    pub const fn invalid(status: StatusCode) -> Self {
+        Self::new("invalid", status, false)
+    }
+
     /// The user has as many answers open as are allowed.
     pub const BUSY: Self = Self {
         retry_after: Some(5),

@@ -15,7 +15,7 @@ use std::{future::ready, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, State, rejection::JsonRejection},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -44,7 +44,10 @@ use crate::{
 /// The contract with your clients: names, statuses and limits, in one place.
 #[derive(Clone)]
 pub struct Config {
+    /// The path of the endpoint.
+    pub path: &'static str,
     /// How long the response headers wait for the provider's: a failure within this time becomes a status, a later one an event.
+    /// If your contract wants statuses, set it just below the heartbeat of [`Streams`]. The other limits begin after it.
     pub head: Duration,
     /// Longest silence of the provider. Above the pauses of a thinking model; its heartbeats end a silence.
     pub silence: Duration,
@@ -71,6 +74,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            path: "/chat",
             head: Duration::from_millis(500),
             silence: Duration::from_secs(300),
             no_content: Duration::from_secs(10 * 60),
@@ -109,18 +113,19 @@ pub struct Relay {
     pub places: PerUser,
     /// The contract.
     pub config: Config,
-    /// Cancelled, it ends every answer with `failed`, code `restart`.
+    /// Cancelled, it ends every answer with `failed`, code `restart`. To let answers finish first, cancel it after the token of
+    /// `listen`, and before the end of `listen::Config::drain`.
     pub shutdown: CancellationToken,
 }
 
-/// `POST /chat`: a POST, since a GET that costs money is repeated by every reconnect, prefetch and link check.
+/// `POST` on [`Config::path`]: a POST, since a GET that costs money is repeated by every reconnect, prefetch and link check.
 ///
 /// # Panics
 /// If one of [`Config::names`] is not a name: at the start, not when the first answer fails.
 pub fn app(relay: Arc<Relay>) -> Router {
     relay.config.checked();
     Router::new()
-        .route("/chat", post(chat))
+        .route(relay.config.path, post(chat))
         .layer(DefaultBodyLimit::max(relay.config.most_request_bytes))
         .with_state(relay)
 }
@@ -128,9 +133,13 @@ pub fn app(relay: Arc<Relay>) -> Router {
 async fn chat(
     State(relay): State<Arc<Relay>>,
     Extension(UserId(user)): Extension<UserId>,
-    Json(request): Json<ChatRequest>,
+    request: Result<Json<ChatRequest>, JsonRejection>,
 ) -> Response {
     let refuse = relay.config.refuse;
+    let Json(request) = match request {
+        Ok(request) => request,
+        Err(invalid) => return refuse(PublicError::invalid(invalid.status())),
+    };
     // Everything that can be refused is refused before anything is paid for.
     if relay.shutdown.is_cancelled() {
         return refuse(PublicError::RESTART);

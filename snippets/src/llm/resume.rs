@@ -20,7 +20,7 @@ use std::{
 
 use axum::{
     Extension, Json, Router,
-    extract::{DefaultBodyLimit, Path, State},
+    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -101,8 +101,14 @@ async fn begin(
     Extension(UserId(user)): User,
     headers: HeaderMap,
     cursor: LastEventId, // a POST whose response was cut is sent again with both
-    Json(request): Json<ChatRequest>,
+    request: Result<Json<ChatRequest>, JsonRejection>,
 ) -> Response {
+    let Json(request) = match request {
+        Ok(request) => request,
+        Err(invalid) => {
+            return (all.relay.config.refuse)(PublicError::invalid(invalid.status()));
+        }
+    };
     // Random, made once per question: a request that is sent again repeats it, a new try has a new one.
     let key = headers
         .get("idempotency-key")
