@@ -119,7 +119,7 @@ async fn a_shutdown_is_spread() {
             // A socket: a busy stream does not run in no time.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(last, RESTART);
+        assert!(last.ends_with(RESTART.as_bytes()), "{last:?}"); // after what was ready
         begun.elapsed().as_millis() / 1000
     });
     shutdown.cancel();
