@@ -128,51 +128,6 @@ fn it_sums_the_results_of_all_runners() {
     assert!(!said.contains("node_modules/dependency"), "{said}");
 }
 
-/// Vitest runs beside the Rust tests, and counts as if it came after them.
-#[test]
-fn what_runs_beside_the_rust_tests_is_waited_for_and_shown_in_its_turn() {
-    let folder = Folder::new();
-    folder.write("snippets/typescript/package-lock.json", "{}");
-    folder.write(
-        "snippets/typescript/package.json",
-        "{\n  \"scripts\": {\n    \"test\": \"vitest\"\n  }\n}\n",
-    );
-    folder.write("snippets/typescript/node_modules/x", "");
-    // Each waits for the other: they pass only side by side.
-    let meet = |own: &str, other: &str, say: &str| {
-        format!(
-            "touch \"$FOLDER/{own}\"; until [ -f \"$FOLDER/{other}\" ]; do sleep 0.01; done; {say}"
-        )
-    };
-    let at = folder.0.path().display().to_string();
-    let rust = meet(
-        "rust",
-        "vitest",
-        "echo 'test result: ok. 3 passed; 0 failed'",
-    )
-    .replace("$FOLDER", &at);
-    folder.stub("cargo", &cargo(&rust));
-    for (say, last) in [
-        ("echo '      Tests  5 passed (5)'", "12 passed, 0 failed"),
-        (
-            "echo '      Tests  1 failed | 4 passed (5)'; exit 1",
-            "11 passed, 1 failed",
-        ),
-    ] {
-        let vitest = meet("vitest", "rust", say).replace("$FOLDER", &at);
-        folder.stub(
-            "npm",
-            &format!("case \"$*\" in *'run --silent test'*) {vitest};; esac"),
-        );
-        let said = folder.ends_with(&[], last);
-        let (rust, vitest) = (
-            said.find("== tests"),
-            said.find("== snippets/typescript: test"),
-        );
-        assert!(rust < vitest && said.contains("      Tests  "), "{said}");
-    }
-}
-
 #[test]
 fn a_failed_test_is_counted_and_named() {
     let folder = Folder::new();

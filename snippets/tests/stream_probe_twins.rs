@@ -289,6 +289,14 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     ("eof_as_completion_behind_a_proxy", "a client"),
     ("hot_loop", "within the service"),
     (
+        "llm_agent_detached",
+        "the next step of an agent leaves no trace on the wire",
+    ),
+    (
+        "llm_client_history",
+        "what the model is sent leaves no trace on the wire",
+    ),
+    (
         "llm_mcp_detached_tool",
         "the work of a tool leaves no trace on the wire",
     ),

@@ -340,8 +340,8 @@ impl Probe<'_> {
 		if !self.run.needs(&[ID, VISIBLE]) {
 			return;
 		}
-		// A tenth more: timers are late.
-		let most = self.options.silence().mul_f64(1.1);
+		// A quarter more: timers are late, and so is this process.
+		let most = self.options.silence().mul_f64(1.25);
 		let opened = self.first.head_at;
 		// How many events there were when nothing else was left to do.
 		let mut over_at = None;

@@ -170,8 +170,8 @@ fn lot(index: u32) -> u64 {
 
 async fn run(crowd: Weak<Shared>, rules: Rules, shutdown: CancellationToken) {
     let mut ticks = interval((rules.heartbeat / PHASES).max(Duration::from_millis(1)));
-    // After a stall, one heartbeat: not a burst of those that were missed.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // After a stall, one heartbeat and not a burst; `Delay` would also add the lateness of each tick to all that follow.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks.tick().await;
     let mut now: u32 = 0;
     loop {
