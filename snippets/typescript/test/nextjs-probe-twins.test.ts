@@ -105,7 +105,7 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
         return `${origin}/wrong`;
       }, {}),
     // It produces in start(), and hands on whatever the provider says, errors too.
-    ["llm-provider-error-visible", "llm-abort-stops-work", "llm-slow-reader-bounded", "llm-error-text-clean"],
+    ["llm-abort-stops-work", "llm-slow-reader-bounded", "llm-error-text-clean"],
   ],
   "ws-server-without-error-listener": [
     async () => {
@@ -123,7 +123,8 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
         "ws-heartbeat,ws-silent-peer-dropped,ws-flood-limited",
       );
     },
-    ["ws-violations-survived"],
+    // The unmasked frame ends its process.
+    ["broken_off"],
   ],
   "nextjs-head-held": [
     async () => {
@@ -148,8 +149,8 @@ const SHOWN: Record<string, [run: () => Promise<string[]>, failed: string[]]> = 
   ],
   "nextjs-provider-not-told": [
     () => llm((provider) => nextRoute("/wrong/no-signal", provider), { model: "probed", messages: [user] }),
-    // It produces in start(), and ends without an event of its own.
-    ["llm-one-terminal", "llm-abort-stops-work", "llm-slow-reader-bounded"],
+    // It produces in start().
+    ["llm-abort-stops-work", "llm-slow-reader-bounded"],
   ],
   "nextjs-rewrite-gzip": [
     () =>

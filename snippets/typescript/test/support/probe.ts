@@ -27,9 +27,12 @@ export async function probe(...args: string[]): Promise<Found> {
   const report = await new Promise<string>(
     (done) => void execFile(program, [...args, "--json"], (_, stdout) => done(stdout)),
   );
-  const { checks } = JSON.parse(report) as {
+  const { checks, broken_off } = JSON.parse(report) as {
+    broken_off?: string;
     checks: { id: string; verdict: "passed" | "failed" | "could not tell" }[];
   };
   const of = (wanted: string): string[] => checks.filter(({ verdict }) => verdict === wanted).map(({ id }) => id);
-  return { passed: of("passed"), failed: of("failed"), unknown: of("could not tell") };
+  // A service that the run has ended: nothing after that was probed.
+  const failed = broken_off ? [...of("failed"), "broken_off"] : of("failed");
+  return { passed: of("passed"), failed, unknown: of("could not tell") };
 }
