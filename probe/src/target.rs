@@ -169,7 +169,7 @@ impl Target {
 fn explained(error: io::Error) -> io::Error {
 	let text = error.to_string();
 	let help = if text.contains("certificate") {
-		"--cacert names the authority, --insecure believes everybody"
+		"--cacert names the authority, --insecure accepts any"
 	} else if text.contains("corrupt message") {
 		"does it speak TLS on this port?"
 	} else {

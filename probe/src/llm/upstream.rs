@@ -349,7 +349,7 @@ impl Probe<'_> {
 			return;
 		}
 		let got = reader.with(|log| self.text(&log.events));
-		// The token that frees a held head may stand in front.
+		// The token that frees a held head may come first.
 		let got = got.strip_prefix("stream-probe ").unwrap_or(&got);
 		if got == sent {
 			self.run.pass(id, format!("{} bytes of text arrived unchanged", sent.len()));

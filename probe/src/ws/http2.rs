@@ -156,7 +156,7 @@ fn integer(block: &mut Vec<u8>, bits: u32, value: usize) {
 /// `:status`, which is the first field of every response; the static table has it at 8 to 14.
 fn status(block: &[u8]) -> Option<u16> {
 	let mut block = block;
-	// Dynamic table size updates may stand in front (RFC 7541, 4.2).
+	// Dynamic table size updates may come first (RFC 7541, 4.2).
 	while block.first()? & 0xe0 == 0x20 {
 		let long = block[0] & 0x1f == 0x1f;
 		let more = if long { block[1..].iter().position(|byte| byte & 0x80 == 0)? + 1 } else { 0 };

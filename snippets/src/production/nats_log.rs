@@ -27,10 +27,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::store::{Page, Store};
-use crate::sse::{
-    event::Cursor,
-    event::{Event, InvalidEvent},
-};
+use crate::sse::event::{Cursor, Event, InvalidEvent};
 
 /// Without a wake-up, the stream's state is read this often.
 const SWEEP: Duration = Duration::from_secs(2);

@@ -14,8 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::sse::{
-    event::Reason,
-    event::{Event, Names},
+    event::{Event, Names, Reason},
     streams::{Chunk, Own, Source},
 };
 

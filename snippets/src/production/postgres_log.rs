@@ -23,10 +23,7 @@ use super::{
     store::{Page, Store},
     wakes::{Wake, Wakes},
 };
-use crate::sse::{
-    event::Cursor,
-    event::{Event, InvalidEvent},
-};
+use crate::sse::event::{Cursor, Event, InvalidEvent};
 
 /// The tables, for your migrations. `home` names the history of the server, which changes when a standby is promoted or a
 /// backup is recovered: the log then starts a new epoch.

@@ -22,10 +22,7 @@ use super::{
     store::{Page, Store},
     wakes::{Wake, Wakes},
 };
-use crate::sse::{
-    event::Cursor,
-    event::{Event, InvalidEvent},
-};
+use crate::sse::event::{Cursor, Event, InvalidEvent};
 
 /// What a restart of Redis or a failover may lose of what it has acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

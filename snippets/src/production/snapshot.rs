@@ -15,8 +15,7 @@ use axum::{
 use serde::Serialize;
 
 use crate::sse::{
-    event::Cursor,
-    event::Event,
+    event::{Cursor, Event},
     log::{Log, PublishError},
 };
 

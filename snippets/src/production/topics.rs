@@ -24,8 +24,7 @@ use super::{
     store::Store,
 };
 use crate::sse::{
-    event::Cursor,
-    event::{Event, LastEventId},
+    event::{Cursor, Event, LastEventId},
     streams::Holding,
 };
 

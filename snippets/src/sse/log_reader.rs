@@ -9,8 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    event::Event,
-    event::{Cursor, Reason},
+    event::{Cursor, Event, Reason},
     log::{Log, Slow},
     streams::{Chunk, Source},
 };

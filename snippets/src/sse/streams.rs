@@ -24,10 +24,7 @@ use futures::Stream;
 use http_body::Frame;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    event::Reason,
-    event::{Event, Names, is_id},
-};
+use super::event::{Event, Names, Reason, is_id};
 use crate::connections::crowd::{Crowd, Due, Place, Rules};
 
 // ANCHOR: source
