@@ -105,14 +105,17 @@ fn collect(folder: &Path, documents: &mut Vec<PathBuf>) {
 }
 
 fn stage(fence: &fences::Fence) -> String {
-    let topic = fence
+    // The module around the file's own: the folders of its path.
+    let parent = fence
         .from
         .as_deref()
         .and_then(|from| from.strip_prefix("snippets/src/"))
-        .and_then(|path| path.split('/').next());
+        .map(|path| path.strip_suffix("/mod.rs").unwrap_or(path))
+        .and_then(|path| path.rsplit_once('/'))
+        .map(|(folders, _)| folders.replace('/', "::"));
     let mut code = fence.content.replace("crate::", "snippets::");
-    if let Some(topic) = topic {
-        code = code.replace("super::", &format!("snippets::{topic}::"));
+    if let Some(parent) = parent {
+        code = code.replace("super::", &format!("snippets::{parent}::"));
     }
     if !code.contains("fn main(") {
         code.push_str("\n#[allow(dead_code)] fn main() {}");

@@ -529,7 +529,7 @@ fn wrong_arguments_are_named_with_what_to_do() {
 fn a_service_becomes_a_project_of_its_own() {
     let folder = projects();
     let said = copy_in(folder.path(), &["service/progress-jobs", "jobs"]);
-    said.exits(0).has(&["cargo run", "-- sse "]);
+    said.exits(0).has(&["cargo run", "README.md says"]);
     let home = folder.path().join("jobs");
     let read = |path: &str| fs::read_to_string(home.join(path)).unwrap();
     let manifest = read("Cargo.toml");

@@ -182,7 +182,7 @@ impl UiPart {
     pub const TRUNCATED: &str = "The answer was cut off. Try again.";
 
     /// Keeps in `open` how each part that has begun would end.
-    pub(super) fn track(&self, open: &mut Vec<Self>) {
+    pub fn track(&self, open: &mut Vec<Self>) {
         match self {
             Self::TextStart { id } => open.push(Self::TextEnd { id: id.clone() }),
             Self::ReasoningStart { id } => open.push(Self::ReasoningEnd { id: id.clone() }),
