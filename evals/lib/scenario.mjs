@@ -8,7 +8,11 @@ for (const event of ["uncaughtException", "unhandledRejection"])
   process.on(event, (error) => uncaught.push(`${event}: ${error?.message ?? error}`));
 
 /** What is graded. */
-export const solution = await import(pathToFileURL(file));
+export const solution = await import(pathToFileURL(file)).catch((error) => {
+  // `uncaught` would keep it from anyone, and the program would end as if it had passed.
+  console.log(`Error: ${file} cannot be imported: ${String(error).replaceAll("\n", "\\n")}`);
+  process.exit(1);
+});
 
 export const assert = (condition, text) => {
   if (!condition) throw new Error(text);
