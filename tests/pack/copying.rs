@@ -462,9 +462,7 @@ fn typescript_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
                 .chain(letters)
                 .collect();
         }
-        if start.is_empty() {
-            start = vec![import_line(&file, &text)];
-        }
+        start.insert(0, import_line(&file, &text));
         rows.push(Row {
             name: file
                 .rsplit_once('.')
