@@ -559,6 +559,78 @@ fn a_service_becomes_a_project_of_its_own() {
 }
 
 #[test]
+fn a_project_that_asks_a_provider_has_tls() {
+    let folder = projects();
+    let app = folder.path().join("app");
+    let said = copy_in(folder.path(), &["llm/upstream", "app"]);
+    follow(&app, said.exits(0));
+    copy_in(folder.path(), &["service/llm-chat", "chat"]).exits(0);
+    for home in [app, folder.path().join("chat")] {
+        let manifest = fs::read_to_string(home.join("Cargo.toml")).unwrap();
+        let manifest: toml::Table = manifest.parse().unwrap();
+        let features = manifest["dependencies"]["reqwest"]["features"].as_array();
+        let tls = |feature: &toml::Value| feature.as_str() == Some("rustls");
+        assert!(features.unwrap().iter().any(tls), "{manifest}");
+    }
+}
+
+#[test]
+fn the_next_service_becomes_a_project_of_its_own() {
+    let folder = projects();
+    let said = copy_in(folder.path(), &["service/next-chat", "chat"]);
+    said.exits(0)
+        .has(&["npm ci && npm run dev", "README.md says"]);
+    let home = folder.path().join("chat");
+    for path in [
+        "app/page.tsx",
+        "app/api/chat/route.ts",
+        "lib/settings.ts",
+        "streaming/llm/chat.ts",
+        "scripted-model.mjs",
+        "package-lock.json",
+        "Dockerfile",
+        ".dockerignore",
+    ] {
+        assert!(home.join(path).is_file(), "{path}");
+    }
+    // What the project imports is there: its own files, and packages in the versions that the application is tested with.
+    let read = |path: PathBuf| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let own = read(home.join("package.json"));
+    let tested = read(pack::root().join("snippets/typescript/nextjs/package.json"));
+    for kind in ["dependencies", "devDependencies"] {
+        for (name, version) in own[kind].as_object().unwrap() {
+            assert_eq!(*version, tested[kind][name], "{name}");
+        }
+    }
+    assert_packages(&home, "");
+    let import = regex::Regex::new(r#"from "@/([^"]+)""#).unwrap();
+    for (path, text) in files(&home) {
+        for found in import.captures_iter(&text) {
+            assert!(home.join(&found[1]).is_file(), "{path}: {}", &found[1]);
+        }
+    }
+}
+
+#[test]
+fn a_route_for_the_ai_sdk_is_copied_only_where_it_is_asked_for() {
+    let folder = projects();
+    let page = folder.path().join("page");
+    let config =
+        r#"{ "compilerOptions": { "moduleResolution": "bundler", "paths": { "@/*": ["./*"] } } }"#;
+    write(page.join("tsconfig.json"), config);
+    let said = copy_in(folder.path(), &["llm/nextjs", "page"]);
+    said.exits(0).has(&["POST /api/chat", "lib/settings.ts"]);
+    assert!(page.join("app/api/chat/route.ts").is_file());
+    assert!(!page.join("app/api/ai").exists() && !said.out.contains(" ai@"));
+    let said = copy_in(folder.path(), &["llm/nextjs-ai", "page"]);
+    said.exits(0)
+        .has(&["POST /api/ai", " ai@", "book/src/llm/nextjs.md"]);
+    assert!(page.join("app/api/ai/route.ts").is_file());
+}
+
+#[test]
 fn the_list_has_one_line_for_each_row() {
     let folder = projects();
     let said = copy_in(folder.path(), &["--list"]);
@@ -566,6 +638,11 @@ fn the_list_has_one_line_for_each_row() {
     assert_eq!(said.exits(0).out.lines().count(), rows.len());
     let said = copy_in(folder.path(), &["--list", "TypeScript"]);
     assert!(said.out.lines().count() < rows.len() && said.out.contains("sse/connect"));
+}
+
+#[test]
+fn every_setting_of_a_service_is_in_the_table_of_its_readme() {
+    pack::report(&pack::settings::check(&pack::root()));
 }
 
 #[test]

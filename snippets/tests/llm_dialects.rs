@@ -267,6 +267,12 @@ fn an_empty_account_is_not_a_rate_limit() {
         body: r#"{"error":{"message":"You exceeded your current quota, please check your plan and billing details.","type":"insufficient_quota","code":"insufficient_quota"}}"#.into() };
     let public = PublicError::from(&error);
     assert!(!public.retryable, "{public:?}");
+    // The provider's status is for the log, not for the client.
+    assert_eq!(public.provider, Some(429));
+    assert_eq!(
+        serde_json::to_value(public).unwrap(),
+        json!({"code": "misconfigured", "retryable": false})
+    );
 }
 
 /// maximhq/bifrost#5262: Gemini aborts with pretty-printed JSON outside of the SSE framing.

@@ -9,7 +9,7 @@ use axum::response::Response;
 use axum::routing::any;
 use axum::{Router, middleware};
 use snippets::connections::tickets::Tickets;
-use snippets::websocket::admission::{self, FirstMessage};
+use snippets::websocket::admission::{Admission, FirstMessage};
 use snippets::websocket::messages;
 use snippets::websocket::outbox::Outbox;
 use snippets::websocket::protect::{self, Accounts, Guard};
@@ -303,8 +303,13 @@ impl Handler for Echo {
 }
 
 fn first_message(outbox: &Outbox) -> impl Handler + use<> {
+    first_message_of(outbox, Admission::default())
+}
+
+fn first_message_of(outbox: &Outbox, admission: Admission) -> impl Handler + use<> {
     FirstMessage::new(
         outbox,
+        admission,
         |token: &str| TestAccounts.by_token(token),
         |_, _: &Outbox| Echo,
     )
@@ -314,7 +319,7 @@ fn first_message(outbox: &Outbox) -> impl Handler + use<> {
 async fn a_connection_that_stays_unknown_is_closed() {
     let outbox = Outbox::new(8, 1 << 20);
     let _handler = first_message(&outbox);
-    tokio::time::sleep(admission::AUTH_DEADLINE - Duration::from_millis(1)).await;
+    tokio::time::sleep(Admission::default().deadline - Duration::from_millis(1)).await;
     assert!(!outbox.is_closed());
     tokio::time::sleep(Duration::from_millis(2)).await;
     assert_eq!(close_of(&outbox), (4408, "authenticate first".into()));
@@ -337,7 +342,7 @@ async fn a_session_ends_on_an_open_socket() {
 async fn the_first_message_is_a_token_and_nothing_else() {
     let too_big = format!(
         r#"{{"type":"auth","token":"t-{}"}}"#,
-        "x".repeat(admission::AUTH_MESSAGE)
+        "x".repeat(Admission::default().most_bytes)
     );
     let cases: [(Message, u16); 6] = [
         (r#"{"type":"auth","token":"forged"}"#.into(), 4401),
@@ -358,13 +363,45 @@ async fn the_first_message_is_a_token_and_nothing_else() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_first_message_follows_the_contract_of_the_reader() {
+    let admission = Admission {
+        deadline: Duration::from_secs(10),
+        tag: "op",
+        auth: "hello",
+        token: "jwt",
+        ready: None,
+        refused: (4001, "unauthorized"),
+        late: (4002, "hello first"),
+        ..Admission::default()
+    };
+    let outbox = Outbox::new(8, 1 << 20);
+    let mut handler = first_message_of(&outbox, admission);
+    handler.on_message(r#"{"op":"ping"}"#.into(), &outbox);
+    assert_eq!(outbox.pop(), Some(r#"{"op":"pong"}"#.into()));
+    handler.on_message(r#"{"op":"hello","jwt":"t-ada"}"#.into(), &outbox);
+    assert_eq!(outbox.pop(), None);
+    handler.on_message("in".into(), &outbox);
+    assert_eq!(outbox.pop(), Some("in".into()));
+
+    let outbox = Outbox::new(8, 1 << 20);
+    let mut handler = first_message_of(&outbox, admission);
+    handler.on_message(r#"{"type":"auth","token":"t-ada"}"#.into(), &outbox);
+    assert_eq!(close_of(&outbox), (4001, "unauthorized".into()));
+
+    let outbox = Outbox::new(8, 1 << 20);
+    let _handler = first_message_of(&outbox, admission);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(close_of(&outbox), (4002, "hello first".into()));
+}
+
 #[tokio::test]
 async fn first_message_over_a_socket() {
     async fn upgrade(State(sockets): State<Sockets>, upgrade: Upgrade) -> Response {
         sockets.accept(upgrade, first_message)
     }
     let limits = Limits {
-        message: admission::AUTH_MESSAGE,
+        message: Admission::default().most_bytes,
         ..Limits::default()
     };
     let sockets = Sockets::new(limits, CancellationToken::new());
@@ -382,7 +419,10 @@ async fn first_message_over_a_socket() {
     // Before anybody is known the library reads at most four times the small limit.
     let mut client = FrameClient::connect(server.addr, "/first").await;
     client
-        .send(Frame::new(BINARY, vec![0; 5 * admission::AUTH_MESSAGE]))
+        .send(Frame::new(
+            BINARY,
+            vec![0; 5 * Admission::default().most_bytes],
+        ))
         .await;
     assert_eq!(client.next_close().await, Some(1009));
 }

@@ -1,7 +1,7 @@
 //! `copying.tsv`, which `copy` reads: for each pattern its files, its packages, its chapter and how to start. All of it comes from
 //! the sources, the chapters and the lock files. `UPDATE=1 cargo test --test book` rewrites it.
 //!
-//! One line per row, nine columns separated by tabs: name, language (`rust`, `ts`, `next`, `conf`, `service`, `folder`, or `-` for a
+//! One line per row, nine columns separated by tabs: name, language (`rust`, `ts`, `next`, `conf`, `service`, `app`, `folder`, or `-` for a
 //! chapter without files), files, packages, chapter, kind of probe, number of files, summary, start. Blanks separate files and packages; `~` is a blank
 //! within a package; ` ;; ` separates the lines of the start. Files are below `snippets/src`, `snippets/typescript/src`,
 //! `snippets/typescript/nextjs` or the root, by language; `streaming/` of a Next.js row is `snippets/typescript/src`.
@@ -95,9 +95,12 @@ pub fn rows(root: &Path) -> Result<Vec<Row>, Vec<String>> {
     rows.extend(typescript_rows(&sources, &mut problems));
     // A chapter without a pattern of its name is the patterns that it shows.
     for chapter in &chapters {
-        if !rows.iter().any(|row| row.name == chapter.name) {
-            rows.push(chapter_row(&sources, chapter, &mut problems));
+        if rows.iter().any(|row| row.name == chapter.name) {
+            continue;
         }
+        let (plain, sdk) = chapter.without_the_ai_sdk(&sources);
+        rows.push(chapter_row(&sources, &plain, &mut problems));
+        rows.extend(sdk.map(|chapter| chapter_row(&sources, &chapter, &mut problems)));
     }
     rows.extend(service_rows(&sources, &mut problems));
     for row in &mut rows {
@@ -218,15 +221,18 @@ fn rust_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
         };
         let (files, crates) = rust_needs(sources, [file.clone()], problems);
         let text = sources.text(&format!("{RUST}/{file}")).unwrap_or_default();
+        // A folder starts where one of its files does.
+        let folder = file.strip_suffix("mod.rs").unwrap_or("-");
+        let below = files.iter().filter(|below| below.starts_with(folder));
         rows.push(Row {
             name,
             language: "rust",
-            files,
             packages: cargo_packages(sources, &crates),
             chapter: String::new(),
             probe: String::new(),
             summary: first_sentence(&head(&text, "//!").0),
-            start: rust_start(&text),
+            start: first_start(sources, std::iter::once(&file).chain(below)),
+            files,
         });
     }
     rows
@@ -378,6 +384,14 @@ fn resolve(sources: &Sources, file: &str, path: &[String]) -> Option<String> {
     found
 }
 
+/// How to start with the first of `files` that says so.
+fn first_start<'a>(sources: &Sources, files: impl Iterator<Item = &'a String>) -> Vec<String> {
+    files
+        .map(|file| rust_start(&sources.text(&format!("{RUST}/{file}")).unwrap_or_default()))
+        .find(|start| !start.is_empty())
+        .unwrap_or_default()
+}
+
 /// How to start: the code block of the file's head, else its public functions.
 fn rust_start(text: &str) -> Vec<String> {
     let (_, code) = head(text, "//!");
@@ -448,9 +462,7 @@ fn typescript_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
                 .chain(letters)
                 .collect();
         }
-        if start.is_empty() {
-            start = vec![import_line(&file, &text)];
-        }
+        start.insert(0, import_line(&file, &text));
         rows.push(Row {
             name: file
                 .rsplit_once('.')
@@ -479,6 +491,40 @@ fn import_line(file: &str, text: &str) -> String {
         .map(|c| c.get(1).unwrap().as_str())
         .collect();
     format!("import {{ {} }} from \"{file}\";", names.join(", "))
+}
+
+/// The routes of a Next.js row, and where their contract is.
+fn next_start(sources: &Sources, files: &BTreeSet<String>) -> Vec<String> {
+    let method =
+        Regex::new(r"(?m)^export (?:async )?function (GET|POST|PUT|PATCH|DELETE)\b").unwrap();
+    let mut lines = Vec::new();
+    for file in files {
+        let Some(path) = file
+            .strip_prefix("app")
+            .and_then(|path| path.strip_suffix("/route.ts"))
+        else {
+            continue;
+        };
+        let text = sources.text(&format!("{NEXT}/{file}")).unwrap_or_default();
+        for found in method.captures_iter(&text) {
+            lines.push(format!("{} {path}: {file}", &found[1]));
+        }
+    }
+    for (file, holds) in [
+        (
+            "lib/settings.ts",
+            "roles, limits, times, statuses, refusals",
+        ),
+        (
+            "streaming/llm/chat-events.ts",
+            "names and data of the events",
+        ),
+    ] {
+        if files.contains(file) {
+            lines.push(format!("{holds}: {file}"));
+        }
+    }
+    lines
 }
 
 /// Files and packages that `start` needs, itself included. Paths of a Next.js row are the application's, with `streaming/` for the patterns.
@@ -547,9 +593,47 @@ fn join(folder: &str, path: &str) -> String {
 
 struct Chapter {
     name: String,
+    /// The chapter to read: `name`, except for a part of one.
+    page: String,
     title: String,
     /// Paths from the root.
     shows: BTreeSet<String>,
+}
+
+impl Chapter {
+    /// The chapter without its routes for the AI SDK, and those as `NAME-ai`, for readers who use it.
+    fn without_the_ai_sdk(&self, sources: &Sources) -> (Self, Option<Self>) {
+        let of_sdk = |path: &&String| {
+            path.ends_with("/route.ts")
+                && sources
+                    .text(path)
+                    .is_some_and(|text| text.contains("from \"ai\";"))
+        };
+        let sdk: BTreeSet<String> = self.shows.iter().filter(of_sdk).cloned().collect();
+        let plain = Self {
+            name: self.name.clone(),
+            page: self.page.clone(),
+            title: self.title.clone(),
+            shows: self.shows.difference(&sdk).cloned().collect(),
+        };
+        let Some(first) = sdk.first() else {
+            return (plain, None);
+        };
+        let (prose, _) = head(&sources.text(first).unwrap_or_default(), "//");
+        let sdk = Self {
+            name: format!("{}-ai", self.name),
+            page: self.page.clone(),
+            title: first_sentence(&prose[..1.min(prose.len())]),
+            // What both need: the configuration, the instrumentation.
+            shows: self
+                .shows
+                .iter()
+                .filter(|path| sdk.contains(*path) || path.ends_with("/instrumentation.ts"))
+                .cloned()
+                .collect(),
+        };
+        (plain, Some(sdk))
+    }
 }
 
 fn chapters(root: &Path) -> Vec<Chapter> {
@@ -561,12 +645,10 @@ fn chapters(root: &Path) -> Vec<Chapter> {
         }
         let text = fs::read_to_string(root.join(&document)).unwrap_or_default();
         let name = document.with_extension("");
+        let name = name.strip_prefix("book/src").unwrap().to_string_lossy();
         found.push(Chapter {
-            name: name
-                .strip_prefix("book/src")
-                .unwrap()
-                .to_string_lossy()
-                .into_owned(),
+            name: name.clone().into_owned(),
+            page: name.into_owned(),
             title: text
                 .lines()
                 .next()
@@ -602,9 +684,11 @@ fn chapter_row(sources: &Sources, chapter: &Chapter, problems: &mut Vec<String>)
     let mut start = Vec::new();
     let (language, files, packages) = if !next.is_empty() {
         let (files, packages) = typescript_needs(sources, next, true, problems);
+        start = next_start(sources, &files);
         ("next", files, npm_packages(sources, &packages))
     } else if !below(RUST).is_empty() {
         let (files, crates) = rust_needs(sources, below(RUST), problems);
+        start = first_start(sources, below(RUST).iter());
         ("rust", files, cargo_packages(sources, &crates))
     } else if !below(TYPESCRIPT).is_empty() {
         for file in below(TYPESCRIPT) {
@@ -625,7 +709,7 @@ fn chapter_row(sources: &Sources, chapter: &Chapter, problems: &mut Vec<String>)
         language,
         files,
         packages,
-        chapter: chapter.name.clone(),
+        chapter: chapter.page.clone(),
         probe: String::new(),
         summary: chapter.title.clone(),
         start,
@@ -642,8 +726,20 @@ fn service_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let folder = format!("services/{name}");
+        let readme = sources
+            .text(&format!("{folder}/README.md"))
+            .unwrap_or_default();
+        let named = chapter
+            .captures(&readme)
+            .map_or(String::new(), |c| c[1].to_owned());
+        let paragraph = readme.split("\n\n").nth(1).unwrap_or("").replace('\n', " ");
+        let summary = first_sentence(&[paragraph]);
         let Some(manifest) = sources.text(&format!("{folder}/Cargo.toml")) else {
-            rows.extend(folder_row(sources, &name));
+            if sources.text(&format!("{folder}/next.config.ts")).is_some() {
+                rows.push(app_row(sources, &name, named, summary, problems));
+            } else {
+                rows.extend(folder_row(sources, &name));
+            }
             continue;
         };
         let mut start = BTreeSet::new();
@@ -685,24 +781,50 @@ fn service_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
             }
             crates.insert(dependency.clone());
         }
-        let readme = sources
-            .text(&format!("{folder}/README.md"))
-            .unwrap_or_default();
-        let mut paragraphs = readme.split("\n\n").skip(1);
         rows.push(Row {
             name: format!("service/{name}"),
             language: "service",
             files,
             packages: cargo_packages(sources, &crates),
-            chapter: chapter
-                .captures(&readme)
-                .map_or(String::new(), |c| c[1].to_owned()),
+            chapter: named,
             probe: String::new(),
-            summary: first_sentence(&[paragraphs.next().unwrap_or("").replace('\n', " ")]),
+            summary,
             start: Vec::new(),
         });
     }
     rows
+}
+
+/// A service of Next.js: what its page imports, the chat route, and the two files that every application has.
+fn app_row(
+    sources: &Sources,
+    name: &str,
+    chapter: String,
+    summary: String,
+    problems: &mut Vec<String>,
+) -> Row {
+    let page = sources
+        .text(&format!("services/{name}/app/page.tsx"))
+        .unwrap_or_default();
+    let import = Regex::new(r#"from "@/([^"]+)""#).unwrap();
+    let imported = import.captures_iter(&page).map(|c| c[1].to_owned());
+    let fixed = [
+        "app/api/chat/route.ts",
+        "app/layout.tsx",
+        "instrumentation.ts",
+    ];
+    let start = imported.chain(fixed.map(str::to_owned));
+    let (files, _) = typescript_needs(sources, start, true, problems);
+    Row {
+        name: format!("service/{name}"),
+        language: "app",
+        files,
+        packages: Vec::new(),
+        chapter,
+        probe: String::new(),
+        summary,
+        start: Vec::new(),
+    }
 }
 
 /// A service in another language is copied as it is.
@@ -809,12 +931,16 @@ fn crates(root: &Path) -> BTreeMap<String, String> {
         if field("default-features").and_then(Toml::as_bool) == Some(false) {
             line.push_str("~--no-default-features");
         }
-        let features: Vec<&str> = field("features")
+        let mut features: Vec<&str> = field("features")
             .and_then(Toml::as_array)
             .into_iter()
             .flatten()
             .filter_map(Toml::as_str)
             .collect();
+        // The tests stay on loopback; a reader's provider is reached by https.
+        if name == "reqwest" {
+            features.push("rustls");
+        }
         if !features.is_empty() {
             line.push_str(&format!("~--features~{}", features.join(",")));
         }

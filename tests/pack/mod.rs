@@ -15,6 +15,7 @@ pub mod copying;
 pub mod fences;
 pub mod generated;
 pub mod html;
+pub mod settings;
 pub mod skill;
 
 use std::path::{Path, PathBuf};

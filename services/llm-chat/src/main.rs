@@ -1,7 +1,7 @@
 //! Serves the chat on 127.0.0.1:3000, or on the address that is the first argument.
 //!
-//! Without a key it answers with the scripted model. With `OPENAI_API_KEY` and the feature `tls` it asks OpenAI, or the host of
-//! `OPENAI_BASE_URL` that speaks its format; `MODEL` chooses the model.
+//! Without a key it answers with the scripted model. With `OPENAI_API_KEY` it asks OpenAI, or the host of `OPENAI_BASE_URL` that
+//! speaks its format; `MODEL` chooses the model.
 
 use std::{future::IntoFuture, io, time::Duration};
 

@@ -122,7 +122,10 @@ impl Service {
             return Ok(None);
         }
         let id = format!("{:032x}", rand::random::<u128>());
-        let log = Log::new(LogConfig::state(MAX_STATE));
+        let log = Log::new(LogConfig {
+            names: settings.streams.names,
+            ..LogConfig::state(MAX_STATE)
+        });
         // If the work panics or is stopped, nobody else would say so.
         let last_words = Event::new(settings.failed, &json!({"code": "stopped"}))?;
         let writer = Writer::new(log.clone(), last_words);

@@ -8,8 +8,11 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Query, State},
-    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
+    extract::{DefaultBodyLimit, Path, Query, State, rejection::JsonRejection},
+    http::{
+        HeaderMap, StatusCode,
+        header::{AUTHORIZATION, RETRY_AFTER},
+    },
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -41,6 +44,8 @@ pub struct Settings {
     pub recheck: Duration,
     /// Bytes of a published event. More gets 413.
     pub max_event: usize,
+    /// The response for a refusal: its status, its headers and its body.
+    pub refuse: fn(Refusal) -> Response,
 }
 
 impl Default for Settings {
@@ -58,7 +63,59 @@ impl Default for Settings {
             max_per_user: 20,
             recheck: Duration::from_secs(30),
             max_event: 16 * 1024,
+            refuse: Refusal::into_response,
         }
+    }
+}
+
+/// `Retry-After` of the refusals that are not the streams' own.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Refusal {
+    /// The status; `EventSource` stops permanently at every one of them.
+    pub status: StatusCode,
+    /// `unauthorized`, `forbidden`, `not_found`, `too_many_streams`, `full`, `finished`, `too_large` or `invalid`.
+    pub code: &'static str,
+    /// When to try again.
+    pub retry: Option<Duration>,
+}
+
+impl Refusal {
+    const fn new(status: StatusCode, code: &'static str) -> Self {
+        Self {
+            status,
+            code,
+            retry: None,
+        }
+    }
+
+    const UNAUTHORIZED: Self = Self::new(StatusCode::UNAUTHORIZED, "unauthorized");
+    const TOO_MANY: Self = Self {
+        retry: Some(RETRY),
+        ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_streams")
+    };
+
+    const fn full(retry: Duration) -> Self {
+        Self {
+            retry: Some(retry),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "full")
+        }
+    }
+}
+
+/// `{"code"}`, and `Retry-After` in whole seconds.
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(json!({ "code": self.code }))).into_response();
+        if let Some(retry) = self.retry {
+            let seconds = retry.as_millis().div_ceil(1000) as u64;
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, seconds.max(1).into());
+        }
+        response
     }
 }
 
@@ -150,18 +207,18 @@ impl Service {
     }
 
     /// The user of a request: of its bearer token, or of the ticket in its query.
-    async fn user(&self, headers: &HeaderMap, ticket: Option<&str>) -> Result<String, StatusCode> {
+    async fn user(&self, headers: &HeaderMap, ticket: Option<&str>) -> Result<String, Refusal> {
         let bearer = headers
             .get(AUTHORIZATION)
             .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         match (bearer, ticket) {
-            (Some(token), _) => self.0.access.user(token).ok_or(StatusCode::UNAUTHORIZED),
-            (None, None) => Err(StatusCode::UNAUTHORIZED),
+            (Some(token), _) => self.0.access.user(token).ok_or(Refusal::UNAUTHORIZED),
+            (None, None) => Err(Refusal::UNAUTHORIZED),
             (None, Some(ticket)) => match self.0.tickets.redeem::<()>(ticket).await {
                 Ok((user, ())) => Ok(user),
-                Err(TicketError::TooMany) => Err(StatusCode::TOO_MANY_REQUESTS),
-                Err(TicketError::Unavailable) => Err(StatusCode::SERVICE_UNAVAILABLE),
-                Err(_) => Err(StatusCode::UNAUTHORIZED),
+                Err(TicketError::TooMany) => Err(Refusal::TOO_MANY),
+                Err(TicketError::Unavailable) => Err(Refusal::full(RETRY)),
+                Err(_) => Err(Refusal::UNAUTHORIZED),
             },
         }
     }
@@ -201,28 +258,28 @@ async fn events(
     } = &*service.0;
     let user = match service.user(&headers, ticket.as_deref()).await {
         Ok(user) => user,
-        Err(status) => return status.into_response(),
+        Err(refusal) => return (settings.refuse)(refusal),
     };
     // The same answer, whether the order does not exist or is another user's.
     if !access.may_read(&user, &order) {
-        return StatusCode::NOT_FOUND.into_response();
+        return (settings.refuse)(Refusal::new(StatusCode::NOT_FOUND, "not_found"));
     }
     let Some(place) = users.enter(&user) else {
         observer.refused();
-        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "5")]).into_response();
+        return (settings.refuse)(Refusal::TOO_MANY);
     };
     let slot = match streams.admit() {
         Ok(slot) => slot,
         Err(refused) => {
             observer.refused();
-            return refused.into_response();
+            return (settings.refuse)(Refusal::full(refused.retry));
         }
     };
     let reader = match topics.read(&order, &cursor) {
         Ok(Some(reader)) => reader,
         // The client has the terminal event: after a 204, an EventSource does not reconnect.
         Ok(None) => return StatusCode::NO_CONTENT.into_response(),
-        Err(_) => return streams.refusal().into_response(),
+        Err(_) => return (settings.refuse)(Refusal::full(streams.refusal().retry)),
     };
     let Ok(unauthorized) = Event::unreserved(settings.streams.names.unauthorized, &json!({}))
     else {
@@ -249,26 +306,37 @@ async fn publish(
     State(service): State<Service>,
     Path(order): Path<String>,
     headers: HeaderMap,
-    Json(message): Json<Message>,
+    message: Result<Json<Message>, JsonRejection>,
 ) -> Response {
+    let refuse = service.0.settings.refuse;
     match service.user(&headers, None).await {
         Ok(user) if service.0.access.may_publish(&user) => {}
-        Ok(_) => return StatusCode::FORBIDDEN.into_response(),
-        Err(status) => return status.into_response(),
+        Ok(_) => return refuse(Refusal::new(StatusCode::FORBIDDEN, "forbidden")),
+        Err(refusal) => return refuse(refusal),
     }
+    let message = match message {
+        Ok(Json(message)) => message,
+        Err(invalid) if invalid.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            return refuse(Refusal::new(invalid.status(), "too_large"));
+        }
+        Err(invalid) => return refuse(Refusal::new(invalid.status(), "invalid")),
+    };
     let event = match Event::new(&message.event, &message.data) {
         Ok(event) if message.last => event.last(),
         Ok(event) => event,
-        Err(error) => return (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).into_response(),
+        Err(_) => return refuse(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid")),
     };
     match service.publish(&order, &event) {
         Ok(id) => (StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response(),
-        Err(NotPublished::TooManyOrders) => {
-            (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "5")]).into_response()
+        Err(NotPublished::TooManyOrders) => refuse(Refusal::full(RETRY)),
+        Err(NotPublished::Log(PublishError::Finished)) => {
+            refuse(Refusal::new(StatusCode::CONFLICT, "finished"))
         }
-        Err(NotPublished::Log(PublishError::Finished)) => StatusCode::CONFLICT.into_response(),
-        Err(NotPublished::Log(error)) => {
-            (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).into_response()
+        Err(NotPublished::Log(PublishError::Invalid(_))) => {
+            refuse(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid"))
+        }
+        Err(NotPublished::Log(PublishError::TooLarge { .. })) => {
+            refuse(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large"))
         }
     }
 }
@@ -277,7 +345,7 @@ async fn publish(
 async fn ticket(State(service): State<Service>, headers: HeaderMap) -> Response {
     let user = match service.user(&headers, None).await {
         Ok(user) => user,
-        Err(status) => return status.into_response(),
+        Err(refusal) => return (service.0.settings.refuse)(refusal),
     };
     match service.0.tickets.issue(&user, &()) {
         Ok(ticket) => (

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use axum::response::IntoResponse;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use snippets::connections::listen;
@@ -236,6 +237,7 @@ async fn another_contract_is_a_matter_of_settings() {
         log: LogConfig {
             ids: Ids::Sequence,
             begin: Begin::Oldest,
+            reset_data: |_| json!({"load": "snapshot"}),
             names,
             ..Settings::default().log
         },
@@ -243,6 +245,11 @@ async fn another_contract_is_a_matter_of_settings() {
             names,
             drain_spread: Duration::ZERO,
             ..StreamsConfig::default()
+        },
+        max_per_user: 2,
+        refuse: |refusal| match refusal.code {
+            "too_many_streams" => StatusCode::CONFLICT.into_response(),
+            _ => refusal.into_response(),
         },
         ..Settings::default()
     };
@@ -266,7 +273,9 @@ async fn another_contract_is_a_matter_of_settings() {
         .send()
         .await
         .unwrap();
-    until(&mut ahead, "event: resync\ndata: {\"reason\":\"ahead\"}\n").await;
+    until(&mut ahead, "event: resync\ndata: {\"load\":\"snapshot\"}\n").await;
+    let third = service.get("/orders/1/events").send().await.unwrap();
+    assert_eq!(third.status(), 409);
     service.stop.cancel();
     until(&mut events, "event: bye\n").await;
 }

@@ -28,6 +28,9 @@ pub struct PublicError {
     /// The status, where the answer has not begun.
     #[serde(skip)]
     pub status: StatusCode,
+    /// The provider's own status, for your log and metrics: no client gets it.
+    #[serde(skip)]
+    pub provider: Option<u16>,
 }
 
 impl PublicError {
@@ -37,6 +40,7 @@ impl PublicError {
             retryable,
             retry_after: None,
             status,
+            provider: None,
         }
     }
 
@@ -100,24 +104,29 @@ impl PublicError {
 
 impl From<&ModelError> for PublicError {
     fn from(error: &ModelError) -> Self {
-        let wait = match error {
-            ModelError::Status { retry_after, .. } => *retry_after,
+        let (wait, provider) = match error {
+            ModelError::Status {
+                retry_after,
+                status,
+                ..
+            } => (*retry_after, Some(*status)),
             ModelError::Truncated => {
                 return Self {
                     code: "truncated",
                     ..Self::BROKEN
                 };
             }
-            _ => None,
+            _ => (None, None),
         };
-        match error.failure() {
+        let public = match error.failure() {
             Failure::RateLimited => Self::RATE_LIMITED.after(wait),
             Failure::Overloaded => Self::OVERLOADED.after(wait),
             Failure::Internal => Self::BROKEN,
             Failure::Rejected => Self::REJECTED,
             // Which of the two is for the log: a client can do nothing about either.
             Failure::Misconfigured | Failure::AccountEmpty => Self::MISCONFIGURED,
-        }
+        };
+        Self { provider, ..public }
     }
 }
 

@@ -315,7 +315,7 @@ impl fmt::Display for Id {
     }
 }
 
-/// Why a client must drop its state: the data of the event `reset` is `{"reason": …}`.
+/// Why a client must drop its state; by default, the data of the event `reset` is `{"reason": …}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {

@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -67,6 +68,8 @@ pub struct Config {
     pub join: Duration,
     /// The format of the ids.
     pub ids: Ids,
+    /// The data of the event [`Names::reset`].
+    pub reset_data: fn(Reason) -> Value,
     /// The event that this log sends on its own is [`Names::reset`]; no publisher can use any of these names. The same as in
     /// `streams::Config`.
     pub names: Names,
@@ -84,6 +87,7 @@ impl Config {
             begin: Begin::Oldest,
             join: Duration::ZERO,
             ids: Ids::Epoch,
+            reset_data: |reason| json!({ "reason": reason }),
             names: Names::DEFAULT,
         }
     }

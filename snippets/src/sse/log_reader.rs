@@ -62,7 +62,7 @@ impl Reader {
     /// The event `reset` for `reason`; the client continues after [`Reader::at`].
     pub fn reset(&self, reason: Reason) -> Bytes {
         let config = &self.log.config;
-        let event = Event::unreserved(config.names.reset, &serde_json::json!({ "reason": reason }));
+        let event = Event::unreserved(config.names.reset, &(config.reset_data)(reason));
         event
             .map(|event| event.at(config.ids.id(self.at())))
             .unwrap_or_default()

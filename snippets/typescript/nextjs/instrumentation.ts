@@ -5,7 +5,7 @@ import type { Instrumentation } from "next";
 export async function register(): Promise<void> {
   // In this form: the file is built for the edge runtime too, and only this condition leaves the import out there.
   if (process.env.NEXT_RUNTIME === "nodejs") {
-    const { checkEnvironment } = await import("@/lib/models.ts");
+    const { checkEnvironment } = await import("@/lib/settings.ts");
     try {
       checkEnvironment();
     } catch (error) {

@@ -66,6 +66,24 @@ describe("connect", () => {
     expect(cursors).toEqual([undefined, "9"]);
   });
 
+  test("another contract is a matter of options: the cursor in the query, 410 as the end, 409 as busy", async () => {
+    const asked: [string | undefined, string | undefined][] = [];
+    const server = await serve({
+      "/events": (request, response, nth) => {
+        asked.push([request.url, request.headers["last-event-id"] as string | undefined]);
+        if (nth === 1) sse(response, "id: 7\ndata: a\n\n").end();
+        else response.writeHead(nth === 2 ? 409 : 410).end();
+      },
+    });
+    const events = [];
+    const options = { cursorQuery: "since", over: [410], mayPass: (status: number) => status === 409 };
+    for await (const event of connect(`${server.origin}/events?room=1`, { signal: never, ...quick, ...options }))
+      events.push(event.data);
+    expect(events).toEqual(["a"]);
+    const after = ["/events?room=1&since=7", undefined];
+    expect(asked).toEqual([["/events?room=1", undefined], after, after]);
+  });
+
   test("break closes the connection", async () => {
     const closed = signal();
     const server = await serve({

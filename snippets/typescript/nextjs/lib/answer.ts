@@ -1,7 +1,7 @@
 // ANCHOR: answer
 import { channel } from "node:diagnostics_channel";
 import OpenAI from "openai";
-import { silenceMs } from "@/lib/models.ts";
+import { SETTINGS, silenceMs } from "@/lib/settings.ts";
 import { watchSilence } from "@/lib/silence.ts";
 import { CHAT_DATA, CHAT_EVENTS, type Done, type Failed } from "@/streaming/llm/chat-events.ts";
 import type { OutgoingEvent } from "@/streaming/sse/encode.ts";
@@ -14,7 +14,7 @@ const REASONS: Record<string, Done["reason"]> = {
 };
 
 export interface Message {
-  role: "user" | "assistant";
+  role: "user" | "assistant" | "system";
   content: string;
 }
 
@@ -81,7 +81,7 @@ function publicError(error: unknown): OutgoingEvent {
   // What the package throws for a connection that was cut inside an event.
   if (error instanceof SyntaxError) return failed("truncated", true);
   const { status, headers, code } = error instanceof OpenAI.APIError ? error : {};
-  const wait = Number(headers?.get("retry-after")) || 10;
+  const wait = Number(headers?.get("retry-after")) || SETTINGS.retryAfter;
   // Our key, our model, our account: no retry of a user helps.
   if (code === "insufficient_quota" || [401, 402, 403, 404].includes(status ?? 0))
     return failed("misconfigured", false);
@@ -96,11 +96,10 @@ function failed(code: string, retryable: boolean, retryAfter?: number): Outgoing
   return { type: CHAT_EVENTS.failed, data: CHAT_DATA.failed.write(failed) };
 }
 
-const STATUSES: Record<string, number> = { rate_limited: 429, overloaded: 503, rejected: 422, model_silent: 504 };
-
 /** What ended the answer before anything of it was sent, as a status with the same body. */
 export function refusal({ data }: OutgoingEvent): Response {
-  const { code, retry_after } = CHAT_DATA.failed.read(data);
-  const headers: HeadersInit = retry_after === undefined ? {} : { "retry-after": String(retry_after) };
-  return Response.json(data, { status: STATUSES[code] ?? 502, headers });
+  const failed = CHAT_DATA.failed.read(data);
+  const headers: HeadersInit = failed.retry_after === undefined ? {} : { "retry-after": String(failed.retry_after) };
+  const status = SETTINGS.statuses[failed.code] ?? SETTINGS.otherStatus;
+  return Response.json(SETTINGS.refusal(failed), { status, headers });
 }

@@ -4,6 +4,15 @@
 // the consumer works. Goes with `sse/event-stream.ts`.
 // Guarantees: one event at a time, in order; at most 64 KiB are read ahead of the loop (backpressure), and an id counts
 // as handled when the loop asks for the next event. `break` and `signal` close the connection at once.
+//
+// ```ts
+// const request = () => ({ headers: { authorization: `Bearer ${token()}` } });
+// for await (const { type, data } of connect("/orders/1/events", { signal, request })) { // cursor, statuses: `Contract`
+//   if (type === "reset") await loadState(); // names and data are those of your server
+//   else if (type === "order:paid") show(JSON.parse(data));
+//   else if (type === "closed") break; // the terminal event: the end of a response is none
+// } // catch EventStreamError: its `status` is final
+// ```
 
 import { EventStreamParser, type ServerSentEvent } from "./event-stream.ts";
 
@@ -18,8 +27,18 @@ export class EventStreamError extends Error {
   }
 }
 
+/** Where the server's contract differs from the HTML standard. */
+export interface Contract {
+  /** The parameter of the URL that has the cursor, in place of the header `Last-Event-ID`. */
+  cursorQuery?: string;
+  /** Statuses that end the stream: the generator returns. `[204]` unless given. */
+  over?: readonly number[];
+  /** Whether a status may pass, so that the request is sent again. 408, 425, 429 and 5xx except 501 and 505 unless given. */
+  mayPass?: (status: number) => boolean;
+}
+
 // ANCHOR: options
-export interface ConnectOptions {
+export interface ConnectOptions extends Contract {
   /** Ends everything: request, read, wait. The generator then throws `signal.reason`. */
   signal: AbortSignal;
   /** Asked before each attempt: method, body and headers with a token that is still valid. */
@@ -71,6 +90,8 @@ export async function* connect(
     signal,
     idempotencyKey,
     refusals = [429],
+    over = [204],
+    mayPass: again = mayPass,
     idleTimeout = 45_000,
     minDelay = 1_000,
     maxDelay = 30_000,
@@ -89,18 +110,20 @@ export async function* connect(
     signal.throwIfAborted();
     const headers = new Headers(init.headers);
     headers.set("accept", "text/event-stream");
-    if (lastEventId !== "") headers.set("last-event-id", cursorHeader(lastEventId));
+    if (lastEventId !== "" && options.cursorQuery === undefined)
+      headers.set("last-event-id", cursorHeader(lastEventId));
     if (idempotencyKey !== undefined) headers.set("idempotency-key", idempotencyKey);
     // Made outside of `try`: a wrong URL or header is a mistake, not a network that comes back.
     const either = AbortSignal.any([signal, attempt.signal]);
-    const request = new Request(url, { cache: "no-store", ...init, headers, signal: either });
+    const target = withCursor(url, options.cursorQuery, lastEventId);
+    const request = new Request(target, { cache: "no-store", ...init, headers, signal: either });
     let safeToRepeat = request.method === "GET" || idempotencyKey !== undefined;
     try {
       const response = await watched(idleTimeout, attempt, either, fetch(request));
-      if (response.status === 204) return;
+      if (over.includes(response.status)) return;
       // HTML section 9.2.2: 200 alone is a stream; a 206 is a part of one.
       if (response.status !== 200) {
-        if (!mayPass(response.status)) throw new EventStreamError(`HTTP ${response.status}`, response.status);
+        if (!again(response.status)) throw new EventStreamError(`HTTP ${response.status}`, response.status);
         safeToRepeat ||= refusals.includes(response.status);
         retryAfter = retryAfterMs(response.headers.get("retry-after"));
         throw new RetryLater(`HTTP ${response.status}`);
@@ -233,6 +256,13 @@ function cursorHeader(id: string): string {
   let bytes = "";
   for (const byte of new TextEncoder().encode(id)) bytes += String.fromCharCode(byte);
   return bytes;
+}
+
+function withCursor(url: string | URL, parameter: string | undefined, cursor: string): string | URL {
+  if (parameter === undefined || cursor === "") return url;
+  const made = new URL(url, globalThis.location?.href);
+  made.searchParams.set(parameter, cursor);
+  return made;
 }
 
 function sleep(ms: number, signal: AbortSignal): Promise<void> {

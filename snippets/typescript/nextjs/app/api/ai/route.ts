@@ -1,4 +1,4 @@
-// The same with the AI SDK 7, for `useChat`.
+// An answer of a model with the AI SDK 7, for `useChat`.
 // ANCHOR: route
 import { createOpenAI } from "@ai-sdk/openai";
 import {
@@ -9,8 +9,8 @@ import {
   toUIMessageStream,
   type UIMessageChunk,
 } from "ai";
-import { chooseModel, silenceMs } from "@/lib/models.ts";
 import { readJson } from "@/lib/read-json.ts";
+import { chooseModel, silenceMs } from "@/lib/settings.ts";
 import { watchSilence } from "@/lib/silence.ts";
 import { iterate, pullFrom } from "@/streaming/streams/readable.ts";
 

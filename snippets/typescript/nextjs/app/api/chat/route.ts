@@ -3,28 +3,26 @@
 import { after } from "next/server";
 import { answer, type Message, refusal } from "@/lib/answer.ts";
 import { answers } from "@/lib/answers.ts";
-import { chooseModel } from "@/lib/models.ts";
 import { readJson } from "@/lib/read-json.ts";
+import { chooseModel, SETTINGS } from "@/lib/settings.ts";
 import { CHAT_DATA, CHAT_EVENTS } from "@/streaming/llm/chat-events.ts";
-import { encodeEvent, STREAM_HEADERS } from "@/streaming/sse/encode.ts";
+import { COMMENT, encodeEvent, STREAM_HEADERS } from "@/streaming/sse/encode.ts";
 import { holdFirst, pullFrom, withHeartbeat } from "@/streaming/streams/readable.ts";
 
 /** Seconds after which a platform ends the function, in the middle of a word; `next start` ignores it. */
 export const maxDuration = 300;
 
-/** An event, which a page can see: EventSource hides comments. For a contract with comments: `COMMENT` of `sse/encode.ts`. */
-const PING = encodeEvent({ type: "ping", data: {} });
-const PING_EVERY_MS = 15_000;
-/** A refusal of the provider within this time is a status. Longer, and readers wait for the head of each slow answer. */
-const HEAD_MS = 500;
+const PING = SETTINGS.ping === null ? COMMENT : encodeEvent({ type: SETTINGS.ping, data: {} });
+
+type Body = { model?: unknown; messages?: unknown };
 
 export async function POST(request: Request): Promise<Response> {
   // Here the user is known and has a place left: 401, 403 and 429 are possible before the first chunk only.
-  const body = (await readJson(request, 64 * 1024)) as { model?: unknown; messages?: unknown } | null | undefined;
+  const body = (await readJson(request, SETTINGS.maxBody)) as Body | null | undefined;
   const model = chooseModel(body?.model);
   const messages = parse(body?.messages);
   if (model === undefined || messages === undefined)
-    return Response.json({ code: "invalid", retryable: false }, { status: 400 });
+    return Response.json(SETTINGS.refusal({ code: "invalid", retryable: false }), { status: SETTINGS.invalid });
 
   const record = { question: messages.at(-1)!.content, text: "", outcome: "stopped" };
   // Runs when the response has ended and when the client has left; a platform keeps the process alive until then.
@@ -33,7 +31,7 @@ export async function POST(request: Request): Promise<Response> {
   const left = new AbortController();
   const { early, all } = await holdFirst(
     answer(model, messages, AbortSignal.any([left.signal, request.signal])),
-    HEAD_MS,
+    SETTINGS.headMs,
   );
   if (early?.type === CHAT_EVENTS.failed) {
     record.outcome = "failed";
@@ -48,14 +46,14 @@ export async function POST(request: Request): Promise<Response> {
       yield encodeEvent(event);
     }
   });
-  return new Response(withHeartbeat(events, PING, PING_EVERY_MS), { headers: STREAM_HEADERS });
+  return new Response(withHeartbeat(events, PING, SETTINGS.pingEveryMs), { headers: STREAM_HEADERS });
 }
 
-/** No `system` message: that role is ours. What a client says the assistant has said is the client's word too. */
+/** What a client says the assistant has said is the client's word too. */
 function parse(messages: unknown): Message[] | undefined {
-  if (!Array.isArray(messages) || messages.length === 0 || messages.length > 100) return undefined;
+  if (!Array.isArray(messages) || messages.length === 0 || messages.length > SETTINGS.maxMessages) return undefined;
   const valid = (messages as Partial<Message>[]).every(
-    (message) => (message?.role === "user" || message?.role === "assistant") && typeof message.content === "string",
+    (message) => SETTINGS.roles.includes(String(message?.role)) && typeof message.content === "string",
   );
   return valid ? messages.map(({ role, content }: Message) => ({ role, content })) : undefined;
 }
