@@ -696,6 +696,7 @@ fn chapter_row(sources: &Sources, chapter: &Chapter, problems: &mut Vec<String>)
                 .text(&format!("{TYPESCRIPT}/{file}"))
                 .unwrap_or_default();
             start.push(import_line(&file, &text));
+            start.extend(head(&text, "//").1);
         }
         let (files, packages) = typescript_needs(sources, below(TYPESCRIPT), false, problems);
         ("ts", files, npm_packages(sources, &packages))
