@@ -59,6 +59,23 @@ impl Measured {
 /// Gets each answer at its end. It must not block: metrics, a log line, a channel.
 pub type Report = Arc<dyn Fn(&Measured) + Send + Sync>;
 
+/// Measures every answer of `model`: the `watch` of a relay, which calls it with the user when an answer begins, passes it the model's
+/// events and the code of the error that ended them, and drops it at the end.
+pub fn measure(model: &str, report: Report) -> Arc<Measure> {
+    let model = model.to_owned();
+    Arc::new(move |user| {
+        let mut meter = Meter::start(user, &model, report.clone());
+        Box::new(move |event| match event {
+            Ok(event) => meter.event(event),
+            Err(code) => meter.failed(code),
+        })
+    })
+}
+
+/// See [`measure`].
+pub type Measure =
+    dyn Fn(&str) -> Box<dyn FnMut(Result<&ModelEvent, &'static str>) + Send> + Send + Sync;
+
 /// Measures one answer; reports when it is dropped.
 pub struct Meter {
     since: Instant,
