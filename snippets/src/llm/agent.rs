@@ -45,7 +45,7 @@ pub type Ask = dyn Fn(&str, Question, Instant) -> BoxStream<'static, Result<Mode
 
 /// What is shared by all runs.
 pub struct Agent {
-    /// Asks the model: `relay::Relay::call`.
+    /// Asks the model: `relay::Relay::calls`.
     pub ask: Arc<Ask>,
     /// How the host takes back its turns.
     pub format: Format,

@@ -10,6 +10,14 @@
 //!
 //! The model, the limit of a user and the measurement are functions: `upstream` with the decoder of your provider makes the first,
 //! `connections/per_user` the second, `meter` the third. Needs `chat`, `public_error`, `model_event`, `sse/streams`, `streams/pace`.
+//!
+//! ```ignore
+//! let decode: Decode = |body| model_events(body, OpenAiChat::default()).boxed(); // sh copy llm/openai_chat, llm/model_stream
+//! let upstream = Upstream::new(Dialect::OpenAiChat, base, key, "gpt-5-mini", silence, decode)?; // sh copy llm/upstream
+//! let places = PerUser::new(3).permits(); // sh copy connections/per_user
+//! let relay = Relay { model: upstream.model(), places, streams, config: Config::default(), shutdown };
+//! let router = app(Arc::new(relay)).layer(authentication); // which adds a `UserId` to the request
+//! ```
 
 // ANCHOR: config
 use std::{future::ready, sync::Arc, time::Duration};
@@ -197,7 +205,10 @@ impl Relay {
         let events = chat_events(self.limited(events, watch, end));
         Ok(coalesce(events.boxed(), self.config.window))
     }
+}
+// ANCHOR_END: answer
 
+impl Relay {
     /// The same for `resume`, as events, with the function that makes the terminal event of a failure. The model is asked when the
     /// stream is first polled.
     ///
@@ -211,7 +222,7 @@ impl Relay {
     ) -> Result<
         (
             BoxStream<'static, Event>,
-            impl Fn(PublicError) -> Option<Event> + use<>,
+            impl Fn(PublicError) -> Option<Event> + Send + use<>,
         ),
         PublicError,
     > {
@@ -229,15 +240,19 @@ impl Relay {
         Ok((events.boxed(), failed))
     }
 
-    /// One call of the model for an agent, up to `end`: within the same limits, and watched.
-    pub fn call(self: &Arc<Self>, user: &str, question: Question, end: Instant) -> ModelEvents {
-        let (model, watch) = (self.model.clone(), (self.config.watch)(user));
-        let opening = async move { model(question).await };
-        let events = opening.try_flatten_stream().boxed();
-        self.limited(events, watch, end).boxed()
+    /// One call of the model for an agent: for this user, up to this instant, within the same limits, and watched.
+    pub fn calls(
+        self: &Arc<Self>,
+    ) -> Arc<dyn Fn(&str, Question, Instant) -> ModelEvents + Send + Sync> {
+        let relay = self.clone();
+        Arc::new(move |user, question, end| {
+            let (model, watch) = (relay.model.clone(), (relay.config.watch)(user));
+            let opening = async move { model(question).await };
+            let events = opening.try_flatten_stream().boxed();
+            relay.limited(events, watch, end).boxed()
+        })
     }
 }
-// ANCHOR_END: answer
 
 // ANCHOR: events
 /// The model's events as the client sees them, up to the one terminal event.

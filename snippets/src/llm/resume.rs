@@ -8,6 +8,12 @@
 //!
 //! Generations are in this process: route a user to the instance that has them, or keep the log outside. The function that answers a
 //! question is an argument: `relay` has it. Needs `generation`, `public_error`, `sse/streams`, `sse/event`.
+//!
+//! ```ignore
+//! let (streams, places) = (relay.streams.clone(), relay.places.clone()); // an `Arc<Relay>`: sh copy llm/relay
+//! let all = Generations::new(streams, places, Limits::default(), relay.shutdown.clone());
+//! let router = app(all, move |user, question| relay.events(user, question)).layer(authentication);
+//! ```
 
 // ANCHOR: limits
 use std::{
