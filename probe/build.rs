@@ -16,22 +16,28 @@ fn main() -> std::io::Result<()> {
         format!("#[path = {file:?}]\npub mod {name};\n")
     };
     let llm = patterns.join("llm");
-    let mut providers = Vec::new();
-    for entry in std::fs::read_dir(llm.join("providers"))? {
-        let file = entry?.path();
-        // The list of the patterns' own modules, and the one that needs an asynchronous body.
-        if !file.ends_with("mod.rs") && !file.ends_with("stream.rs") {
-            providers.push(module(&file));
-        }
-    }
-    let (failure, event) = (
-        module(&llm.join("failure.rs")),
-        module(&llm.join("model_event.rs")),
-    );
-    let providers = providers.concat();
+    let of = |names: &[&str]| -> String {
+        let modules = names.iter().map(|name| module(&llm.join(name)));
+        modules.collect()
+    };
+    let own = of(&[
+        "failure.rs",
+        "model_event.rs",
+        "anthropic.rs",
+        "gemini.rs",
+        "ollama.rs",
+        "openai_chat.rs",
+        "openai_responses.rs",
+    ]);
+    let shared = of(&[
+        "providers/decode.rs",
+        "providers/json.rs",
+        "providers/surrogates.rs",
+        "providers/tool_calls.rs",
+    ]);
     // What a program does not use of a pattern is no fault of the pattern.
     let tree = format!(
-        "#[allow(dead_code, unreachable_pub, unused)]\nmod llm {{\n{failure}{event}pub mod providers {{\n{providers}}}\n}}\n"
+        "#[allow(dead_code, unreachable_pub, unused)]\nmod llm {{\n{own}pub mod providers {{\n{shared}}}\n}}\n"
     );
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
     std::fs::write(out.join("wire.rs"), module(&patterns.join("sse/wire.rs")))?;

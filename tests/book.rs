@@ -30,13 +30,22 @@ fn every_file_of_the_probe_that_is_a_copy_equals_its_source() {
     };
     let (patterns, copies) = (root.join("snippets/src"), root.join("probe/patterns"));
     let providers = files("snippets/src/llm/providers").into_iter();
-    // `probe/build.rs` leaves the same ones out.
-    let providers =
-        providers.filter(|file| !file.ends_with("mod.rs") && !file.ends_with("stream.rs"));
+    // `probe/build.rs` names the same ones.
+    let providers = providers.filter(|file| !file.ends_with("mod.rs"));
     let providers = providers.map(|file| file.strip_prefix(&patterns).unwrap().to_owned());
-    let more = ["sse/wire.rs", "llm/failure.rs", "llm/model_event.rs"];
+    let more = [
+        "sse/wire.rs",
+        "llm/failure.rs",
+        "llm/model_event.rs",
+        "llm/anthropic.rs",
+        "llm/gemini.rs",
+        "llm/ollama.rs",
+        "llm/openai_chat.rs",
+        "llm/openai_responses.rs",
+    ];
     let all: Vec<PathBuf> = providers.chain(more.map(PathBuf::from)).collect();
-    for copy in files("probe/patterns/llm/providers") {
+    let copied = ["probe/patterns/llm", "probe/patterns/llm/providers"].map(files);
+    for copy in copied.concat().into_iter().filter(|copy| copy.is_file()) {
         let known = all.iter().any(|name| copies.join(name) == copy);
         if !known && pack::updating() {
             std::fs::remove_file(&copy).unwrap();

@@ -677,3 +677,58 @@ fn the_program_copies_too() {
         "{output:?}"
     );
 }
+
+/// Why a row may have more files than `MOST_FILES`: each is a whole endpoint or page, made of patterns that are rows of their own.
+const WHOLE: [(&str, usize, &str); 6] = [
+    (
+        "llm/chat_page",
+        10,
+        "a page: conversation, reader, Markdown and scrolling",
+    ),
+    (
+        "llm/nextjs",
+        11,
+        "an application: its routes, and the files that both share",
+    ),
+    (
+        "llm/use-chat-log",
+        9,
+        "the same page as one React component",
+    ),
+    (
+        "llm/use_chat",
+        18,
+        "an agent, the protocol of `useChat`, the history, and answers that outlive their reader",
+    ),
+    (
+        "production/feed",
+        12,
+        "one broker's log over event streams and over sockets",
+    ),
+    (
+        "websocket/rooms_endpoint",
+        13,
+        "rooms, which are a log (8), over sockets (5)",
+    ),
+];
+
+#[test]
+fn no_pattern_drags_in_more_than_it_needs() {
+    let rows = pack::copying::rows(&pack::root()).unwrap();
+    let patterns = rows
+        .iter()
+        .filter(|row| !["service", "folder"].contains(&row.language));
+    let mut problems = Vec::new();
+    for row in patterns {
+        let whole = WHOLE.iter().find(|(name, ..)| *name == row.name);
+        let most = whole.map_or(pack::copying::MOST_FILES, |(_, most, _)| *most);
+        let count = row.files.len();
+        if count > most {
+            problems.push(format!("{}: {count} files: {:?}", row.name, row.files));
+        }
+        if whole.is_some() && count < most {
+            problems.push(format!("{}: {count} files are enough", row.name));
+        }
+    }
+    pack::report(&problems);
+}

@@ -10,7 +10,7 @@ use crate::Outcome;
 use crate::llm::failure::{Failure, ModelError};
 use crate::llm::model_event::{FinishReason, ModelEvent};
 use crate::llm::providers::decode::{Decoder, Records};
-use crate::llm::providers::{anthropic, gemini, ollama, openai_chat, openai_responses};
+use crate::llm::{anthropic, gemini, ollama, openai_chat, openai_responses};
 
 /// One JSON object per event, and `{"retry":ms}` whenever the stream changes the reconnection time.
 pub(crate) fn events(mut input: impl Read) -> Outcome {

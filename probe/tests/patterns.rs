@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use axum::{Extension, Router};
 use snippets::connections::per_user::PerUser;
+use snippets::llm::anthropic::Anthropic;
+use snippets::llm::model_stream::model_events;
+use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::public_error::UserId;
 use snippets::llm::relay::{self, Relay};
-use snippets::llm::request::UserId;
-use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::llm::upstream::{Decode, Dialect, Upstream};
 use snippets::sse::event::Event;
 use snippets::sse::log::{self, Log};
 use snippets::sse::resume;
@@ -92,11 +95,16 @@ async fn llm_relay_passes_in_every_dialect() {
                 .local_addr()
                 .unwrap();
             let base = format!("http://{upstream}");
+            let decode: Decode = match dialect {
+                Dialect::OpenAiChat => |body| model_events(body, OpenAiChat::default()).boxed(),
+                Dialect::Anthropic => |body| model_events(body, Anthropic::default()).boxed(),
+            };
             let relay = Relay {
-                upstream: Upstream::new(dialect, &base, "key", "m", Duration::from_secs(60))
-                    .unwrap(),
+                model: Upstream::new(dialect, &base, "key", "m", Duration::from_secs(60), decode)
+                    .unwrap()
+                    .model(),
                 streams: streams(Duration::from_secs(2)),
-                places: PerUser::new(2),
+                places: PerUser::new(2).permits(),
                 config: relay::Config::default(),
                 shutdown: CancellationToken::new(),
             };

@@ -15,8 +15,10 @@ use futures::StreamExt;
 use futures::future::join_all;
 use serde_json::json;
 use snippets::connections::per_user::PerUser;
+use snippets::llm::model_stream::model_events;
+use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::public_error::UserId;
 use snippets::llm::relay::{Config, Relay, app};
-use snippets::llm::request::UserId;
 use snippets::llm::scripted_model::{Fault, Reply, Script, ScriptedModel};
 use snippets::llm::upstream::{Dialect, Upstream};
 use snippets::sse::streams::{self, Streams};
@@ -49,21 +51,20 @@ async fn relay(upstream: &str) {
         max_streams: 100_000,
         ..streams::Config::default()
     };
-    let config = Config {
-        report: std::sync::Arc::new(|_| {}),
-        ..Config::default()
-    };
+    let config = Config::default();
     let relay = Arc::new(Relay {
-        upstream: Upstream::new(
+        model: Upstream::new(
             Dialect::OpenAiChat,
             upstream,
             "key",
             "scripted",
             config.silence,
+            |body| model_events(body, OpenAiChat::default()).boxed(),
         )
-        .unwrap(),
+        .unwrap()
+        .model(),
         streams: Streams::start(streams, CancellationToken::new()),
-        places: PerUser::new(100_000),
+        places: PerUser::new(100_000).permits(),
         config,
         shutdown: CancellationToken::new(),
     });

@@ -14,18 +14,20 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Json, Router};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use serde::Deserialize;
 use serde_json::json;
 use snippets::connections::per_user::PerUser;
 use snippets::llm::agent::{Agent, Tool};
 use snippets::llm::agent_turn::Format;
+use snippets::llm::model_stream::model_events;
+use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::public_error::UserId;
 use snippets::llm::relay::{self, Relay};
-use snippets::llm::request::UserId;
-use snippets::llm::resume::{Generations, Limits as Kept};
+use snippets::llm::resume::{self as llm_resume, Generations, Limits as Kept};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::llm::ui_message_stream::{UiMessage, ui_parts, ui_response};
-use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::llm::upstream::{Decode, Dialect, Upstream};
 use snippets::llm::use_chat::{self, UseChat};
 use snippets::llm::use_chat_history::Chats;
 use snippets::sse::event::Event;
@@ -184,6 +186,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+const DECODE: Decode = |body| model_events(body, OpenAiChat::default()).boxed();
+
 /// `llm/relay` at `/llm/{script}/chat` and `llm/ui_message_stream` at `/ui/{script}/chat`, in front of the
 /// scripted model, which is at `/model` as well; `GET /exchanges` says how each exchange with it ended.
 async fn llm(page: HeaderValue) -> std::io::Result<Router> {
@@ -192,15 +196,22 @@ async fn llm(page: HeaderValue) -> std::io::Result<Router> {
     let origin = format!("http://{}", listener.local_addr()?);
     tokio::spawn(axum::serve(listener, model.router()).into_future());
     let silence = Duration::from_secs(5);
-    let upstream = Upstream::new(Dialect::OpenAiChat, &origin, "key", "scripted", silence)
-        .map_err(std::io::Error::other)?;
+    let upstream = Upstream::new(
+        Dialect::OpenAiChat,
+        &origin,
+        "key",
+        "scripted",
+        silence,
+        DECODE,
+    )
+    .map_err(std::io::Error::other)?;
     let mut router = Router::new();
     for script in Script::NAMES {
         let upstream = upstream.with_model(&format!("scripted/{script}"));
         let relay = Relay {
-            upstream: upstream.clone(),
+            model: upstream.model(),
             streams: Streams::start(Config::default(), CancellationToken::new()),
-            places: PerUser::new(20),
+            places: PerUser::new(20).permits(),
             config: relay::Config {
                 silence,
                 ..relay::Config::default()
@@ -231,16 +242,23 @@ async fn llm(page: HeaderValue) -> std::io::Result<Router> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let origin = format!("http://{}", listener.local_addr()?);
     tokio::spawn(axum::serve(listener, slow.router()).into_future());
-    let upstream = Upstream::new(Dialect::OpenAiChat, &origin, "key", "scripted", silence)
-        .map_err(std::io::Error::other)?;
+    let upstream = Upstream::new(
+        Dialect::OpenAiChat,
+        &origin,
+        "key",
+        "scripted",
+        silence,
+        DECODE,
+    )
+    .map_err(std::io::Error::other)?;
     let quick = Config {
         retry: Duration::from_millis(50),
         ..Config::default()
     };
     let relay = Relay {
-        upstream,
+        model: upstream.model(),
         streams: Streams::start(quick, CancellationToken::new()),
-        places: PerUser::new(20),
+        places: PerUser::new(20).permits(),
         config: relay::Config::default(),
         shutdown: CancellationToken::new(),
     };
@@ -248,8 +266,13 @@ async fn llm(page: HeaderValue) -> std::io::Result<Router> {
         per_user: 50,
         ..Kept::default()
     };
-    let generations = Generations::new(Arc::new(relay), kept);
-    router = router.nest("/slow", snippets::llm::resume::app(generations));
+    let (streams, places) = (relay.streams.clone(), relay.places.clone());
+    let generations = Generations::new(streams, places, kept, relay.shutdown.clone());
+    let relay = Arc::new(relay);
+    let slow = llm_resume::app(generations, move |user, question| {
+        relay.events(user, question)
+    });
+    router = router.nest("/slow", slow);
     let provider = model.router();
     Ok(router
         .nest("/model", provider)
@@ -276,8 +299,15 @@ async fn use_chat_routes(page: HeaderValue) -> std::io::Result<Router> {
     let origin = format!("http://{}", listener.local_addr()?);
     tokio::spawn(axum::serve(listener, model.router()).into_future());
     let silence = Duration::from_secs(60);
-    let upstream = Upstream::new(Dialect::OpenAiChat, &origin, "key", "scripted", silence)
-        .map_err(std::io::Error::other)?;
+    let upstream = Upstream::new(
+        Dialect::OpenAiChat,
+        &origin,
+        "key",
+        "scripted",
+        silence,
+        DECODE,
+    )
+    .map_err(std::io::Error::other)?;
     let released = model.clone();
     let mut router = Router::new()
         .route("/use-chat/exchanges", get(async move || exchanges(&model)))
@@ -295,9 +325,9 @@ async fn use_chat_routes(page: HeaderValue) -> std::io::Result<Router> {
 /// A chat with a tool that runs at once and one that needs an approval.
 fn chat_service(upstream: Upstream, stopped: &'static str, page: HeaderValue) -> Router {
     let relay = Arc::new(Relay {
-        upstream,
+        model: upstream.model(),
         streams: Streams::start(Config::default(), CancellationToken::new()),
-        places: PerUser::new(20),
+        places: PerUser::new(20).permits(),
         config: relay::Config::default(),
         shutdown: CancellationToken::new(),
     });
@@ -320,7 +350,7 @@ fn chat_service(upstream: Upstream, stopped: &'static str, page: HeaderValue) ->
         ..weather.clone()
     };
     let agent = Agent {
-        relay: relay.clone(),
+        ask: relay.calls(),
         format: Format {
             dialect: Dialect::OpenAiChat,
             reasoning: None,
@@ -335,9 +365,10 @@ fn chat_service(upstream: Upstream, stopped: &'static str, page: HeaderValue) ->
         per_user: 100,
         ..Kept::default()
     };
+    let (streams, places) = (relay.streams.clone(), relay.places.clone());
     let all = UseChat {
         agent: Arc::new(agent),
-        generations: Generations::new(relay, kept),
+        generations: Generations::new(streams, places, kept, relay.shutdown.clone()),
         chats: Chats::new(1000, 1000),
         stopped,
     };

@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use serde_json::{Value, json};
-use snippets::llm::agent::{Agent, AgentEvent, Decision, Run, Session, Tool};
-use snippets::llm::agent_turn::{Format, Turn};
+use snippets::llm::agent::{Agent, AgentEvent, Run, Tool};
+use snippets::llm::agent_turn::{Decision, Format, Session, Turn};
+use snippets::llm::anthropic::Anthropic;
+use snippets::llm::meter::{Report, measure};
 use snippets::llm::model_event::{FinishReason, ModelEvent, ToolCall};
-use snippets::llm::providers::anthropic::Anthropic;
+use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::providers::decode::Records;
-use snippets::llm::providers::openai_chat::OpenAiChat;
 use snippets::llm::public_error::PublicError;
-use snippets::llm::relay::Relay;
+use snippets::llm::relay::{Config, Relay};
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel};
-use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::llm::upstream::Dialect;
 
 use crate::support::chat::{patient, relay};
 use crate::support::{Server, eventually, within};
@@ -86,6 +87,16 @@ struct Rig {
     agent: Arc<Agent>,
 }
 
+/// A relay to the scripted model under this name.
+fn of(dialect: Dialect, server: &Server, model: &str, config: Config) -> Arc<Relay> {
+    let (url, silence) = (server.url(""), config.silence * 2);
+    let upstream = crate::support::chat::upstream(dialect, &url, "key", model, silence);
+    Arc::new(Relay {
+        model: upstream.unwrap().model(),
+        ..relay(&url, config)
+    })
+}
+
 impl Rig {
     async fn start(dialect: Dialect, tools: Vec<Tool>, change: impl FnOnce(&mut Agent)) -> Self {
         let reply = Reply {
@@ -94,12 +105,9 @@ impl Rig {
         };
         let model = ScriptedModel::new(Script::reply(reply));
         let upstream = Server::start(model.router()).await;
-        let mut relay: Relay = relay(&upstream.url(""), patient());
-        let silence = relay.config.silence * 2;
-        let url = upstream.url("");
-        relay.upstream = Upstream::new(dialect, &url, "key", "scripted/agent", silence).unwrap();
+        let relay = of(dialect, &upstream, "scripted/agent", patient());
         let mut agent = Agent {
-            relay: Arc::new(relay),
+            ask: relay.calls(),
             format: Format {
                 dialect,
                 reasoning: None,
@@ -285,10 +293,9 @@ async fn steps_are_bounded() {
         })
     });
     // `scripted` would apply `agent`: this upstream names no script.
-    let mut relay = relay(&rig._upstream.url(""), patient());
-    relay.upstream = relay.upstream.with_model("any");
+    let relay = of(Dialect::OpenAiChat, &rig._upstream, "any", patient());
     let agent = Agent {
-        relay: Arc::new(relay),
+        ask: relay.calls(),
         tools: vec![weather()],
         most_steps: 3,
         ..copy(&rig.agent)
@@ -308,7 +315,7 @@ async fn steps_are_bounded() {
 
 fn copy(agent: &Agent) -> Agent {
     Agent {
-        relay: agent.relay.clone(),
+        ask: agent.ask.clone(),
         tools: agent.tools.clone(),
         ..*agent
     }
@@ -342,11 +349,11 @@ async fn an_input_that_is_not_json_is_a_result_too_and_each_step_is_reported() {
     rig.model.push(Script::reply(reply));
     let mut config = patient();
     let report = measured.clone();
-    config.report = Arc::new(move |one| report.lock().unwrap().push(one.user.clone()));
-    let mut relay = relay(&rig._upstream.url(""), config);
-    relay.upstream = relay.upstream.with_model("any");
+    let report: Report = Arc::new(move |one| report.lock().unwrap().push(one.user.clone()));
+    config.watch = measure("any", report);
+    let relay = of(Dialect::OpenAiChat, &rig._upstream, "any", config);
     let agent = Agent {
-        relay: Arc::new(relay),
+        ask: relay.calls(),
         ..copy(&rig.agent)
     };
     let messages = vec![FORMAT.question("?", &[])];
@@ -393,11 +400,9 @@ async fn as_many_tools_run_at_once_as_are_allowed() {
             reply.with_call("get_weather", "{}", 9)
         });
         rig.model.push(Script::reply(reply));
-        let mut relay = relay(&rig._upstream.url(""), patient());
-        relay.upstream = relay.upstream.with_model("any");
-        let relay = Arc::new(relay);
+        let relay = of(Dialect::OpenAiChat, &rig._upstream, "any", patient());
         let agent = Arc::new(Agent {
-            relay,
+            ask: relay.calls(),
             ..copy(&rig.agent)
         });
         let messages = vec![FORMAT.question("?", &[])];
@@ -424,11 +429,9 @@ async fn a_turn_that_was_cut_by_its_length_or_refused_keeps_its_text() {
         let rig = Rig::start(dialect, vec![weather()], |_| {}).await;
         let reply = Reply::text("One moment.").with_call("get_weather", "{}", 9);
         rig.model.push(Script::reply(Reply { stop, ..reply }));
-        let mut relay = relay(&rig._upstream.url(""), patient());
-        relay.upstream = rig.agent.relay.upstream.with_model("any");
-        let relay = Arc::new(relay);
+        let relay = of(dialect, &rig._upstream, "any", patient());
         let agent = Arc::new(Agent {
-            relay,
+            ask: relay.calls(),
             ..copy(&rig.agent)
         });
         let messages = vec![FORMAT.question("?", &[])];
@@ -487,10 +490,9 @@ async fn stop_at_every_moment_cancels_and_leaves_a_valid_history() {
             .with_call("get_weather", "{}", 9)
             .with_call("get_time", "{}", 9);
         rig.model.push(Script::reply(reply).with_fault(fault));
-        let mut relay = relay(&rig._upstream.url(""), patient());
-        relay.upstream = relay.upstream.with_model("any");
+        let relay = of(Dialect::OpenAiChat, &rig._upstream, "any", patient());
         let agent = Agent {
-            relay: Arc::new(relay),
+            ask: relay.calls(),
             ..copy(&rig.agent)
         };
         let session = Session {
@@ -565,10 +567,9 @@ async fn stop_at_every_moment_cancels_and_leaves_a_valid_history() {
 async fn a_turn_that_fails_keeps_its_text_and_no_half_call() {
     let rig = Rig::start(Dialect::OpenAiChat, vec![weather()], |_| {}).await;
     let reply = Reply::text("One moment.").with_call("get_weather", r#"{"city":"Bern"}"#, 3);
-    let mut relay = relay(&rig._upstream.url(""), patient());
-    relay.upstream = relay.upstream.with_model("any");
+    let relay = of(Dialect::OpenAiChat, &rig._upstream, "any", patient());
     let agent = Arc::new(Agent {
-        relay: Arc::new(relay),
+        ask: relay.calls(),
         ..copy(&rig.agent)
     });
     let after = reply.text.len() + 2;

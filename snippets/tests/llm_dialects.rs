@@ -1,12 +1,12 @@
 //! What hosts send that vendors' types do not say: each case is a report, named at its test.
 
 use serde_json::{Value, json};
-use snippets::llm::providers::anthropic::Anthropic;
+use snippets::llm::anthropic::Anthropic;
+use snippets::llm::gemini::Gemini;
+use snippets::llm::ollama::Ollama;
+use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::openai_responses::OpenAiResponses;
 use snippets::llm::providers::decode::Records;
-use snippets::llm::providers::gemini::Gemini;
-use snippets::llm::providers::ollama::Ollama;
-use snippets::llm::providers::openai_chat::OpenAiChat;
-use snippets::llm::providers::openai_responses::OpenAiResponses;
 use snippets::llm::providers::{
     Decoder, EndRule, Failure, FinishReason, ModelError, ModelEvent, ToolCall, Usage,
 };

@@ -2,17 +2,18 @@
 
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
+use snippets::llm::anthropic::Anthropic;
+use snippets::llm::gemini::Gemini;
 use snippets::llm::http;
+use snippets::llm::model_stream::model_events;
+use snippets::llm::ollama::Ollama;
+use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::openai_responses::OpenAiResponses;
 use snippets::llm::providers::ToolCall;
-use snippets::llm::providers::anthropic::Anthropic;
 use snippets::llm::providers::decode::{MAX_RECORD_BYTES, Records};
-use snippets::llm::providers::gemini::Gemini;
-use snippets::llm::providers::ollama::Ollama;
-use snippets::llm::providers::openai_chat::OpenAiChat;
-use snippets::llm::providers::openai_responses::OpenAiResponses;
 use snippets::llm::providers::tool_calls::{MAX_ARGUMENT_BYTES, MAX_CALLS};
 use snippets::llm::providers::{
-    Decoder, EndRule, Failure, FinishReason, ModelError, ModelEvent, Usage, model_events,
+    Decoder, EndRule, Failure, FinishReason, ModelError, ModelEvent, Usage,
 };
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel, Stop};
 

@@ -9,12 +9,12 @@ use axum::{Router, routing::post as route};
 use serde_json::{Value, json};
 use snippets::connections::per_user::PerUser;
 use snippets::llm::chat::Names;
-use snippets::llm::meter::{Measured, Outcome};
+use snippets::llm::chat::SystemMessages;
+use snippets::llm::meter::{Measured, Outcome, measure};
 use snippets::llm::model_event::FinishReason;
 use snippets::llm::relay::Config;
-use snippets::llm::request::SystemMessages;
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script};
-use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::llm::upstream::Dialect;
 use tokio::sync::Notify;
 
 use crate::support::chat::{Chat, KEY, app, events, finish, patient, post, question, relay};
@@ -226,7 +226,7 @@ async fn neither_the_key_nor_the_providers_words_reach_the_client() {
     );
     assert!(!failed.contains(' '), "no sentence of anybody: {failed}");
 
-    let upstream = Upstream::new(
+    let upstream = crate::support::chat::upstream(
         Dialect::Anthropic,
         "http://localhost",
         KEY,
@@ -294,10 +294,7 @@ async fn a_disconnect_closes_the_providers_connection_at_any_time() {
         )
         .await;
         assert_eq!(exchange.end, Some(ExchangeEnd::ReaderGone), "{fault:?}");
-        eventually("the user's place to be free", || {
-            chat.relay.places.users() == 0
-        })
-        .await;
+        eventually("the user's place to be free", || chat.places.users() == 0).await;
     }
 }
 
@@ -453,7 +450,10 @@ static MEASURED: Mutex<Vec<Measured>> = Mutex::new(Vec::new());
 #[tokio::test]
 async fn each_answer_is_measured_from_the_request_to_its_end() {
     let config = Config {
-        report: Arc::new(|measured| MEASURED.lock().unwrap().push(measured.clone())),
+        watch: measure(
+            "scripted",
+            Arc::new(|one| MEASURED.lock().unwrap().push(one.clone())),
+        ),
         ..patient()
     };
     let pace = Duration::from_millis(20);
@@ -598,7 +598,10 @@ static REFUSED: Mutex<Vec<Measured>> = Mutex::new(Vec::new());
 #[tokio::test]
 async fn a_refusal_of_the_provider_is_measured_as_failed() {
     let config = Config {
-        report: Arc::new(|measured| REFUSED.lock().unwrap().push(measured.clone())),
+        watch: measure(
+            "scripted",
+            Arc::new(|one| REFUSED.lock().unwrap().push(one.clone())),
+        ),
         ..patient()
     };
     let fault = Fault::Status {

@@ -7,17 +7,17 @@ use axum::middleware;
 use serde_json::json;
 use snippets::connections::per_user::PerUser;
 use snippets::llm::relay::{Config, Relay};
-use snippets::llm::request::Conversation;
 use snippets::llm::resume::{Generations, Limits, app};
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel};
 
-use crate::support::chat::{as_user, events, finish, patient, post, question, relay};
+use crate::support::chat::{as_user, events, finish, patient, post, question, relay_with};
 use crate::support::raw::End;
 use crate::support::{RawClient, Server, Transcript, eventually, within};
 
 struct Resumable {
     model: ScriptedModel,
     _provider: Server,
+    places: PerUser,
     relay: Arc<Relay>,
     all: Arc<Generations>,
     server: Server,
@@ -29,6 +29,7 @@ fn limits() -> Limits {
         per_user: 8,
         keep: Duration::from_secs(60),
         abandon: Duration::from_secs(60),
+        ..Limits::default()
     }
 }
 
@@ -44,15 +45,19 @@ impl Resumable {
     async fn with(script: Script, limits: Limits, config: Config) -> Self {
         let model = ScriptedModel::new(script);
         let provider = Server::start(model.router()).await;
-        let relay = Arc::new(Relay {
-            places: PerUser::new(3),
-            ..relay(&provider.url(""), config)
+        let places = PerUser::new(3);
+        let relay = Arc::new(relay_with(&provider.url(""), config, &places));
+        let (streams, permits) = (relay.streams.clone(), places.permits());
+        let all = Generations::new(streams, permits, limits, relay.shutdown.clone());
+        let asked = relay.clone();
+        let app = app(all.clone(), move |user, question| {
+            asked.events(user, question)
         });
-        let all = Generations::new(relay.clone(), limits);
-        let server = Server::start(app(all.clone()).layer(middleware::from_fn(as_user))).await;
+        let server = Server::start(app.layer(middleware::from_fn(as_user))).await;
         Self {
             model,
             _provider: provider,
+            places,
             relay,
             all,
             server,
@@ -339,7 +344,7 @@ async fn a_users_places_are_held_by_generations_not_by_readers() {
     fourth.read_to_end().await;
     assert_eq!(fourth.status(), 429, "three run although nobody reads");
     chat.model.release();
-    eventually("the places to be free", || chat.relay.places.users() == 0).await;
+    eventually("the places to be free", || chat.places.users() == 0).await;
     assert_eq!(chat.all.count(), 3, "kept for those who come back");
 }
 
@@ -373,18 +378,20 @@ async fn failures_and_the_shutdown_end_in_band_and_the_tasks_end() {
 
 #[tokio::test]
 async fn a_task_that_dies_leaves_a_log_that_has_ended() {
-    use snippets::llm::generation::Generation;
-    use snippets::llm::resume::Relayed;
+    use snippets::llm::generation::{Answer, Generation};
     use snippets::sse::event::LastEventId;
     use snippets::sse::streams::Source;
     let chat = Resumable::start(stalls_after(1), limits()).await;
     let generation = Generation::new(100_000);
     let mut source = generation.read(&LastEventId::None).unwrap();
     let (running, relay) = (generation.clone(), chat.relay.clone());
-    let task = tokio::spawn(async move {
-        let answer = Relayed::new(relay, "alice".to_owned(), Conversation::default());
-        running.run(answer, (), Duration::from_secs(60)).await;
-    });
+    let question = serde_json::from_str(&question()).unwrap();
+    let answer = relay.events("alice".to_owned(), question).unwrap();
+    // Generic, as in `Generations`: the compiler cannot tell that the closure's own type is `Send` here.
+    fn spawn(running: Arc<Generation>, answer: impl Answer) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(async move { running.run(answer, (), Duration::from_secs(60)).await })
+    }
+    let task = spawn(running, answer);
     let mut next = async || {
         let chunk = std::future::poll_fn(|cx| source.poll(cx));
         let chunk = within("an event", chunk).await?;
@@ -441,7 +448,7 @@ async fn nothing_is_asked_before_it_is_admitted() {
     assert_eq!(refused.status(), 503);
     assert!(refused.body().contains("restart"));
     assert_eq!((chat.model.exchanges().len(), chat.all.count()), (0, 0));
-    assert_eq!(chat.relay.places.users(), 0);
+    assert_eq!(chat.places.users(), 0);
 }
 
 #[tokio::test]
@@ -454,7 +461,7 @@ async fn one_user_cannot_take_the_room_of_another() {
     let chat = Resumable::start(Script::reply(Reply::text("short")), limits).await;
     for n in 0..6 {
         finish(&mut chat.ask(&format!("k{n}")).await).await;
-        eventually("the permit to be free", || chat.relay.places.users() == 0).await;
+        eventually("the permit to be free", || chat.places.users() == 0).await;
     }
     assert_eq!(chat.all.count(), 2, "the user's own oldest made room");
     let mut oldest = chat.attach("k0", &[]).await;

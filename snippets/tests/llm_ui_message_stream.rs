@@ -10,12 +10,13 @@ use axum::{Json, Router, routing::post};
 use futures::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 use snippets::llm::http;
-use snippets::llm::providers::openai_chat::OpenAiChat;
-use snippets::llm::providers::{
-    FinishReason, ModelError, ModelEvent, ToolCall, Usage, model_events,
-};
+use snippets::llm::model_stream::model_events;
+use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::providers::{FinishReason, ModelError, ModelEvent, ToolCall, Usage};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
-use snippets::llm::ui_message_stream::{UiMessage, UiPart, UiWriter, ui_parts, ui_response};
+use snippets::llm::ui_message_stream::{UiMessage, ui_parts, ui_response};
+use snippets::llm::ui_part::UiPart;
+use snippets::llm::ui_writer::UiWriter;
 use snippets::sse::streams::{Chunk, Config, Own, Source, Streams};
 use tokio_util::sync::CancellationToken;
 

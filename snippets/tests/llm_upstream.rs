@@ -6,12 +6,12 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use futures::StreamExt;
 use serde_json::{Value, json};
+use snippets::llm::chat::{Role, Turn};
 use snippets::llm::failure::{Failure, ModelError};
 use snippets::llm::http::{self, retry_after};
-use snippets::llm::meter::{Measured, Outcome};
+use snippets::llm::meter::{Measured, Outcome, measure};
 use snippets::llm::public_error::PublicError;
 use snippets::llm::relay::Config;
-use snippets::llm::request::{Role, Turn};
 use snippets::llm::scripted_model::{Ending, Fault, Reply, Script, ScriptedModel};
 use snippets::llm::upstream::{ANTHROPIC_MAX_TOKENS, Dialect, InvalidUpstream, Upstream};
 use tokio::net::TcpListener;
@@ -27,7 +27,7 @@ fn turns() -> Vec<Turn> {
 }
 
 fn upstream(dialect: Dialect, base: &str) -> Upstream {
-    Upstream::new(dialect, base, "sk-test", "m", SILENCE).unwrap()
+    crate::support::chat::upstream(dialect, base, "sk-test", "m", SILENCE).unwrap()
 }
 
 /// What the provider got of one request.
@@ -100,7 +100,9 @@ async fn path_headers_fields_and_instructions_are_configuration() {
 /// The tests of this package are built without TLS, as a service would be whose Cargo.toml has no `rustls`.
 #[test]
 fn https_without_tls_is_refused_before_the_first_request() {
-    let new = |base| Upstream::new(Dialect::OpenAiChat, base, "sk", "m", SILENCE).map(|_| ());
+    let new = |base| {
+        crate::support::chat::upstream(Dialect::OpenAiChat, base, "sk", "m", SILENCE).map(|_| ())
+    };
     let error = new("https://api.openai.com").unwrap_err();
     assert!(matches!(error, InvalidUpstream::NoTls), "{error:?}");
     assert!(error.to_string().contains("rustls"), "{error}");
@@ -311,7 +313,10 @@ async fn a_refusal_of_the_provider_is_measured_as_failed() {
     let measured = Arc::new(Mutex::new(Vec::<Measured>::new()));
     let into = measured.clone();
     let config = Config {
-        report: Arc::new(move |one| into.lock().unwrap().push(one.clone())),
+        watch: measure(
+            "scripted",
+            Arc::new(move |one| into.lock().unwrap().push(one.clone())),
+        ),
         ..patient()
     };
     let server = Server::start(app(Arc::new(relay(&model.url(""), config)))).await;

@@ -12,7 +12,7 @@ use snippets::llm::agent::Agent;
 use snippets::llm::agent_turn::Format;
 use snippets::llm::resume::{Generations, Limits};
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel};
-use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::llm::upstream::Dialect;
 use snippets::llm::use_chat::{self, UseChat};
 use snippets::llm::use_chat_history::Chats;
 
@@ -29,16 +29,18 @@ pub struct Service {
 impl Service {
     pub async fn start() -> Self {
         let model = ScriptedModel::new(Script::reply(Reply::text("One two.")));
-        let upstream = Server::start(model.router()).await;
-        let mut relay = relay(&upstream.url(""), patient());
+        let provider = Server::start(model.router()).await;
+        let mut relay = relay(&provider.url(""), patient());
         let silence = relay.config.silence * 2;
         let dialect = Dialect::OpenAiChat;
-        let url = upstream.url("");
-        relay.upstream = Upstream::new(dialect, &url, "key", "any", silence).unwrap();
-        relay.places = PerUser::new(1); // a question that replaces another one needs no second permit
+        let url = provider.url("");
+        let upstream =
+            crate::support::chat::upstream(dialect, &url, "key", "any", silence).unwrap();
+        relay.model = upstream.model();
+        relay.places = PerUser::new(1).permits(); // a question that replaces another one needs no second permit
         let relay = Arc::new(relay);
         let agent = Agent {
-            relay: relay.clone(),
+            ask: relay.calls(),
             format: Format {
                 dialect,
                 reasoning: None,
@@ -49,9 +51,11 @@ impl Service {
             most_result_bytes: 1000,
             longest: Duration::from_secs(600),
         };
+        let (streams, places) = (relay.streams.clone(), relay.places.clone());
+        let limits = Limits::default();
         let all = Arc::new(UseChat {
             agent: Arc::new(agent),
-            generations: Generations::new(relay, Limits::default()),
+            generations: Generations::new(streams, places, limits, relay.shutdown.clone()),
             chats: Chats::new(10, 2),
             stopped: "interrupted",
         });
@@ -62,7 +66,7 @@ impl Service {
         let server = Server::start(app).await;
         Self {
             model,
-            _upstream: upstream,
+            _upstream: provider,
             server,
         }
     }
@@ -477,4 +481,13 @@ async fn chats_are_bounded_and_a_running_one_is_kept() {
     within("the first token", running.read_until("One ")).await;
     service.model.release();
     finish(&mut running).await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_json_is_refused_with_a_code() {
+    let service = Service::start().await;
+    let mut client = post(service.server.addr, "/chat", "{", &["connection: close"]).await;
+    finish(&mut client).await;
+    assert_eq!(client.status(), 400);
+    assert!(client.body().contains(r#""code":"invalid""#));
 }

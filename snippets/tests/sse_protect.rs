@@ -25,7 +25,7 @@ use crate::support::{RawClient, Server, Transcript, eventually, within};
 
 const ORIGIN: &str = "https://app.example";
 
-pub fn service(max_streams: usize, per_user: usize, recheck: Duration) -> Arc<Service> {
+pub fn service(max_streams: usize, per_user: usize, recheck: Duration) -> Arc<Service<Arc<Log>>> {
     let config = Config {
         max_streams,
         ..Config::default()
@@ -49,8 +49,9 @@ pub fn service(max_streams: usize, per_user: usize, recheck: Duration) -> Arc<Se
     })
 }
 
-pub fn app(service: &Arc<Service>) -> axum::Router {
-    protect::app(service.clone(), vec![HeaderValue::from_static(ORIGIN)])
+pub fn app(service: &Arc<Service<Arc<Log>>>) -> axum::Router {
+    let origins = vec![HeaderValue::from_static(ORIGIN)];
+    protect::app(service.clone(), origins, |log, cursor| log.read(cursor))
 }
 
 pub async fn ask(

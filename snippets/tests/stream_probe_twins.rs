@@ -456,7 +456,10 @@ async fn report(twin: &'static Twin) -> Report {
         Start::Service(start) => start(),
         Start::Relay(start) => {
             let silence = Duration::from_secs(60);
-            start(Upstream::new(Dialect::OpenAiChat, &base, "key", "m", silence).unwrap())
+            start(
+                crate::support::chat::upstream(Dialect::OpenAiChat, &base, "key", "m", silence)
+                    .unwrap(),
+            )
         }
         Start::RelayTo(start) => start(base),
     };

@@ -8,7 +8,6 @@ use axum::extract::ws::Message;
 use serde_json::{Value, json};
 use snippets::websocket::outbox::Outbox;
 use snippets::websocket::presence::USERS_SHOWN;
-use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Cursor, Full, Hub, Rules};
 use snippets::websocket::rooms_endpoint::{self, MAX_ROOMS};
 use snippets::websocket::serve::Limits;
@@ -46,14 +45,8 @@ fn user(name: &str) -> User {
 }
 
 async fn start(hub: &Hub, user_name: &str, limits: Limits) -> Server {
-    let plenty = governor::Quota::per_second(std::num::NonZeroU32::MAX);
-    let quotas = Quotas {
-        messages: plenty,
-        user: plenty,
-        ..Quotas::default()
-    };
     let sockets = Sockets::new(limits, CancellationToken::new());
-    let router = rooms_endpoint::router(sockets, hub.clone(), Rates::new(quotas));
+    let router = rooms_endpoint::router(sockets, hub.clone(), ());
     Server::start(router.layer(Extension(user(user_name)))).await
 }
 

@@ -9,13 +9,17 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use snippets::connections::per_user::PerUser;
+use snippets::llm::anthropic::Anthropic;
+use snippets::llm::model_stream::model_events;
+use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::public_error::UserId;
 use snippets::llm::relay::{self, Config, Relay};
-use snippets::llm::request::UserId;
 use snippets::llm::resume::{self, Generations, Limits};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
-use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::llm::upstream::{Decode, Dialect, Upstream};
 use snippets::sse::streams::{self, Streams};
 use tokio_util::sync::CancellationToken;
 
@@ -40,10 +44,10 @@ pub fn router(shutdown: CancellationToken) -> Router {
         heartbeat: Duration::from_secs(2),
         ..streams::Config::default()
     };
-    let relay = |upstream, silence| Relay {
-        upstream,
+    let relay = |upstream: Upstream, silence| Relay {
+        model: upstream.model(),
         streams: Streams::start(streams.clone(), CancellationToken::new()),
-        places: PerUser::new(20),
+        places: PerUser::new(20).permits(),
         config: Config {
             silence,
             ..Config::default()
@@ -64,12 +68,13 @@ pub fn router(shutdown: CancellationToken) -> Router {
                 per_user: 50,
                 keep: Duration::from_secs(120),
                 abandon: Duration::from_secs(30),
+                ..Limits::default()
             };
             let resumable = Arc::new(relay(scripted.with_model("scripted/plain"), SILENCE));
-            router = router.nest(
-                "/resumable",
-                resume::app(Generations::new(resumable, limits)),
-            );
+            let (streams, places) = (resumable.streams.clone(), resumable.places.clone());
+            let all = Generations::new(streams, places, limits, shutdown.clone());
+            let answer = move |user, question| resumable.events(user, question);
+            router = router.nest("/resumable", resume::app(all, answer));
         }
         Err(error) => tracing::error!(%error, "the scripted model is not available"),
     }
@@ -95,8 +100,16 @@ fn scripted(model: &ScriptedModel, shutdown: CancellationToken) -> io::Result<Up
         "scripted",
         "scripted",
         SILENCE * 2,
+        decode(Dialect::OpenAiChat),
     )
     .map_err(io::Error::other)
+}
+
+fn decode(dialect: Dialect) -> Decode {
+    match dialect {
+        Dialect::OpenAiChat => |body| model_events(body, OpenAiChat::default()).boxed(),
+        Dialect::Anthropic => |body| model_events(body, Anthropic::default()).boxed(),
+    }
 }
 
 /// The real provider, where its key is set (and the program was built with the feature `tls`). `OPENAI_BASE_URL`, `OPENAI_MODEL` and `ANTHROPIC_MODEL` choose further.
@@ -129,7 +142,8 @@ fn provider() -> Option<Upstream> {
         tracing::warn!("a provider's key is set: `cargo run --features tls` to use it");
         return None;
     }
-    match Upstream::new(dialect, &base, &key, &model, Config::default().silence * 2) {
+    let silence = Config::default().silence * 2;
+    match Upstream::new(dialect, &base, &key, &model, silence, decode(dialect)) {
         Ok(upstream) => Some(upstream),
         Err(error) => {
             tracing::error!(%error, "the provider is not available");

@@ -21,7 +21,7 @@ const HEADER: &str = "# name\tlanguage\tfiles\tpackages\tchapter\tprobe\tcount\t
 const RUST: &str = "snippets/src";
 const TYPESCRIPT: &str = "snippets/typescript/src";
 const NEXT: &str = "snippets/typescript/nextjs";
-/// A pattern with more files than these is not one.
+/// Most files of a pattern; `tests/copying.rs` names those that may have more.
 pub const MOST_FILES: usize = 8;
 
 #[derive(Debug, Clone)]

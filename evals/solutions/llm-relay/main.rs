@@ -11,11 +11,11 @@ use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
 use snippets::connections::per_user::PerUser;
-use snippets::llm::chat::ChatEvent;
-use snippets::llm::providers::FinishReason;
+use snippets::llm::chat::{ChatEvent, Conversation, Role, Turn};
+use snippets::llm::model_event::FinishReason;
+use snippets::llm::model_stream::model_events;
+use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::relay::{Config, Relay};
-use snippets::llm::request::Conversation;
-use snippets::llm::request::{Role, Turn};
 use snippets::llm::upstream::{Dialect, Upstream};
 use snippets::sse::event::{Event, InvalidEvent};
 use snippets::sse::streams::{self, Produced, Streams};
@@ -27,13 +27,16 @@ struct Chat {
     prompt: String,
 }
 
-async fn chat(State(relay): State<Arc<Relay>>, Json(chat): Json<Chat>) -> Response {
+async fn chat(
+    State((relay, upstream)): State<(Arc<Relay>, Upstream)>,
+    Json(chat): Json<Chat>,
+) -> Response {
     let slot = match relay.streams.admit() {
         Ok(slot) => slot,
         Err(refused) => return refused.into_response(),
     };
     let mut relay = (*relay).clone();
-    relay.upstream = relay.upstream.with_model(&chat.model);
+    relay.model = upstream.with_model(&chat.model).model();
     let turn = Turn {
         role: Role::User,
         content: chat.prompt,
@@ -84,21 +87,22 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         &env("OPENAI_API_KEY", ""),
         "",
         silence * 2,
+        |body| model_events(body, OpenAiChat::default()).boxed(),
     )?;
     let config = streams::Config {
         heartbeat: Duration::from_millis(env("HEARTBEAT_MS", "15000").parse()?),
         ..streams::Config::default()
     };
     let relay = Relay {
-        upstream,
+        model: upstream.model(),
         streams: Streams::start(config, CancellationToken::new()),
-        places: PerUser::new(1000),
+        places: PerUser::new(1000).permits(),
         config: Config::default(),
         shutdown: CancellationToken::new(),
     };
     let app = Router::new()
         .route("/chat", post(chat))
-        .with_state(Arc::new(relay));
+        .with_state((Arc::new(relay), upstream));
     let listener =
         tokio::net::TcpListener::bind(format!("127.0.0.1:{}", env("PORT", "3000"))).await?;
     axum::serve(listener, app).await?;

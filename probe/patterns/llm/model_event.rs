@@ -109,6 +109,30 @@ impl ToolCall {
 }
 // ANCHOR_END: event
 
+// ANCHOR: question
+use serde_json::Value;
+
+/// What a model is asked.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Question {
+    /// The user's instructions, in place of yours.
+    pub system: Option<String>,
+    /// The conversation, oldest first, as the provider has it: `{"role": …, "content": …}`.
+    pub messages: Vec<Value>,
+    /// The tools, as the provider has them.
+    pub tools: Vec<Value>,
+}
+// ANCHOR_END: question
+
+/// Which format the provider speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// `POST /v1/chat/completions`: OpenAI and the many servers that follow it, each in its own way.
+    OpenAiChat,
+    /// `POST /v1/messages`.
+    Anthropic,
+}
+
 impl Usage {
     /// These counts, with those of `earlier` where they are missing or zero: later records of some hosts say less.
     #[must_use]

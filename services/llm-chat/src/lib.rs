@@ -20,9 +20,9 @@ use axum::{
 };
 use serde::Serialize;
 use snippets::connections::per_user::PerUser;
-use snippets::llm::meter::Measured;
+use snippets::llm::meter::{Measured, Report, measure};
+use snippets::llm::public_error::UserId;
 use snippets::llm::relay::{self, Relay};
-use snippets::llm::request::UserId;
 use snippets::llm::resume::{self, Generations, Limits};
 use snippets::llm::upstream::Upstream;
 use snippets::sse::event::is_token;
@@ -84,21 +84,29 @@ impl Service {
     /// Outside of a tokio runtime.
     pub fn start(upstream: Upstream, settings: Settings, shutdown: CancellationToken) -> Self {
         let usage = Arc::<Mutex<HashMap<String, Usage>>>::default();
-        let (counted, report) = (usage.clone(), settings.relay.report.clone());
-        let mut config = settings.relay;
-        config.report = Arc::new(move |measured| {
-            report(measured);
+        let counted = usage.clone();
+        let report: Report = Arc::new(move |measured| {
+            tracing::info!(?measured, "answer");
             count(&counted, settings.users, measured);
         });
+        let mut config = settings.relay;
+        config.watch = measure(upstream.model_name(), report);
+        let (most_request_bytes, refuse) = (config.most_request_bytes, config.refuse);
+        let kept = Limits {
+            most_request_bytes,
+            refuse,
+            ..settings.kept
+        };
         let relay = Arc::new(Relay {
-            upstream,
+            model: upstream.model(),
             // A token that is never cancelled: answers end with their own terminal event.
             streams: Streams::start(settings.streams, CancellationToken::new()),
-            places: PerUser::new(settings.running_per_user),
+            places: PerUser::new(settings.running_per_user).permits(),
             config,
             shutdown,
         });
-        let generations = Generations::new(relay.clone(), settings.kept);
+        let (streams, places) = (relay.streams.clone(), relay.places.clone());
+        let generations = Generations::new(streams, places, kept, relay.shutdown.clone());
         Self {
             relay,
             generations,
@@ -108,11 +116,13 @@ impl Service {
 
     /// The routes.
     pub fn app(&self) -> Router {
+        let relay = self.relay.clone();
+        let answer = move |user, question| relay.events(user, question);
         let of_users = Router::new()
             .route("/usage", get(usage))
             .with_state(self.clone())
             .merge(relay::app(self.relay.clone()))
-            .merge(resume::app(self.generations.clone()))
+            .merge(resume::app(self.generations.clone(), answer))
             .layer(middleware::from_fn(as_user));
         Router::new()
             .route("/", get(page))

@@ -5,13 +5,19 @@
 
 use std::{future::IntoFuture, io, time::Duration};
 
+use futures::StreamExt;
 use llm_chat::{Service, Settings};
 use snippets::connections::listen;
+use snippets::llm::model_stream::model_events;
+use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
-use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::llm::upstream::{Decode, Dialect, Upstream};
 use snippets::production::drain;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// For a provider with another format, copy its decoder: `sh copy llm/anthropic .`
+const DECODE: Decode = |body| model_events(body, OpenAiChat::default()).boxed();
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
@@ -51,13 +57,20 @@ async fn upstream(silence: Duration) -> io::Result<Upstream> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let base = format!("http://{}", listener.local_addr()?);
         tokio::spawn(axum::serve(listener, model.router()).into_future());
-        return Upstream::new(Dialect::OpenAiChat, &base, "none", "scripted", silence)
-            .map_err(io::Error::other);
+        return Upstream::new(
+            Dialect::OpenAiChat,
+            &base,
+            "none",
+            "scripted",
+            silence,
+            DECODE,
+        )
+        .map_err(io::Error::other);
     };
     let base = variable("OPENAI_BASE_URL").unwrap_or_else(|| "https://api.openai.com".to_owned());
     let base = base.trim_end_matches('/').trim_end_matches("/v1");
     let model = variable("MODEL").unwrap_or_else(|| "gpt-5-mini".to_owned());
-    let upstream = Upstream::new(Dialect::OpenAiChat, base, &key, &model, silence);
+    let upstream = Upstream::new(Dialect::OpenAiChat, base, &key, &model, silence, DECODE);
     let upstream = upstream.map_err(io::Error::other)?;
     // Includes the thinking: with less, an answer can end empty.
     Ok(upstream.field("max_completion_tokens", 16_384))

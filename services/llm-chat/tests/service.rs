@@ -6,10 +6,13 @@ use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures::StreamExt;
 use llm_chat::{Service, Settings};
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use snippets::connections::listen;
+use snippets::llm::model_stream::model_events;
+use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel};
 use snippets::llm::upstream::{Dialect, Upstream};
 use stream_probe::{Finding, Kind, Options, Target, Verdict};
@@ -30,6 +33,7 @@ fn upstream(addr: SocketAddr) -> Upstream {
         "key",
         "m",
         silence,
+        |body| model_events(body, OpenAiChat::default()).boxed(),
     )
     .unwrap()
 }

@@ -8,12 +8,12 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use snippets::llm::providers::anthropic::Anthropic;
+use snippets::llm::anthropic::Anthropic;
+use snippets::llm::gemini::Gemini;
+use snippets::llm::ollama::Ollama;
+use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::openai_responses::OpenAiResponses;
 use snippets::llm::providers::decode::Records;
-use snippets::llm::providers::gemini::Gemini;
-use snippets::llm::providers::ollama::Ollama;
-use snippets::llm::providers::openai_chat::OpenAiChat;
-use snippets::llm::providers::openai_responses::OpenAiResponses;
 use snippets::llm::providers::{Decoder, ModelEvent};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 

@@ -5,20 +5,17 @@
 //! their limit of descriptors as far as the machine lets them; the table names the number of streams that this allowed.
 //! `SCALE_STREAMS` and `SCALE_TOPICS` change the sizes, and nothing is written then.
 
-use std::io::BufRead;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use snippets::connections::listen;
 use snippets::sse::event::Event;
 use snippets::sse::fanout;
 use snippets::sse::streams::{self, Streams};
 use snippets::sse::topics::{Bounds, Topics};
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::mpsc;
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -45,12 +42,7 @@ pub const VARIANT: &str = "scale";
 /// Each line on the standard input is a topic to publish to, `*` for all, or `create N` for `N` topics.
 pub fn serve() {
     raise_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    crate::server::serve(false, || {
         let bounds = Bounds {
             max_topics: usize::MAX,
             ..Bounds::default()
@@ -65,47 +57,29 @@ pub fn serve() {
             topics.clone(),
             Streams::start(config, CancellationToken::new()),
         );
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        println!("{}", listener.local_addr().unwrap());
-        let never = CancellationToken::new();
-        tokio::spawn(listen::serve(
-            listener,
-            app,
-            listen::Config::default(),
-            never,
-        ));
-        let (orders, mut ordered) = mpsc::channel::<String>(16);
-        std::thread::spawn(move || {
-            for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-                let _ = orders.blocking_send(line);
-            }
-        });
-        // On a worker, as the publisher of a service.
-        let publisher = tokio::spawn(async move {
-            let event = Event::text("tick", &crate::server::data()).unwrap();
-            let mut created = 0;
-            while let Some(order) = ordered.recv().await {
-                if let Some(count) = order.strip_prefix("create ") {
-                    created = count.parse().unwrap();
-                    for n in 0..created {
-                        // The sweep drops a topic without readers after a minute, which is longer than this lasts.
-                        topics
-                            .log(&format!("t{n}"))
-                            .unwrap()
-                            .publish(&event)
-                            .unwrap();
-                    }
-                    println!("created");
-                } else if order == "*" {
-                    for n in 0..created {
-                        topics.publish(&format!("t{n}"), &event).unwrap();
-                    }
-                } else {
-                    topics.publish(&order, &event).unwrap();
+        let event = Event::text("tick", &crate::server::data()).unwrap();
+        let mut created = 0;
+        let order = move |order: String| {
+            if let Some(count) = order.strip_prefix("create ") {
+                created = count.parse().unwrap();
+                for n in 0..created {
+                    // The sweep drops a topic without readers after a minute, which is longer than this lasts.
+                    topics
+                        .log(&format!("t{n}"))
+                        .unwrap()
+                        .publish(&event)
+                        .unwrap();
                 }
+                println!("created");
+            } else if order == "*" {
+                for n in 0..created {
+                    topics.publish(&format!("t{n}"), &event).unwrap();
+                }
+            } else {
+                topics.publish(&order, &event).unwrap();
             }
-        });
-        publisher.await.unwrap();
+        };
+        (app, order)
     });
 }
 

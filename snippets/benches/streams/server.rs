@@ -46,16 +46,29 @@ pub fn run(variant: &str) {
     if variant == crate::scale::VARIANT {
         return crate::scale::serve();
     }
+    serve(variant.ends_with("axum"), || {
+        let (app, mut publish) = app(variant);
+        let order = move |events: String| {
+            let events: usize = events.parse().unwrap();
+            (0..events).for_each(|_| publish());
+        };
+        (app, order)
+    });
+}
+
+/// Serves what `make` returns on a runtime with one worker, and prints the address. Each line of the standard input is an order, carried
+/// out on the worker, as the publisher of a service works.
+pub fn serve<O: FnMut(String) + Send + 'static>(plain: bool, make: impl FnOnce() -> (Router, O)) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let (app, mut publish) = app(variant);
+        let (app, mut order) = make();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         println!("{}", listener.local_addr().unwrap());
-        if variant.ends_with("axum") {
+        if plain {
             tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         } else {
             let stop = CancellationToken::new();
@@ -66,16 +79,15 @@ pub fn run(variant: &str) {
                 stop,
             ));
         }
-        let (orders, mut ordered) = mpsc::channel::<usize>(16);
+        let (orders, mut ordered) = mpsc::channel::<String>(16);
         std::thread::spawn(move || {
             for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-                let _ = orders.blocking_send(line.parse().unwrap());
+                let _ = orders.blocking_send(line);
             }
         });
-        // On a worker, as the publisher of a service.
         let publisher = tokio::spawn(async move {
-            while let Some(events) = ordered.recv().await {
-                (0..events).for_each(|_| publish());
+            while let Some(line) = ordered.recv().await {
+                order(line);
             }
         });
         publisher.await.unwrap();

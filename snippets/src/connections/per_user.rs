@@ -17,6 +17,9 @@ pub struct PerUser {
     open: Arc<Mutex<HashMap<Arc<str>, usize>>>,
 }
 
+/// Admits a user: what it returns is dropped when the work has ended. `None` refuses.
+pub type Permits = dyn Fn(&str) -> Option<Box<dyn Send>> + Send + Sync;
+
 /// One place of one user, free again when it is dropped. Move it into the stream.
 #[derive(Debug)]
 pub struct UserPlace {
@@ -48,6 +51,12 @@ impl PerUser {
             user,
             places: self.clone(),
         })
+    }
+
+    /// The same as a function, for an endpoint that takes any limit: `llm/relay`, `llm/resume`.
+    pub fn permits(&self) -> Arc<Permits> {
+        let places = self.clone();
+        Arc::new(move |user| Some(Box::new(places.enter(user)?)))
     }
 
     /// Users that have a place, for a gauge.

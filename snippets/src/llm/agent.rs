@@ -4,26 +4,21 @@
 //! needs approval runs only after the user's approval of this very call; the steps are bounded; dropping a [`Run`] cancels its tools and
 //! closes the provider's connection; the conversation stays one that the provider accepts, wherever the run was stopped.
 //!
-//! There is no task here: whoever polls the run pays for it. Needs `agent_turn`, `relay` and their files.
+//! There is no task here: whoever polls the run pays for it. The call of the model is a function: `relay` has it. Needs `agent_turn`,
+//! `model_event`, `public_error`.
 
 // ANCHOR: tools
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt, TryFutureExt, future::BoxFuture, stream, stream::BoxStream};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    agent_turn::{Format, Turn},
-    meter::Meter,
-    model_event::{FinishReason, ModelEvent, ToolCall},
+    agent_turn::{Call, Decision, Format, Output, Session, Turn},
+    model_event::{FinishReason, ModelEvent, Question, ToolCall},
     public_error::PublicError,
-    relay::Relay,
-    upstream::Upstream,
 };
-
-/// The result of a call: JSON, or a text that explains the failure to the model.
-pub type Output = Result<Value, String>;
 
 /// A tool that the model may call.
 #[derive(Clone)]
@@ -42,10 +37,16 @@ pub struct Tool {
     pub run: Arc<dyn Fn(String, Value) -> BoxFuture<'static, Output> + Send + Sync>,
 }
 
+/// One turn of the model for a user, up to an instant: it must end with `Finish` or an error, within limits of silence and size. Dropping it
+/// must stop the model.
+pub type Ask = dyn Fn(&str, Question, Instant) -> BoxStream<'static, Result<ModelEvent, PublicError>>
+    + Send
+    + Sync;
+
 /// What is shared by all runs.
 pub struct Agent {
-    /// The model, and the limits of each of its turns.
-    pub relay: Arc<Relay>,
+    /// Asks the model: `relay::Relay::calls`.
+    pub ask: Arc<Ask>,
     /// How the host takes back its turns.
     pub format: Format,
     /// The tools.
@@ -60,74 +61,6 @@ pub struct Agent {
     pub longest: Duration,
 }
 // ANCHOR_END: tools
-
-// ANCHOR: session
-/// A conversation in the provider's own format. Store it where the provider's data may be stored.
-#[derive(Debug, Clone, Default)]
-pub struct Session {
-    /// What is sent, oldest first.
-    pub messages: Vec<Value>,
-    /// Calls of the newest turn without a result that was sent.
-    pub calls: Vec<Call>,
-}
-
-/// A call of a tool.
-#[derive(Debug, Clone)]
-pub struct Call {
-    /// As the model made it.
-    pub call: ToolCall,
-    /// The id of the approval that it waits for, random.
-    pub approval: Option<String>,
-    /// Its result.
-    pub output: Option<Output>,
-}
-
-impl Session {
-    /// Gives each call a result that has none, and moves them all to the messages. A call without a result is refused by the provider.
-    pub fn settle(&mut self, format: Format, most_bytes: usize) {
-        let results = self.calls.drain(..).map(
-            |Call {
-                 call,
-                 approval,
-                 output,
-             }| {
-                let missing = match approval {
-                    Some(_) => "the user did not approve this call",
-                    None => "the call was stopped; it may have had an effect",
-                };
-                let output = output.unwrap_or_else(|| Err(missing.to_owned()));
-                let (text, error) = match output.map(|value| value.to_string()) {
-                    Ok(text) if text.len() > most_bytes => (
-                        format!(
-                            "the result has {} bytes, more than {most_bytes}",
-                            text.len()
-                        ),
-                        true,
-                    ),
-                    Ok(text) => (text, false),
-                    Err(text) => (text, true),
-                };
-                (call.id, text, error)
-            },
-        );
-        let results: Vec<_> = results.collect();
-        if !results.is_empty() {
-            self.messages.extend(format.results(results.into_iter()));
-        }
-    }
-}
-
-/// The user's decision on one call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
-    /// [`Call::approval`].
-    pub id: String,
-    /// Whether it may run.
-    pub approved: bool,
-    /// For the model.
-    pub reason: Option<String>,
-}
-// ANCHOR_END: session
 
 // ANCHOR: run
 // ANCHOR: events
@@ -258,27 +191,18 @@ impl Run {
         }
         self.steps += 1;
         let Agent {
-            relay,
-            format,
-            tools,
-            ..
+            ask, format, tools, ..
         } = &*self.agent;
-        let (user, report) = (&self.user, relay.config.report.clone());
-        let meter = Meter::start(user, relay.upstream.model(), report);
-        let upstream: Upstream = match tools.is_empty() {
-            true => relay.upstream.clone(),
-            false => relay.upstream.clone().field(
-                "tools",
-                tools
-                    .iter()
-                    .map(|tool| format.tool(tool.name, tool.description, &tool.schema))
-                    .collect::<Value>(),
-            ),
+        let tools = tools
+            .iter()
+            .map(|tool| format.tool(tool.name, tool.description, &tool.schema));
+        let question = Question {
+            system: None,
+            messages: self.session.messages.clone(),
+            tools: tools.collect(),
         };
-        let messages = self.session.messages.clone();
-        let opening = async move { upstream.open_messages(messages).await };
-        let events = relay.limited(opening.try_flatten_stream().boxed(), meter, self.end);
-        self.state = State::Answer(events.boxed(), Box::new(Turn::new(*format)));
+        let events = ask(&self.user, question, self.end);
+        self.state = State::Answer(events, Box::new(Turn::new(*format)));
     }
 
     fn answered(&mut self, reason: FinishReason, calls: Vec<ToolCall>) {

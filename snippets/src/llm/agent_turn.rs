@@ -1,17 +1,14 @@
 //! What an agent sends back to its model: the question, the model's own turn, and the results of its tools.
 //!
 //! Use it if you keep the conversation in the provider's own format. Guarantee: signatures of the reasoning, the work of server
-//! tools, citations and thought signatures go back as they came. It writes the formats of `upstream`: chat completions and Anthropic.
+//! tools, citations and thought signatures go back as they came. It writes two formats: chat completions and Anthropic.
 //!
-//! Siblings: `model_event`, `upstream`.
+//! Sibling: `model_event`.
 
 // ANCHOR: turn
 use serde_json::{Map, Value, json};
 
-use super::{
-    model_event::{ModelEvent, ToolCall},
-    upstream::Dialect,
-};
+use super::model_event::{Dialect, ModelEvent, ToolCall};
 
 /// How this host takes back its own turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,3 +265,74 @@ fn merge(list: &mut Value, item: Value) {
         _ => extend(list, [item]),
     }
 }
+
+// ANCHOR: session
+/// The result of a call: JSON, or a text that explains the failure to the model.
+pub type Output = Result<Value, String>;
+
+/// A conversation in the provider's own format. Store it where the provider's data may be stored.
+#[derive(Debug, Clone, Default)]
+pub struct Session {
+    /// What is sent, oldest first.
+    pub messages: Vec<Value>,
+    /// Calls of the newest turn without a result that was sent.
+    pub calls: Vec<Call>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// As the model made it.
+    pub call: ToolCall,
+    /// The id of the approval that it waits for, random.
+    pub approval: Option<String>,
+    /// Its result.
+    pub output: Option<Output>,
+}
+
+impl Session {
+    /// Gives each call a result that has none, and moves them all to the messages. A call without a result is refused by the provider.
+    pub fn settle(&mut self, format: Format, most_bytes: usize) {
+        let results = self.calls.drain(..).map(
+            |Call {
+                 call,
+                 approval,
+                 output,
+             }| {
+                let missing = match approval {
+                    Some(_) => "the user did not approve this call",
+                    None => "the call was stopped; it may have had an effect",
+                };
+                let output = output.unwrap_or_else(|| Err(missing.to_owned()));
+                let (text, error) = match output.map(|value| value.to_string()) {
+                    Ok(text) if text.len() > most_bytes => (
+                        format!(
+                            "the result has {} bytes, more than {most_bytes}",
+                            text.len()
+                        ),
+                        true,
+                    ),
+                    Ok(text) => (text, false),
+                    Err(text) => (text, true),
+                };
+                (call.id, text, error)
+            },
+        );
+        let results: Vec<_> = results.collect();
+        if !results.is_empty() {
+            self.messages.extend(format.results(results.into_iter()));
+        }
+    }
+}
+
+/// The user's decision on one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// [`Call::approval`].
+    pub id: String,
+    /// Whether it may run.
+    pub approved: bool,
+    /// For the model.
+    pub reason: Option<String>,
+}
+// ANCHOR_END: session

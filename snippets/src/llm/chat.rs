@@ -1,4 +1,6 @@
-//! What the browser gets.
+//! What a browser sends and gets: the question, and the events of its answer.
+//!
+//! Use it with `relay`. Guarantee: no message of a client gives the model its instructions, unless you choose so.
 //!
 //! By default `text`, `reasoning` and `refusal` carry `{"text"}` to append; then exactly one of `done` and `failed`. None is called `error`:
 //! `EventSource` fires its own `error` listeners for an event of that name, so a page could not tell it from a lost connection.
@@ -7,6 +9,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
@@ -161,3 +164,89 @@ impl Merge for ChatEvent {
         self.is_last()
     }
 }
+
+// ANCHOR: request
+/// The body of the request.
+#[derive(Debug, Clone, Hash, Deserialize)]
+pub struct ChatRequest {
+    /// The conversation, oldest first.
+    pub messages: Vec<ClientMessage>,
+}
+
+/// A message as a client sends it.
+#[derive(Debug, Clone, Hash, Deserialize)]
+pub struct ClientMessage {
+    /// `user` and `assistant` are taken; for `system` and `developer` see [`SystemMessages`].
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+/// One message of the conversation. There is no system role: what a browser sends must not give the model its instructions.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Turn {
+    /// Who said it.
+    pub role: Role,
+    /// What was said.
+    pub content: String,
+}
+
+/// See [`Turn::role`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The user of the chat.
+    User,
+    /// The model, earlier.
+    Assistant,
+}
+
+/// What happens to `system` and `developer` messages of a client. Anyone can send them with curl: a page is no guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SystemMessages {
+    /// 422: a page that sends them has a fault, and the user would get another model than its author meant.
+    #[default]
+    Refuse,
+    /// They are left out: for clients that you cannot change.
+    Drop,
+    /// They become the model's instructions, in place of yours: for services whose users are the authors of the prompts.
+    Pass,
+}
+
+/// A conversation for a model.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Conversation {
+    /// The client's instructions, with [`SystemMessages::Pass`] only.
+    pub system: Option<String>,
+    /// What was said.
+    pub turns: Vec<Turn>,
+}
+
+impl ChatRequest {
+    /// The conversation that `policy` allows.
+    ///
+    /// # Errors
+    /// If there is a message with another role.
+    pub fn conversation(self, policy: SystemMessages) -> Result<Conversation, PublicError> {
+        let mut conversation = Conversation::default();
+        for ClientMessage { role, content } in self.messages {
+            let role = match (role.as_str(), policy) {
+                ("user", _) => Role::User,
+                ("assistant", _) => Role::Assistant,
+                ("system" | "developer", SystemMessages::Drop) => continue,
+                ("system" | "developer", SystemMessages::Pass) => {
+                    let system = conversation.system.get_or_insert_default();
+                    if !system.is_empty() {
+                        system.push_str("\n\n");
+                    }
+                    system.push_str(&content);
+                    continue;
+                }
+                _ => return Err(PublicError::ROLE),
+            };
+            conversation.turns.push(Turn { role, content });
+        }
+        Ok(conversation)
+    }
+}
+// ANCHOR_END: request

@@ -9,6 +9,7 @@
 // ANCHOR: generation
 use std::{pin::pin, sync::Arc, time::Duration};
 
+use futures::{Stream, StreamExt};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,25 @@ pub trait Answer: Send + 'static {
 
     /// The terminal event of an answer whose task dies.
     fn broken(&self) -> Option<Event>;
+}
+
+/// Events, and the function that makes the terminal event of a failure.
+impl<S, F> Answer for (S, F)
+where
+    S: Stream<Item = Event> + Send + Unpin + 'static,
+    F: Fn(PublicError) -> Option<Event> + Send + 'static,
+{
+    async fn next(&mut self) -> Option<Event> {
+        self.0.next().await
+    }
+
+    fn end(&mut self, why: PublicError) -> Vec<Event> {
+        self.1(why).into_iter().collect()
+    }
+
+    fn broken(&self) -> Option<Event> {
+        self.1(PublicError::BROKEN)
+    }
 }
 
 /// One answer.

@@ -1,7 +1,7 @@
-//! Before the first byte of a model's stream: everything that is not a 200 with the right type.
+//! Before the first byte of a model's stream: everything that is not a 200 with the right type; and what a client may know of it.
 //!
-//! Use it with `providers::model_events`, if you build the request yourself instead of with `upstream`. Guarantees: an error has its
-//! status, the wait that the provider asks for, and the start of its body. Sibling: `failure`.
+//! Use it with `model_stream`, if you build the request yourself instead of with `upstream`. Guarantees: an error has its
+//! status, the wait that the provider asks for, and the start of its body. Siblings: `failure`, `public_error`.
 
 // ANCHOR: open
 use std::time::{Duration, SystemTime};
@@ -11,12 +11,15 @@ use futures::Stream;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
-use crate::llm::failure::ModelError;
+use super::{
+    failure::{Failure, ModelError},
+    public_error::PublicError,
+};
 
 /// Length of the part of an error's body that is kept for the log.
 const MAX_ERROR_BODY_BYTES: usize = 4096;
 
-/// Gives the body to [`model_events`](crate::llm::providers::model_events), or says why there is no stream.
+/// Gives the body to `model_stream::model_events`, or returns the reason why there is no stream.
 ///
 /// Build the client with `connect_timeout` and `read_timeout`; `timeout` bounds the whole body and
 /// would cut a healthy answer.
@@ -78,3 +81,32 @@ async fn start_of(mut response: reqwest::Response) -> String {
     String::from_utf8_lossy(&body).into_owned()
 }
 // ANCHOR_END: open
+
+impl From<&ModelError> for PublicError {
+    fn from(error: &ModelError) -> Self {
+        let (wait, provider) = match error {
+            ModelError::Status {
+                retry_after,
+                status,
+                ..
+            } => (*retry_after, Some(*status)),
+            ModelError::Truncated => return Self::TRUNCATED,
+            _ => (None, None),
+        };
+        let public = match error.failure() {
+            Failure::RateLimited => Self::RATE_LIMITED.after(wait),
+            Failure::Overloaded => Self::OVERLOADED.after(wait),
+            Failure::Internal => Self::BROKEN,
+            Failure::Rejected => Self::REJECTED,
+            // Which of the two is for the log: a client can do nothing about either.
+            Failure::Misconfigured | Failure::AccountEmpty => Self::MISCONFIGURED,
+        };
+        Self { provider, ..public }
+    }
+}
+
+impl From<ModelError> for PublicError {
+    fn from(error: ModelError) -> Self {
+        Self::from(&error)
+    }
+}

@@ -43,6 +43,8 @@ pub struct Measured {
     pub lasted: Duration,
     /// How it ended.
     pub outcome: Outcome,
+    /// The status with which the provider refused.
+    pub provider: Option<u16>,
 }
 
 impl Measured {
@@ -58,6 +60,24 @@ impl Measured {
 
 /// Gets each answer at its end. It must not block: metrics, a log line, a channel.
 pub type Report = Arc<dyn Fn(&Measured) + Send + Sync>;
+
+/// Measures every answer of `model`: the `watch` of a relay, which calls it with the user when an answer begins, passes it the model's
+/// events, or the code of the error that ended them with the provider's status, and drops it at the end.
+pub fn measure(model: &str, report: Report) -> Arc<Measure> {
+    let model = model.to_owned();
+    Arc::new(move |user| {
+        let mut meter = Meter::start(user, &model, report.clone());
+        Box::new(move |event| match event {
+            Ok(event) => meter.event(event),
+            Err((code, status)) => meter.failed(code, status),
+        })
+    })
+}
+
+/// See [`measure`].
+pub type Measure = dyn Fn(&str) -> Box<dyn FnMut(Result<&ModelEvent, (&'static str, Option<u16>)>) + Send>
+    + Send
+    + Sync;
 
 /// Measures one answer; reports when it is dropped.
 pub struct Meter {
@@ -81,6 +101,7 @@ impl Meter {
             usage: Usage::default(),
             lasted: Duration::ZERO,
             outcome: Outcome::Cancelled, // until an end is seen
+            provider: None,
         };
         Self {
             since: Instant::now(),
@@ -108,9 +129,10 @@ impl Meter {
         }
     }
 
-    /// The answer has failed with this code, whatever came before.
-    pub fn failed(&mut self, code: &'static str) {
+    /// The answer has failed with this code, whatever came before; with the provider's status, if it refused.
+    pub fn failed(&mut self, code: &'static str, provider: Option<u16>) {
         self.so_far.outcome = Outcome::Failed(code);
+        self.so_far.provider = provider;
     }
 
     fn content(&mut self, bytes: usize) {

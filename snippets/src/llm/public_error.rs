@@ -1,19 +1,37 @@
-//! Errors that tell a client what to do, and nothing else.
+//! Errors that tell a client what to do, and nothing else; and the two parts of a request that every endpoint reads: who asks, and JSON.
 //!
-//! Promise: no text of the provider, no key and no internal name is in it; the code is stable.
-//!
-//! Sibling: `failure`.
+//! Guarantees: no text of the provider, no key and no internal name is in an error; its code is stable; a body that is not readable is
+//! refused with such an error too. Needs no other file.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Json,
+    extract::{FromRequest, Request, rejection::JsonRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::failure::{Failure, ModelError};
+/// Who asks: your authentication puts it into the request's extensions. Without it the routes return 500.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserId(pub String);
+
+/// Admits a user: what it returns is dropped when the answer has ended; `None` refuses. `PerUser::permits` makes one.
+pub type Permits = dyn Fn(&str) -> Option<Box<dyn Send>> + Send + Sync;
+
+/// The body of a request as JSON, or the refusal: axum's own would be plain text, with the names of our types in it.
+pub struct Body<T>(pub Result<T, PublicError>);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Infallible> {
+        let read = Json::from_request(request, state).await;
+        let refused = |invalid: JsonRejection| PublicError::invalid(invalid.status());
+        Ok(Self(read.map(|Json(body)| body).map_err(refused)))
+    }
+}
 
 /// What a client may know of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -79,60 +97,33 @@ impl PublicError {
     pub const STOPPED: Self = Self::new("stopped", StatusCode::BAD_GATEWAY, false);
     /// The service is going down.
     pub const RESTART: Self = Self::new("restart", StatusCode::SERVICE_UNAVAILABLE, true);
-    const RATE_LIMITED: Self = Self {
+    /// The provider refused for now.
+    pub const RATE_LIMITED: Self = Self {
         retry_after: Some(10),
         ..Self::new("rate_limited", StatusCode::TOO_MANY_REQUESTS, true)
     };
-    const OVERLOADED: Self = Self {
+    /// The provider has no capacity.
+    pub const OVERLOADED: Self = Self {
         retry_after: Some(10),
         ..Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, true)
     };
     /// The model or the way to it broke.
     pub const BROKEN: Self = Self::new("model_failed", StatusCode::BAD_GATEWAY, true);
-    const REJECTED: Self = Self::new("rejected", StatusCode::UNPROCESSABLE_ENTITY, false);
+    /// The answer ended before its end.
+    pub const TRUNCATED: Self = Self::new("truncated", StatusCode::BAD_GATEWAY, true);
+    /// The provider does not take this conversation.
+    pub const REJECTED: Self = Self::new("rejected", StatusCode::UNPROCESSABLE_ENTITY, false);
     /// Our key, model or account. Never 401 or 403: a client would log its user out.
-    const MISCONFIGURED: Self = Self::new("misconfigured", StatusCode::BAD_GATEWAY, false);
+    pub const MISCONFIGURED: Self = Self::new("misconfigured", StatusCode::BAD_GATEWAY, false);
 
-    fn after(self, wait: Option<Duration>) -> Self {
+    /// The same with the wait that the provider asks for, of at most an hour.
+    #[must_use]
+    pub fn after(self, wait: Option<Duration>) -> Self {
         let seconds = wait.map(|wait| wait.as_millis().div_ceil(1000).min(3600) as u64);
         Self {
             retry_after: seconds.or(self.retry_after),
             ..self
         }
-    }
-}
-
-impl From<&ModelError> for PublicError {
-    fn from(error: &ModelError) -> Self {
-        let (wait, provider) = match error {
-            ModelError::Status {
-                retry_after,
-                status,
-                ..
-            } => (*retry_after, Some(*status)),
-            ModelError::Truncated => {
-                return Self {
-                    code: "truncated",
-                    ..Self::BROKEN
-                };
-            }
-            _ => (None, None),
-        };
-        let public = match error.failure() {
-            Failure::RateLimited => Self::RATE_LIMITED.after(wait),
-            Failure::Overloaded => Self::OVERLOADED.after(wait),
-            Failure::Internal => Self::BROKEN,
-            Failure::Rejected => Self::REJECTED,
-            // Which of the two is for the log: a client can do nothing about either.
-            Failure::Misconfigured | Failure::AccountEmpty => Self::MISCONFIGURED,
-        };
-        Self { provider, ..public }
-    }
-}
-
-impl From<ModelError> for PublicError {
-    fn from(error: ModelError) -> Self {
-        Self::from(&error)
     }
 }
 

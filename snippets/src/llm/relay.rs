@@ -8,38 +8,61 @@
 //! There is no task and no channel here: the model's stream is in the response body, so dropping the body closes the provider's
 //! connection, and polling it reads from there.
 //!
-//! Needs `request`, `chat`, `public_error`, `upstream`, `connections/per_user`, `meter`, `model_event`, `failure`, `sse/streams`, `streams/pace`, `streams/deadline`.
+//! The model, the limit of a user and the measurement are functions: `upstream` with the decoder of your provider makes the first,
+//! `connections/per_user` the second, `meter` the third. Needs `chat`, `public_error`, `model_event`, `sse/streams`, `streams/pace`.
+//!
+//! ```ignore
+//! let decode: Decode = |body| model_events(body, OpenAiChat::default()).boxed(); // sh copy llm/openai_chat, llm/model_stream
+//! let upstream = Upstream::new(Dialect::OpenAiChat, base, key, "gpt-5-mini", silence, decode)?; // sh copy llm/upstream
+//! let places = PerUser::new(3).permits(); // sh copy connections/per_user
+//! let relay = Relay { model: upstream.model(), places, streams, config: Config::default(), shutdown };
+//! let router = app(Arc::new(relay)).layer(authentication); // which adds a `UserId` to the request
+//! ```
 
 // ANCHOR: config
 use std::{future::ready, sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json, Router,
-    extract::{DefaultBodyLimit, State, rejection::JsonRejection},
+    Extension, Router,
+    extract::{DefaultBodyLimit, State},
     response::{IntoResponse, Response},
     routing::post,
 };
-use futures::{FutureExt, Stream, StreamExt, TryFutureExt, stream};
-use tokio::time::{Instant, sleep_until, timeout};
+use futures::{
+    FutureExt, Stream, StreamExt, TryFutureExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use serde_json::json;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    chat::{ChatEvent, Done, Kind, Names},
-    failure::ModelError,
-    meter::{Meter, Report},
-    model_event::{ModelEvent, Usage},
-    public_error::PublicError,
-    request::{ChatRequest, Conversation, SystemMessages, UserId},
-    upstream::{ModelStream, Upstream},
+    chat::{ChatEvent, ChatRequest, Conversation, Done, Kind, Names, SystemMessages},
+    model_event::{ModelEvent, Question, Usage},
+    public_error::{Body, Permits, PublicError, UserId},
 };
 use crate::{
-    connections::per_user::PerUser,
-    sse::streams::{Holding, Produced, Streams},
-    streams::{
-        deadline::{until_silent, until_stuck},
-        pace::coalesce,
+    sse::{
+        event::Event,
+        streams::{Holding, Produced, Streams},
     },
+    streams::pace::coalesce,
 };
+
+/// A model's answer, as it comes. Dropping it stops the model.
+pub type ModelEvents = BoxStream<'static, Result<ModelEvent, PublicError>>;
+
+/// Asks a model. The future ends with the provider's response headers; dropping it stops the model too.
+pub type Model =
+    dyn Fn(Question) -> BoxFuture<'static, Result<ModelEvents, PublicError>> + Send + Sync;
+
+/// Called with the user when an answer begins: `meter::measure`.
+pub type Watch = dyn Fn(&str) -> Box<Watching> + Send + Sync;
+
+/// Gets each event of the model, or the code of the error that ended the answer and the status with which the provider refused. It is
+/// dropped at the end.
+pub type Watching = dyn FnMut(Result<&ModelEvent, (&'static str, Option<u16>)>) + Send;
 
 /// The contract with your clients: names, statuses and limits, in one place.
 #[derive(Clone)]
@@ -67,8 +90,8 @@ pub struct Config {
     pub system: SystemMessages,
     /// The response for a refusal: its status and its body.
     pub refuse: fn(PublicError) -> Response,
-    /// Receives the times, tokens and user of each answer.
-    pub report: Report,
+    /// Watches each answer: times, tokens, user.
+    pub watch: Arc<Watch>,
 }
 
 impl Default for Config {
@@ -85,7 +108,7 @@ impl Default for Config {
             names: Names::default(),
             system: SystemMessages::Refuse,
             refuse: IntoResponse::into_response,
-            report: Arc::new(|measured| tracing::info!(?measured, "answer")),
+            watch: Arc::new(|_| Box::new(|_| ())),
         }
     }
 }
@@ -94,7 +117,7 @@ impl Default for Config {
 impl Config {
     /// # Panics
     /// If one of [`Config::names`] is not a name.
-    pub(super) fn checked(&self) {
+    fn checked(&self) {
         if let Err(error) = self.names.check() {
             panic!("Config::names: {error}");
         }
@@ -106,11 +129,11 @@ impl Config {
 #[derive(Clone)]
 pub struct Relay {
     /// The model.
-    pub upstream: Upstream,
+    pub model: Arc<Model>,
     /// Open streams and their heartbeat. Start it with a token that is never cancelled: [`Relay::shutdown`] ends answers in band.
     pub streams: Streams,
-    /// Permits of the users.
-    pub places: PerUser,
+    /// The limit of each user.
+    pub places: Arc<Permits>,
     /// The contract.
     pub config: Config,
     /// Cancelled, it ends every answer with `failed`, code `restart`. To let answers finish first, cancel it after the token of
@@ -133,36 +156,23 @@ pub fn app(relay: Arc<Relay>) -> Router {
 async fn chat(
     State(relay): State<Arc<Relay>>,
     Extension(UserId(user)): Extension<UserId>,
-    request: Result<Json<ChatRequest>, JsonRejection>,
+    Body(request): Body<ChatRequest>,
 ) -> Response {
-    let refuse = relay.config.refuse;
-    let Json(request) = match request {
-        Ok(request) => request,
-        Err(invalid) => return refuse(PublicError::invalid(invalid.status())),
-    };
-    // Everything that can be refused is refused before anything is paid for.
-    if relay.shutdown.is_cancelled() {
-        return refuse(PublicError::RESTART);
-    }
-    let conversation = match request.conversation(relay.config.system) {
-        Ok(conversation) => conversation,
-        Err(error) => return refuse(error),
-    };
-    let Some(place) = relay.places.enter(&user) else {
-        return refuse(PublicError::BUSY);
-    };
-    let slot = match relay.streams.admit() {
-        Ok(slot) => slot,
-        Err(_) => return refuse(PublicError::FULL),
-    };
-    let names = relay.config.names;
-    match relay.answer(&user, conversation).await {
-        Ok(events) => {
-            let events = Produced::new(events.map(move |event| event.event(&names)));
-            slot.respond(Holding(events, place)) // both permits are free when the body is dropped
+    let answer = async {
+        // Everything that can be refused is refused before anything is paid for.
+        let request = request?;
+        if relay.shutdown.is_cancelled() {
+            return Err(PublicError::RESTART);
         }
-        Err(error) => refuse(error),
-    }
+        let conversation = request.conversation(relay.config.system)?;
+        let place = (relay.places)(&user).ok_or(PublicError::BUSY)?;
+        let slot = relay.streams.admit().map_err(|_| PublicError::FULL)?;
+        let names = relay.config.names;
+        let events = relay.answer(&user, conversation).await?;
+        let events = Produced::new(events.map(move |event| event.event(&names)));
+        Ok(slot.respond(Holding(events, place))) // both permits are free when the body is dropped
+    };
+    answer.await.unwrap_or_else(relay.config.refuse)
 }
 // ANCHOR_END: route
 
@@ -177,101 +187,152 @@ impl Relay {
         user: &str,
         conversation: Conversation,
     ) -> Result<impl Stream<Item = ChatEvent> + Send + Unpin + use<>, PublicError> {
-        let mut meter = Meter::start(user, self.upstream.model(), self.config.report.clone());
-        let mut upstream = self.upstream.clone();
-        if let Some(instructions) = &conversation.system {
-            upstream = upstream.system(instructions);
-        }
-        let mut opening = async move { upstream.open(&conversation.turns).await }.boxed();
+        let mut watch = (self.config.watch)(user);
+        let turns = conversation.turns.iter().map(|turn| json!(turn));
+        let mut opening = (self.model)(Question {
+            system: conversation.system,
+            messages: turns.collect(),
+            tools: Vec::new(),
+        });
         // hyper drops this handler when the client disconnects: the request to the provider is dropped with it.
-        let events: ModelStream = match timeout(self.config.head, &mut opening).await {
+        let events = match timeout(self.config.head, &mut opening).await {
             Ok(Ok(events)) => events,
             Ok(Err(error)) => {
-                let error = public(&error);
-                meter.failed(error.code); // a refusal, and not a user who left
+                watch(Err((error.code, error.provider))); // a refusal, and not a user who left
                 return Err(error);
             }
             Err(_) => opening.try_flatten_stream().boxed(),
         };
-        let events = self.chat_events(events, meter);
+        let end = Instant::now() + self.config.longest;
+        let events = chat_events(self.limited(events, watch, end));
         Ok(coalesce(events.boxed(), self.config.window))
     }
 }
 // ANCHOR_END: answer
 
-// ANCHOR: events
 impl Relay {
-    /// The model's events as the client sees them, up to the one terminal event.
-    fn chat_events(
-        &self,
-        events: ModelStream,
-        meter: Meter,
-    ) -> impl Stream<Item = ChatEvent> + Send + use<> {
-        let end = Instant::now() + self.config.longest;
-        let mut usage = Usage::default();
-        let events = self.limited(events, meter, end);
-        events.filter_map(move |event| {
-            ready(Some(match event {
-                Ok(ModelEvent::Text(text)) => ChatEvent::Delta(Kind::Text, text),
-                Ok(ModelEvent::Reasoning(text)) => ChatEvent::Delta(Kind::Reasoning, text),
-                Ok(ModelEvent::Refusal(text)) => ChatEvent::Delta(Kind::Refusal, text),
-                Ok(ModelEvent::Finish { reason, tool_calls }) => ChatEvent::Done(Arc::new(Done {
-                    reason,
-                    tool_calls,
-                    usage,
-                })),
-                Err(error) => ChatEvent::Failed(error),
-                Ok(ModelEvent::Usage(total)) => {
-                    usage = total;
-                    return ready(None);
-                }
-                Ok(_) => return ready(None),
-            }))
-        })
+    /// The same for `resume`, as events, with the function that makes the terminal event of a failure. The model is asked when the
+    /// stream is first polled.
+    ///
+    /// # Errors
+    /// [`SystemMessages`].
+    #[allow(clippy::type_complexity)]
+    pub fn events(
+        self: &Arc<Self>,
+        user: String,
+        request: ChatRequest,
+    ) -> Result<
+        (
+            BoxStream<'static, Event>,
+            impl Fn(PublicError) -> Option<Event> + Send + use<>,
+        ),
+        PublicError,
+    > {
+        let conversation = request.conversation(self.config.system)?;
+        let (relay, names) = (self.clone(), self.config.names);
+        let answer = async move {
+            match relay.answer(&user, conversation).await {
+                Ok(events) => events.left_stream(),
+                Err(error) => stream::iter([ChatEvent::Failed(error)]).right_stream(),
+            }
+        };
+        let events = answer.flatten_stream();
+        let events = events.filter_map(move |event| ready(event.event(&names).ok())); // the names were checked
+        let failed = move |error| ChatEvent::Failed(error).event(&names).ok();
+        Ok((events.boxed(), failed))
     }
 
-    /// The model's events, measured and within the limits of [`Config`], up to `Finish` or the first error. Then the provider's
+    /// One call of the model for an agent: for this user, up to this instant, within the same limits, and watched.
+    pub fn calls(
+        self: &Arc<Self>,
+    ) -> Arc<dyn Fn(&str, Question, Instant) -> ModelEvents + Send + Sync> {
+        let relay = self.clone();
+        Arc::new(move |user, question, end| {
+            let (model, watch) = (relay.model.clone(), (relay.config.watch)(user));
+            let opening = async move { model(question).await };
+            let events = opening.try_flatten_stream().boxed();
+            relay.limited(events, watch, end).boxed()
+        })
+    }
+}
+
+// ANCHOR: events
+/// The model's events as the client sees them, up to the one terminal event.
+fn chat_events(
+    events: impl Stream<Item = Result<ModelEvent, PublicError>> + Send,
+) -> impl Stream<Item = ChatEvent> + Send {
+    let mut usage = Usage::default();
+    events.filter_map(move |event| {
+        ready(Some(match event {
+            Ok(ModelEvent::Text(text)) => ChatEvent::Delta(Kind::Text, text),
+            Ok(ModelEvent::Reasoning(text)) => ChatEvent::Delta(Kind::Reasoning, text),
+            Ok(ModelEvent::Refusal(text)) => ChatEvent::Delta(Kind::Refusal, text),
+            Ok(ModelEvent::Finish { reason, tool_calls }) => ChatEvent::Done(Arc::new(Done {
+                reason,
+                tool_calls,
+                usage,
+            })),
+            Err(error) => ChatEvent::Failed(error),
+            Ok(ModelEvent::Usage(total)) => {
+                usage = total;
+                return ready(None);
+            }
+            Ok(_) => return ready(None),
+        }))
+    })
+}
+
+impl Relay {
+    /// The model's events, watched and within the limits of [`Config`], up to `Finish` or the first error. Then the provider's
     /// connection is closed.
-    pub fn limited(
+    fn limited(
         &self,
-        events: ModelStream,
-        meter: Meter,
+        events: ModelEvents,
+        watch: Box<Watching>,
         end: Instant,
     ) -> impl Stream<Item = Result<ModelEvent, PublicError>> + Send + use<> {
         let (shutdown, most_bytes) = (self.shutdown.clone(), self.config.most_bytes);
-        let events = until_silent(events, self.config.silence).map(|event| match event {
-            Ok(event) => event.map_err(|error| public(&error)),
-            Err(_) => Err(PublicError::SILENT),
-        });
-        let events = until_stuck(events.boxed(), self.config.no_content, |event| {
-            !matches!(event, Ok(ModelEvent::Heartbeat))
-        });
-        let events = events.map(|event| event.unwrap_or(Err(PublicError::STUCK)));
-        let start = Some((events.boxed(), 0, meter));
+        let (silence, no_content) = (self.config.silence, self.config.no_content);
+        let start = Some((events, 0, Duration::ZERO, watch));
         stream::unfold(start, move |state| {
             let shutdown = shutdown.clone();
             async move {
-                let (mut events, mut bytes, mut meter) = state?;
-                let next = tokio::select! {
+                let (mut events, mut bytes, mut waited, mut watch) = state?;
+                // The clocks run only while an event is awaited: a slow reader is not the model's silence.
+                let since = Instant::now();
+                let limits = [
+                    (silence, PublicError::SILENT),
+                    (no_content.saturating_sub(waited), PublicError::STUCK),
+                    (end.saturating_duration_since(since), PublicError::TOO_LONG),
+                ];
+                let first =
+                    |one: (Duration, _), two: (Duration, _)| if two.0 < one.0 { two } else { one };
+                let (limit, why) = first(first(limits[0], limits[1]), limits[2]);
+                let mut next = tokio::select! {
                     biased;
-                    () = shutdown.cancelled() => Some(Err(PublicError::RESTART)),
-                    next = events.next() => next,
-                    () = sleep_until(end) => Some(Err(PublicError::TOO_LONG)),
+                    () = shutdown.cancelled() => Err(PublicError::RESTART),
+                    next = timeout(limit, events.next()) => match next {
+                        Ok(next) => next.unwrap_or(Err(PublicError::TRUNCATED)),
+                        Err(_) => Err(why),
+                    },
                 };
-                let mut next = next.unwrap_or_else(|| Err(public(&ModelError::Truncated)));
                 if let Ok(event) = &next {
-                    meter.event(event);
+                    waited = match event {
+                        ModelEvent::Heartbeat => waited + since.elapsed(),
+                        _ => Duration::ZERO,
+                    };
+                    watch(Ok(event));
                     bytes += content(event);
                     if content(event) > 0 && (bytes > most_bytes || Instant::now() >= end) {
                         next = Err(PublicError::TOO_LONG);
                     }
                 }
                 if let Err(error) = &next {
-                    meter.failed(error.code);
+                    watch(Err((error.code, error.provider)));
                 }
                 // Without a next state, `events` are dropped, and with them the provider's connection.
                 let ended = matches!(next, Err(_) | Ok(ModelEvent::Finish { .. }));
-                Some((next, (!ended).then_some((events, bytes, meter))))
+                Some((next, (!ended).then_some((events, bytes, waited, watch))))
             }
         })
         .fuse()
@@ -288,11 +349,5 @@ fn content(event: &ModelEvent) -> usize {
         ModelEvent::Other { raw, .. } => raw.len(),
         _ => 0,
     }
-}
-
-/// The provider's text is logged; the client gets a code.
-fn public(error: &ModelError) -> PublicError {
-    tracing::warn!(%error, "the model failed");
-    error.into()
 }
 // ANCHOR_END: events

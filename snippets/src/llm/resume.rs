@@ -6,9 +6,14 @@
 //! posted; every reader gets every event after its cursor once, or a `reset`; another user's generation does not exist; what is kept is
 //! bounded in number (per user and in all), bytes and time.
 //!
-//! Generations are in this process: route a user to the instance that has them, or keep the log outside.
+//! Generations are in this process: route a user to the instance that has them, or keep the log outside. The function that answers a
+//! question is an argument: `relay` has it. Needs `generation`, `public_error`, `sse/streams`, `sse/event`.
 //!
-//! Needs `generation`, `relay`, `chat`, `request`, `public_error`, `sse/streams`, `sse/event`.
+//! ```ignore
+//! let (streams, places) = (relay.streams.clone(), relay.places.clone()); // an `Arc<Relay>`: sh copy llm/relay
+//! let all = Generations::new(streams, places, Limits::default(), relay.shutdown.clone());
+//! let router = app(all, move |user, question| relay.events(user, question)).layer(authentication);
+//! ```
 
 // ANCHOR: limits
 use std::{
@@ -19,26 +24,23 @@ use std::{
 };
 
 use axum::{
-    Extension, Json, Router,
-    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    Extension, Router,
+    extract::{DefaultBodyLimit, Path, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    chat::{ChatEvent, Names},
     generation::{Answer, Generation},
-    public_error::PublicError,
-    relay::Relay,
-    request::{ChatRequest, Conversation, UserId},
+    public_error::{Body, Permits, PublicError, UserId},
 };
 use crate::sse::{
-    event::{Event, LastEventId, is_token},
-    streams::{self, Slot},
+    event::{LastEventId, is_token},
+    streams::{self, Slot, Streams},
 };
 
 /// Limits of what is kept.
@@ -52,6 +54,13 @@ pub struct Limits {
     pub keep: Duration,
     /// How long a generation runs without any reader.
     pub abandon: Duration,
+    /// Largest log of one answer in bytes of events; readers of a larger one get a `reset`. JSON needs at most six bytes for one of
+    /// text: the default holds an answer of `relay::Config::most_bytes`.
+    pub most_bytes: usize,
+    /// Largest request in bytes; beyond it 413.
+    pub most_request_bytes: usize,
+    /// The response for a refusal: its status and its body.
+    pub refuse: fn(PublicError) -> Response,
 }
 
 impl Default for Limits {
@@ -61,6 +70,9 @@ impl Default for Limits {
             per_user: 8,
             keep: Duration::from_secs(10 * 60),
             abandon: Duration::from_secs(2 * 60),
+            most_bytes: 6 * 1024 * 1024 + 64 * 1024,
+            most_request_bytes: 256 * 1024,
+            refuse: IntoResponse::into_response,
         }
     }
 }
@@ -69,45 +81,50 @@ impl Default for Limits {
 // ANCHOR: routes
 /// All generations of this process.
 pub struct Generations {
-    relay: Arc<Relay>,
+    streams: Streams,
+    places: Arc<Permits>,
     limits: Limits,
+    shutdown: CancellationToken,
     known: Mutex<Known>,
-    /// At shutdown, after `relay.shutdown`: close it and wait for it.
+    /// At shutdown: close it and wait for it.
     pub tasks: TaskTracker,
 }
 
-type All = State<Arc<Generations>>;
 type User = Extension<UserId>;
 
 /// `POST /generations` (header `Idempotency-Key`) begins or joins, `GET /generations/{key}` continues after `Last-Event-ID`, and
-/// so does the POST; `DELETE /generations/{key}` stops. The GET starts nothing, so `EventSource` may repeat it.
-///
-/// # Panics
-/// As [`super::relay::app`].
-pub fn app(generations: Arc<Generations>) -> Router {
-    let config = &generations.relay.config;
-    config.checked();
-    let limit = DefaultBodyLimit::max(config.most_request_bytes);
+/// so does the POST; `DELETE /generations/{key}` stops. The GET starts nothing, so `EventSource` may repeat it. `answer` makes the
+/// answer to a user's question; it asks nothing before it is polled.
+pub fn app<Q, A, F>(all: Arc<Generations>, answer: F) -> Router
+where
+    Q: DeserializeOwned + Hash + Send + 'static,
+    A: Answer,
+    F: Fn(String, Q) -> Result<A, PublicError> + Clone + Send + Sync + 'static,
+{
+    let limit = DefaultBodyLimit::max(all.limits.most_request_bytes);
     let one = get(attach).head(streams::head).delete(stop);
     Router::new()
-        .route("/generations", post(begin))
-        .route("/generations/{key}", one)
+        .route("/generations", post(begin::<Q, A, F>))
+        .route("/generations/{key}", one.with_state(all.clone()))
         .layer(limit)
-        .with_state(generations)
+        .with_state((all, answer))
 }
 
-async fn begin(
-    State(all): All,
+async fn begin<Q, A, F>(
+    State((all, answer)): State<(Arc<Generations>, F)>,
     Extension(UserId(user)): User,
     headers: HeaderMap,
     cursor: LastEventId, // a POST whose response was cut is sent again with both
-    request: Result<Json<ChatRequest>, JsonRejection>,
-) -> Response {
-    let Json(request) = match request {
-        Ok(request) => request,
-        Err(invalid) => {
-            return (all.relay.config.refuse)(PublicError::invalid(invalid.status()));
-        }
+    Body(question): Body<Q>,
+) -> Response
+where
+    Q: Hash,
+    A: Answer,
+    F: Fn(String, Q) -> Result<A, PublicError>,
+{
+    let question = match question {
+        Ok(question) => question,
+        Err(refused) => return (all.limits.refuse)(refused),
     };
     // Random, made once per question: a request that is sent again repeats it, a new try has a new one.
     let key = headers
@@ -116,44 +133,45 @@ async fn begin(
     let Some(key) = key.filter(|key| is_token(key, 64)) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let begun = request
-        .conversation(all.relay.config.system)
-        .and_then(|conversation| {
-            let slot = all.admit()?; // first: what is refused must not run
-            let mut hasher = DefaultHasher::new();
-            conversation.hash(&mut hasher);
-            let answer = || Relayed::new(all.relay.clone(), user.clone(), conversation);
-            let id = (user.clone(), key.to_owned());
-            Ok((slot, all.begin(id, hasher.finish(), answer)?))
-        });
+    let mut hasher = DefaultHasher::new();
+    question.hash(&mut hasher);
+    let id = (user.clone(), key.to_owned());
+    let begun = answer(user, question).and_then(|answer| {
+        let slot = all.admit()?; // first: what is refused must not run
+        Ok((slot, all.begin(id, hasher.finish(), || answer)?))
+    });
     match begun {
         Ok((slot, generation)) => respond(slot, &generation, &cursor),
-        Err(refused) => (all.relay.config.refuse)(refused),
+        Err(refused) => (all.limits.refuse)(refused),
     }
 }
 
 async fn attach(
-    State(all): All,
+    State(all): State<Arc<Generations>>,
     Extension(UserId(user)): User,
     Path(key): Path<String>,
     cursor: LastEventId,
 ) -> Response {
-    let found = all.lock().get(&(user, key));
+    let found = all.lock().asked(&(user, key));
     match (found, all.admit()) {
         (Some(generation), Ok(slot)) => respond(slot, &generation, &cursor),
-        (Some(_), Err(refused)) => (all.relay.config.refuse)(refused),
+        (Some(_), Err(refused)) => (all.limits.refuse)(refused),
         (None, _) => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
 /// Returns 204 for each key: a Stop may arrive before its question does, and is remembered for it.
-async fn stop(State(all): All, Extension(UserId(user)): User, Path(key): Path<String>) -> Response {
+async fn stop(
+    State(all): State<Arc<Generations>>,
+    Extension(UserId(user)): User,
+    Path(key): Path<String>,
+) -> Response {
     if !is_token(&key, 64) {
         return StatusCode::BAD_REQUEST.into_response();
     }
     match all.stop((user, key)) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(refused) => (all.relay.config.refuse)(refused),
+        Err(refused) => (all.limits.refuse)(refused),
     }
 }
 
@@ -167,14 +185,26 @@ fn respond(slot: Slot, generation: &Arc<Generation>, cursor: &LastEventId) -> Re
 
 // ANCHOR: begin
 impl Generations {
-    /// For one process.
-    pub fn new(relay: Arc<Relay>, limits: Limits) -> Arc<Self> {
+    /// For one process. `shutdown` refuses questions and forgets what has ended; the answers that run must end by themselves then.
+    pub fn new(
+        streams: Streams,
+        places: Arc<Permits>,
+        limits: Limits,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            relay,
+            streams,
+            places,
             limits,
+            shutdown,
             known: Mutex::default(),
             tasks: TaskTracker::new(),
         })
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Generations that are kept, for a gauge.
@@ -187,7 +217,7 @@ impl Generations {
     /// # Errors
     /// [`PublicError::FULL`].
     pub fn admit(&self) -> Result<Slot, PublicError> {
-        self.relay.streams.admit().map_err(|_| PublicError::FULL)
+        self.streams.admit().map_err(|_| PublicError::FULL)
     }
 
     /// The generation of this key: the one that is kept, if `asked`, the hash of the question, is the same; else a new one, which
@@ -203,20 +233,24 @@ impl Generations {
     ) -> Result<Arc<Generation>, PublicError> {
         // Looked up and inserted under one lock: two requests at the same time begin one generation.
         let mut known = self.lock();
-        if let Some(kept) = known.0.get(&id) {
+        let stopped = match known.0.get(&id) {
+            None => false,
+            Some(kept) if kept.asked == Some(asked) => return Ok(kept.generation.clone()),
             // The same key for another question is the client's mistake; the old answer would be the wrong one.
-            let same = kept.asked.is_none_or(|kept| kept == asked);
-            return if same {
-                Ok(kept.generation.clone())
-            } else {
-                Err(PublicError::KEY_REUSED)
-            };
-        }
-        if self.relay.shutdown.is_cancelled() {
+            Some(Entry { asked: Some(_), .. }) => return Err(PublicError::KEY_REUSED),
+            Some(_) => true,
+        };
+        if self.shutdown.is_cancelled() {
             return Err(PublicError::RESTART);
         }
-        let place = self.relay.places.enter(&id.0).ok_or(PublicError::BUSY)?;
+        let place = match stopped {
+            true => None,
+            false => Some((self.places)(&id.0).ok_or(PublicError::BUSY)?),
+        };
         let kept = self.keep(&mut known, id, Some(asked))?;
+        if stopped {
+            kept.2.stop.cancel(); // before its task starts: nothing is asked
+        }
         let (generation, answer) = (kept.2.clone(), answer());
         self.tasks.spawn(async move {
             kept.2.run(answer, place, kept.0.limits.abandon).await;
@@ -227,21 +261,12 @@ impl Generations {
 
     fn stop(self: &Arc<Self>, id: Id) -> Result<(), PublicError> {
         let mut known = self.lock();
-        match known.get(&id) {
-            Some(generation) => generation.stop.cancel(),
-            None => {
-                let names = self.relay.config.names;
-                let kept = self.keep(&mut known, id, None)?;
-                kept.2.stop.cancel(); // before its task starts
-                let events = stream::empty().boxed();
-                self.tasks.spawn(async move {
-                    kept.2
-                        .run(Relayed { events, names }, (), Duration::MAX)
-                        .await;
-                    kept.rest().await;
-                });
-            }
+        if let Some(entry) = known.0.get(&id) {
+            entry.generation.stop.cancel();
+            return Ok(());
         }
+        let kept = self.keep(&mut known, id, None)?;
+        self.tasks.spawn(async move { kept.rest().await });
         Ok(())
     }
 
@@ -251,10 +276,9 @@ impl Generations {
         id: Id,
         asked: Option<u64>,
     ) -> Result<Kept, PublicError> {
+        known.remove(&id); // a Stop that waited for its question
         known.make_room(&id.0, &self.limits)?;
-        // JSON needs at most six bytes for one: the answer reaches its own limit before the log is trimmed.
-        let text = self.relay.config.most_bytes.saturating_mul(6);
-        let generation = Generation::new(text.saturating_add(64 * 1024));
+        let generation = Generation::new(self.limits.most_bytes);
         known.insert(id.clone(), generation.clone(), asked);
         Ok(Kept(self.clone(), id, generation))
     }
@@ -264,44 +288,6 @@ impl Generations {
     }
 }
 // ANCHOR_END: begin
-
-/// The relay's answer in its own events.
-pub struct Relayed {
-    events: BoxStream<'static, ChatEvent>,
-    names: Names,
-}
-
-impl Relayed {
-    /// Asks when it is first polled.
-    pub fn new(relay: Arc<Relay>, user: String, conversation: Conversation) -> Self {
-        let names = relay.config.names;
-        let answer = async move {
-            match relay.answer(&user, conversation).await {
-                Ok(events) => events.left_stream(),
-                Err(error) => stream::iter([ChatEvent::Failed(error)]).right_stream(),
-            }
-        };
-        let events = answer.flatten_stream().boxed();
-        Self { events, names }
-    }
-}
-
-impl Answer for Relayed {
-    async fn next(&mut self) -> Option<Event> {
-        self.events.next().await?.event(&self.names).ok() // the names were checked
-    }
-
-    fn end(&mut self, why: PublicError) -> Vec<Event> {
-        let event = ChatEvent::Failed(why).event(&self.names);
-        event.into_iter().collect()
-    }
-
-    fn broken(&self) -> Option<Event> {
-        ChatEvent::Failed(PublicError::BROKEN)
-            .event(&self.names)
-            .ok()
-    }
-}
 
 // ANCHOR: known
 /// Owner and key: another user's key finds nothing, as one that does not exist.
@@ -317,9 +303,21 @@ struct Entry {
     number: u64,
 }
 
+impl Entry {
+    fn has_ended(&self) -> bool {
+        self.asked.is_none() || self.generation.has_ended()
+    }
+}
+
 impl Known {
-    fn get(&self, id: &Id) -> Option<Arc<Generation>> {
-        self.0.get(id).map(|entry| entry.generation.clone())
+    fn asked(&self, id: &Id) -> Option<Arc<Generation>> {
+        let entry = self.0.get(id).filter(|entry| entry.asked.is_some())?;
+        Some(entry.generation.clone())
+    }
+
+    fn remove(&mut self, id: &Id) -> Option<()> {
+        self.0.remove(id)?.generation.forget.cancel();
+        Some(())
     }
 
     fn insert(&mut self, id: Id, generation: Arc<Generation>, asked: Option<u64>) {
@@ -350,10 +348,9 @@ impl Known {
         let ended = self
             .0
             .iter()
-            .filter(|((owner, _), entry)| of(owner) && entry.generation.has_ended());
+            .filter(|((owner, _), entry)| of(owner) && entry.has_ended());
         let id = ended.min_by_key(|(_, entry)| entry.number)?.0.clone();
-        self.0.remove(&id)?.generation.forget.cancel();
-        Some(())
+        self.remove(&id)
     }
 }
 
@@ -366,7 +363,7 @@ impl Kept {
         let forget = async {
             tokio::select! {
                 () = self.2.forget.cancelled() => {}
-                () = self.0.relay.shutdown.cancelled() => {} // nobody returns to this process
+                () = self.0.shutdown.cancelled() => {} // nobody returns to this process
             }
         };
         let _ = timeout(self.0.limits.keep, forget).await;
@@ -377,10 +374,8 @@ impl Drop for Kept {
     fn drop(&mut self) {
         let mut known = self.0.lock();
         // Evicted, its key may belong to another one by now.
-        if known
-            .get(&self.1)
-            .is_some_and(|kept| Arc::ptr_eq(&kept, &self.2))
-        {
+        let kept = known.0.get(&self.1);
+        if kept.is_some_and(|kept| Arc::ptr_eq(&kept.generation, &self.2)) {
             known.0.remove(&self.1);
         }
     }

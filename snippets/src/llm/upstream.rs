@@ -4,11 +4,13 @@
 //! even before the provider has answered; the key is in no `Debug` output, error or log line; silence is bounded, the whole is not;
 //! the request has no limit on tokens that you did not set, except with Anthropic, which requires one.
 //!
-//! Siblings: `http`, `providers`. Other topics: `streams/deadline`.
+//! The decoder is an argument: copy `openai_chat` or `anthropic`, and `model_stream`. Siblings: `http`, `model_event`, `failure`,
+//! `public_error`. Other topics: `streams/deadline`.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt, Stream, future};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future, future::BoxFuture, stream::BoxStream};
 use reqwest::{
     Client, Url,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -16,13 +18,12 @@ use reqwest::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+pub use super::model_event::Dialect;
 use super::{
     failure::ModelError,
     http,
-    model_event::ModelEvent,
-    providers::{
-        anthropic::Anthropic, decode::EndRule, openai_chat::OpenAiChat, stream::model_events,
-    },
+    model_event::{ModelEvent, Question},
+    public_error::PublicError,
 };
 use crate::streams::deadline;
 
@@ -33,17 +34,20 @@ pub const ANTHROPIC_MAX_TOKENS: u32 = 32_000;
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// A model's answer, as it comes.
-pub type ModelStream = Pin<Box<dyn Stream<Item = Result<ModelEvent, ModelError>> + Send>>;
+pub type ModelStream = BoxStream<'static, Result<ModelEvent, ModelError>>;
 
-/// Which format the provider speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// `POST /v1/chat/completions`: OpenAI and the many servers that follow it, each in its own way: see [`Upstream::path`] and
-    /// [`Upstream::field`].
-    OpenAiChat,
-    /// `POST /v1/messages`.
-    Anthropic,
-}
+/// Decodes the body of a response: `|body| model_events(body, OpenAiChat::new(EndRule::default())).boxed()`, with `model_stream` and the
+/// decoder of your provider.
+pub type Decode = fn(BoxStream<'static, reqwest::Result<Bytes>>) -> ModelStream;
+
+/// See [`Upstream::model`].
+pub type Model = dyn Fn(
+        Question,
+    ) -> BoxFuture<
+        'static,
+        Result<BoxStream<'static, Result<ModelEvent, PublicError>>, PublicError>,
+    > + Send
+    + Sync;
 
 /// A provider, a key, a model, and what is asked of it.
 #[derive(Debug, Clone)]
@@ -56,7 +60,7 @@ pub struct Upstream {
     model: String,
     system: Option<String>,
     fields: Map<String, Value>,
-    end_rule: EndRule,
+    decode: Decode,
 }
 
 /// Why there is no [`Upstream`].
@@ -88,6 +92,7 @@ impl Upstream {
         key: &str,
         model: &str,
         silence: Duration,
+        decode: Decode,
     ) -> Result<Self, InvalidUpstream> {
         let client = deadline::client(Duration::from_secs(10), silence, |builder| {
             // A redirect would take the key and the conversation along: reqwest drops `Authorization` then, not `x-api-key`.
@@ -124,7 +129,7 @@ impl Upstream {
             model: model.to_owned(),
             system: None,
             fields: Map::from_iter([(field.0.to_owned(), field.1)]),
-            end_rule: EndRule::default(),
+            decode,
         };
         if upstream.base.scheme() == "https" && !has_tls() {
             return Err(InvalidUpstream::NoTls);
@@ -182,13 +187,6 @@ impl Upstream {
         self
     }
 
-    /// The same for a host with another evidence of the end.
-    #[must_use]
-    pub fn end_rule(mut self, end_rule: EndRule) -> Self {
-        self.end_rule = end_rule;
-        self
-    }
-
     /// The same with another model.
     #[must_use]
     pub fn with_model(&self, model: &str) -> Self {
@@ -198,8 +196,8 @@ impl Upstream {
         }
     }
 
-    /// The model.
-    pub fn model(&self) -> &str {
+    /// The name of the model.
+    pub fn model_name(&self) -> &str {
         &self.model
     }
 
@@ -229,9 +227,31 @@ impl Upstream {
             .await
             .map_err(|error| ModelError::transport(&error.without_url()))?;
         let body = http::open(response, "text/event-stream").await?;
-        Ok(match self.dialect {
-            Dialect::OpenAiChat => Box::pin(model_events(body, OpenAiChat::new(self.end_rule))),
-            Dialect::Anthropic => Box::pin(model_events(body, Anthropic::new(self.end_rule))),
+        Ok((self.decode)(body.boxed()))
+    }
+
+    /// The same as a function, which is the model of `relay` and, through it, of `agent`. The provider's text is logged; the client gets
+    /// a code.
+    pub fn model(&self) -> Arc<Model> {
+        let upstream = self.clone();
+        Arc::new(move |question| {
+            let mut upstream = upstream.clone();
+            if let Some(instructions) = &question.system {
+                upstream = upstream.system(instructions);
+            }
+            if !question.tools.is_empty() {
+                upstream = upstream.field("tools", question.tools);
+            }
+            let public = |error: ModelError| {
+                tracing::warn!(%error, "the model failed");
+                PublicError::from(error)
+            };
+            let opening = async move {
+                let events = upstream.open_messages(question.messages).await;
+                let events = events.map_err(public)?;
+                Ok(events.map(move |event| event.map_err(public)).boxed())
+            };
+            opening.boxed()
         })
     }
 

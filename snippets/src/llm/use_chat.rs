@@ -4,7 +4,7 @@
 //! one answer at a time; a question that is sent again is not paid again; a page that returns gets the running answer from its start, or
 //! 204; the history holds what the page has, and is stored before the page sees the end.
 //!
-//! Needs `agent`, `use_chat_request`, `use_chat_history`, `ui_message_stream`, `resume` and their files.
+//! Needs `agent`, `use_chat_request`, `use_chat_history`, `ui_message_stream`, `resume` and their files; `relay` has the call of the model.
 
 // ANCHOR: routes
 use std::{
@@ -25,11 +25,13 @@ use tower_http::cors::CorsLayer;
 use super::{
     agent::{Agent, AgentEvent, Run},
     generation::{Answer, Generation},
-    public_error::PublicError,
-    request::UserId,
+    public_error::{Body, PublicError, UserId},
     resume::Generations,
-    ui_message_stream::{Message, UiLog, UiPart, UiWriter, event, ui_response},
-    use_chat_history::{Chat, Chats, lock},
+    ui_message::Message,
+    ui_message_stream::{UiLog, event, ui_response},
+    ui_part::UiPart,
+    ui_writer::UiWriter,
+    use_chat_history::{self as history, Chats, lock},
     use_chat_request::{UiRequest, Wish},
 };
 use crate::sse::{
@@ -41,21 +43,27 @@ use crate::sse::{
 pub struct UseChat {
     /// Answers the questions; without tools it is a plain chat.
     pub agent: Arc<Agent>,
-    /// The running answers, over the same relay.
+    /// The running answers, and the limits of a request.
     pub generations: Arc<Generations>,
     /// The conversations.
-    pub chats: Chats,
+    pub chats: Chats<Generation>,
     /// `finish` after Stop: `interrupted` for the AI SDK 7, `other` for 5 and 6.
     pub stopped: &'static str,
 }
 
 type All = State<Arc<UseChat>>;
 type User = Extension<UserId>;
+type Chat = history::Chat<Generation>;
+
+/// The answer that is being written.
+fn running(chat: &Chat) -> Option<Arc<Generation>> {
+    chat.generation.upgrade().filter(|kept| !kept.has_ended())
+}
 
 /// `POST /chat` asks, regenerates and decides. `GET /chat/{id}` has the history, `GET /chat/{id}/stream` the running answer or 204, and
 /// `DELETE /chat/{id}/stream` stops it. Put [`cors`] around your authentication: a preflight has no credentials.
 pub fn app(all: Arc<UseChat>) -> Router {
-    let limit = DefaultBodyLimit::max(all.agent.relay.config.most_request_bytes);
+    let limit = DefaultBodyLimit::max(all.generations.limits().most_request_bytes);
     let stream = get(attach).head(streams::head).delete(stop);
     Router::new()
         .route("/chat", post(ask))
@@ -78,16 +86,16 @@ pub fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
 async fn ask(
     State(all): All,
     Extension(UserId(user)): User,
-    Json(request): Json<UiRequest>,
+    Body(request): Body<UiRequest>,
 ) -> Response {
     let begun = async {
-        let (id, wish) = request.wish()?;
+        let (id, wish) = request?.wish()?;
         let slot = all.generations.admit()?; // first: what is refused must not run
         Ok((slot, all.begin(user, id, wish).await?))
     };
     match begun.await {
         Ok((slot, generation)) => respond(slot, &generation),
-        Err(refused) => (all.agent.relay.config.refuse)(refused),
+        Err(refused) => (all.generations.limits().refuse)(refused),
     }
 }
 
@@ -104,7 +112,7 @@ async fn history(
     let pairs = turns.flat_map(|turn| [Some(&turn.question), turn.answer.as_ref()]);
     let messages: Vec<&Message> = pairs.flatten().collect();
     // `active` and a 204 on resume: the answer has ended in between, load the history again.
-    Json(json!({ "messages": messages, "active": chat.running().is_some() })).into_response()
+    Json(json!({ "messages": messages, "active": running(&chat).is_some() })).into_response()
 }
 
 async fn attach(
@@ -113,10 +121,10 @@ async fn attach(
     Path(id): Path<String>,
 ) -> Response {
     let chat = all.chats.get(&(user, id));
-    let running = chat.and_then(|chat| lock(&chat).running());
-    match (running, all.generations.admit()) {
+    let active = chat.and_then(|chat| running(&lock(&chat)));
+    match (active, all.generations.admit()) {
         (Some(generation), Ok(slot)) => respond(slot, &generation),
-        (Some(_), Err(refused)) => (all.agent.relay.config.refuse)(refused),
+        (Some(_), Err(refused)) => (all.generations.limits().refuse)(refused),
         (None, _) => StatusCode::NO_CONTENT.into_response(), // `useChat` has nothing to resume
     }
 }
@@ -127,7 +135,7 @@ async fn stop(
     Path(id): Path<String>,
 ) -> StatusCode {
     let chat = all.chats.get(&(user, id));
-    if let Some(generation) = chat.and_then(|chat| lock(&chat).running()) {
+    if let Some(generation) = chat.and_then(|chat| running(&lock(&chat))) {
         generation.stop.cancel();
         generation.ended().await; // after the 204, the history has the fragment
     }
@@ -153,14 +161,15 @@ impl UseChat {
     ) -> Result<Arc<Generation>, PublicError> {
         let chat = self.chats.open(&user, &id)?;
         loop {
-            let running = {
+            let other = {
                 let mut open = lock(&chat);
                 let kept = open.generation.upgrade();
-                match (kept.filter(|_| open.has_begun(&wish)), open.running()) {
+                match (kept.filter(|_| open.has_begun(&wish)), running(&open)) {
                     (Some(same), _) => return Ok(same), // sent again: its answer is read again
                     (None, Some(other)) => other,
                     (None, None) => {
-                        let (session, message, decisions) = open.prepare(&self.agent, wish)?;
+                        let (session, message, decisions) =
+                            open.prepare(self.agent.format, self.agent.most_result_bytes, wish)?;
                         open.generation = Weak::new(); // that of another question
                         open.count += 1;
                         let key = (user.clone(), format!("{id}/{}", open.count)); // no key of a client has a slash
@@ -174,8 +183,8 @@ impl UseChat {
                 }
             };
             // The user moved on: one answer at a time.
-            running.stop.cancel();
-            running.ended().await;
+            other.stop.cancel();
+            other.ended().await;
         }
     }
 }

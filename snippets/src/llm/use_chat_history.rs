@@ -3,7 +3,7 @@
 //! Use it with `use_chat`, and put your database here. Guarantees: the model gets what this server stored, never the client's copy; a chat
 //! of another user does not exist; chats are bounded in number, and a running one is never evicted.
 //!
-//! Siblings: `agent`, `agent_turn`, `generation`, `public_error`, `ui_message_stream`, `use_chat_request`.
+//! Siblings: `agent_turn`, `public_error`, `ui_message`, `use_chat_request`.
 
 // ANCHOR: history
 use std::{
@@ -14,25 +14,33 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    agent::{Agent, Decision, Session},
-    agent_turn::Format,
-    generation::Generation,
+    agent_turn::{Decision, Format, Session},
     public_error::PublicError,
-    ui_message_stream::Message,
+    ui_message::Message,
     use_chat_request::Wish,
 };
 
-/// One conversation.
-#[derive(Default)]
-pub struct Chat {
+/// One conversation; `G` is an answer that runs, such as `generation::Generation`.
+pub struct Chat<G> {
     /// Questions and answers.
     pub turns: Vec<Turn>,
     /// The same for the model.
     pub session: Session,
     /// The newest answer, while it is kept.
-    pub generation: Weak<Generation>,
+    pub generation: Weak<G>,
     /// Answers that were begun.
     pub count: u64,
+}
+
+impl<G> Default for Chat<G> {
+    fn default() -> Self {
+        Self {
+            turns: Vec::new(),
+            session: Session::default(),
+            generation: Weak::new(),
+            count: 0,
+        }
+    }
 }
 
 /// A question and its answer.
@@ -47,12 +55,7 @@ pub struct Turn {
     start: usize,
 }
 
-impl Chat {
-    /// The answer that is being written.
-    pub fn running(&self) -> Option<Arc<Generation>> {
-        self.generation.upgrade().filter(|kept| !kept.has_ended())
-    }
-
+impl<G> Chat<G> {
     /// Whether the newest answer is that to `wish`: the request was sent again.
     pub fn has_begun(&self, wish: &Wish) -> bool {
         let Some(turn) = self.turns.last() else {
@@ -76,12 +79,14 @@ impl Chat {
     }
 
     /// Makes the history that `wish` continues: the session to run, the message that its answer begins or continues, and the decisions.
+    /// `most_result_bytes` as in the agent.
     ///
     /// # Errors
     /// [`PublicError::MESSAGE`] if there is nothing to regenerate or to decide.
     pub fn prepare(
         &mut self,
-        agent: &Agent,
+        format: Format,
+        most_result_bytes: usize,
         wish: Wish,
     ) -> Result<(Session, Message, Vec<Decision>), PublicError> {
         let new = || Message::assistant(&format!("{:016x}", rand::random::<u64>()));
@@ -97,8 +102,9 @@ impl Chat {
                 if let Some(at) = place(self, &message.id) {
                     self.cut(at);
                 }
-                self.settle(agent);
-                let asked = agent.format.question(&text, &images);
+                // Calls that wait for an approval are declined by a new question.
+                self.session.settle(format, most_result_bytes);
+                let asked = format.question(&text, &images);
                 self.push(message, asked);
                 Ok((self.session.clone(), new(), Vec::new()))
             }
@@ -129,12 +135,6 @@ impl Chat {
         }
     }
 
-    /// Calls that wait for an approval are declined by a new question.
-    fn settle(&mut self, agent: &Agent) {
-        let format: Format = agent.format;
-        self.session.settle(format, agent.most_result_bytes);
-    }
-
     fn push(&mut self, question: Message, asked: Value) {
         let start = self.session.messages.len();
         self.session.messages.push(asked.clone());
@@ -162,16 +162,16 @@ impl Chat {
 type Id = (String, String);
 
 /// When it was last used, and the chat.
-type Known = (u64, Arc<Mutex<Chat>>);
+type Known<G> = (u64, Arc<Mutex<Chat<G>>>);
 
 /// The conversations of this process.
-pub struct Chats {
-    known: Mutex<HashMap<Id, Known>>,
+pub struct Chats<G> {
+    known: Mutex<HashMap<Id, Known<G>>>,
     most: usize,
     per_user: usize,
 }
 
-impl Chats {
+impl<G> Chats<G> {
     /// At most `most` chats, and `per_user` of one user: the one that was not used for the longest time makes room.
     pub fn new(most: usize, per_user: usize) -> Self {
         Self {
@@ -182,7 +182,7 @@ impl Chats {
     }
 
     /// The chat, if it exists.
-    pub fn get(&self, id: &Id) -> Option<Arc<Mutex<Chat>>> {
+    pub fn get(&self, id: &Id) -> Option<Arc<Mutex<Chat<G>>>> {
         lock(&self.known).get(id).map(|(_, chat)| chat.clone())
     }
 
@@ -190,7 +190,7 @@ impl Chats {
     ///
     /// # Errors
     /// If there is no room, since all of them are being answered.
-    pub fn open(&self, user: &str, id: &str) -> Result<Arc<Mutex<Chat>>, PublicError> {
+    pub fn open(&self, user: &str, id: &str) -> Result<Arc<Mutex<Chat<G>>>, PublicError> {
         let mut known = lock(&self.known);
         let id = (user.to_owned(), id.to_owned());
         let now = known.values().map(|(used, _)| used + 1).max().unwrap_or(0);
@@ -208,12 +208,9 @@ impl Chats {
     }
 }
 
-fn evict(
-    known: &mut HashMap<Id, (u64, Arc<Mutex<Chat>>)>,
-    of: impl Fn(&str) -> bool,
-) -> Option<()> {
+fn evict<G>(known: &mut HashMap<Id, Known<G>>, of: impl Fn(&str) -> bool) -> Option<()> {
     // One that a request has in its hands is in use, even before its answer runs.
-    let idle = |chat: &Arc<Mutex<Chat>>| Arc::strong_count(chat) == 1;
+    let idle = |chat: &Arc<Mutex<Chat<G>>>| Arc::strong_count(chat) == 1;
     let old = known
         .iter()
         .filter(|((owner, _), (_, chat))| of(owner) && idle(chat));

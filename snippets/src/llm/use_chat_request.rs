@@ -3,14 +3,16 @@
 //! Use it with `use_chat`. Guarantee: only the newest message of the user, or their decisions on calls of tools, are taken. The client's
 //! copy of the history, of the model's messages and of the inputs of tools is ignored: anyone can write it.
 //!
-//! Siblings: `agent`, `agent_turn`, `public_error`, `ui_message_stream`. Other topics: `sse/event`.
+//! Siblings: `agent_turn`, `public_error`, `ui_message`. Other topics: `sse/event`.
 
 // ANCHOR: request
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    agent::Decision, agent_turn::Image, public_error::PublicError, ui_message_stream::Message,
+    agent_turn::{Decision, Image},
+    public_error::PublicError,
+    ui_message::Message,
 };
 use crate::sse::event::is_token;
 

@@ -3,7 +3,7 @@
 //! Three authentication methods: a session cookie, `Authorization: Bearer` (a fetch client), a ticket in the URL (an
 //! `EventSource` without cookies). An open stream is checked again while it runs, since
 //! it outlives the decision that opened it. Refusals come before the 200, are JSON, and do not reveal
-//! internals. Needs `until.rs`, `streams.rs`, `log.rs` and `connections/{per_user,tickets}.rs` with their files.
+//! internals. Needs `until.rs`, `streams.rs` and `connections/{per_user,tickets}.rs` with their files.
 
 // ANCHOR: protect
 use std::{
@@ -27,8 +27,7 @@ use tower_http::{cors::CorsLayer, trace::TraceLayer};
 
 use super::{
     event::{Event, InvalidEvent, LastEventId, Names},
-    log::Log,
-    streams::{self, Streams},
+    streams::{self, Source, Streams},
     until::{Until, Users, invalid},
 };
 use crate::connections::{
@@ -104,8 +103,8 @@ impl Sessions {
 }
 // ANCHOR_END: sessions
 
-/// What the routes share.
-pub struct Service {
+/// What the routes share; `L` is what is streamed, such as a `Log`.
+pub struct Service<L> {
     /// See [`Sessions`].
     pub sessions: Sessions,
     /// Each is for the session that requested it, so that a logout ends its streams too.
@@ -119,11 +118,18 @@ pub struct Service {
     /// For a logout that ends the streams immediately.
     pub users: Users,
     /// What is streamed.
-    pub log: Arc<Log>,
+    pub log: L,
 }
 
-/// `POST /tickets` and `GET /events`, for pages of exactly these `origins`.
-pub fn app(service: Arc<Service>, origins: Vec<HeaderValue>) -> Router {
+type Read<L, S> = fn(&L, &LastEventId) -> Option<S>;
+
+/// `POST /tickets` and `GET /events`, for pages of exactly these `origins`. `read` opens the stream after a cursor, `None` when the client has
+/// everything: `|log, cursor| log.read(cursor)`.
+pub fn app<L, S>(service: Arc<Service<L>>, origins: Vec<HeaderValue>, read: Read<L, S>) -> Router
+where
+    L: Send + Sync + 'static,
+    S: Source,
+{
     // A wildcard is refused by browsers where there are credentials, and echoing any Origin opens the
     // stream of every visitor who is logged in to every page that they open.
     let cors = CorsLayer::new()
@@ -140,15 +146,15 @@ pub fn app(service: Arc<Service>, origins: Vec<HeaderValue>) -> Router {
         tracing::info_span!("request", method = %request.method(), path = request.uri().path())
     });
     Router::new()
-        .route("/tickets", post(issue))
-        .route("/events", get(events).head(streams::head))
+        .route("/tickets", post(issue::<L, S>))
+        .route("/events", get(events::<L, S>).head(streams::head))
         .layer((trace, cors))
-        .with_state(service)
+        .with_state((service, read))
 }
 
 /// Answers `{"ticket": …}`. Never in exchange for a ticket: it would live forever.
-async fn issue(
-    State(service): State<Arc<Service>>,
+async fn issue<L, S>(
+    State((service, _)): State<(Arc<Service<L>>, Read<L, S>)>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, PublicError> {
     let session = session(&headers).ok_or(PublicError::Unauthorized)?;
@@ -166,8 +172,8 @@ struct Ticket {
 }
 
 // ANCHOR: events
-async fn events(
-    State(service): State<Arc<Service>>,
+async fn events<L: Send + Sync + 'static, S: Source>(
+    State((service, read)): State<(Arc<Service<L>>, Read<L, S>)>,
     query: Result<Query<Ticket>, QueryRejection>,
     headers: HeaderMap,
     last_event_id: LastEventId,
@@ -179,7 +185,7 @@ async fn events(
     };
     let user = service.sessions.user(&session);
     let user = user.ok_or(PublicError::Unauthorized)?;
-    let Some(reader) = service.log.read(&last_event_id) else {
+    let Some(reader) = read(&service.log, &last_event_id) else {
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
     let per_user = service.per_user.enter(&user);

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::outbox::{Outbox, message_len};
-use super::serve::Handler;
+use super::serve::{Handler, Limit};
 use super::users::{EXPIRED, User, UserSocket, UserSockets};
 use crate::connections::client_ip::ClientIp;
 
@@ -179,6 +179,14 @@ pub struct Limited<H> {
     messages: Direct,
     control: Direct,
     refusals: Option<Direct>,
+}
+
+impl Limit<User> for Rates {
+    type Limited<H: Handler> = Limited<H>;
+
+    fn around<H: Handler>(&self, user: &User, outbox: &Outbox, handler: H) -> Limited<H> {
+        self.limit(user, outbox, handler)
+    }
 }
 
 impl<H: Handler> Handler for Limited<H> {

@@ -1,7 +1,7 @@
 //! The protocol of the rooms: `join` (with `resume`), `leave`, `publish` with an id that is acknowledged, `ping` for pages.
 //!
 //! Guarantee: every refusal names what it refuses, and none that depends on the state of the server ends the connection.
-//! Goes with [`super::rooms`], [`super::serve`] and [`super::protect`].
+//! Needs `rooms`, `serve` and `users` with their files; goes with `protect` and `rates`.
 
 // ANCHOR: rooms_endpoint
 use std::task::{Context, Poll};
@@ -17,10 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::outbox::Outbox;
-use super::rates::Rates;
 use super::rooms::{Cursor, Hub, Membership};
-use super::serve::Malformed;
-use super::serve::{Handler, Sockets, Upgrade};
+use super::serve::{Handler, Limit, Malformed, Sockets, Upgrade};
 use super::users::User;
 
 /// Rooms that one connection may be in.
@@ -68,15 +66,16 @@ enum Reply<'a> {
     },
 }
 
-/// `/rooms`. The user comes from [`super::protect`] in front of it; without one every handshake fails.
-pub fn router(sockets: Sockets, hub: Hub, rates: Rates) -> Router {
+/// `/rooms`. The user comes from your authentication in front of it, such as `protect`; without one every handshake fails. `limit` bounds what
+/// a connection and a user may send: `rates::Rates`, or `()` for nothing but the limits of `sockets`.
+pub fn router<L: Limit<User>>(sockets: Sockets, hub: Hub, limit: L) -> Router {
     Router::new()
-        .route("/rooms", any(upgrade))
-        .with_state((sockets, hub, rates))
+        .route("/rooms", any(upgrade::<L>))
+        .with_state((sockets, hub, limit))
 }
 
-async fn upgrade(
-    State((sockets, hub, rates)): State<(Sockets, Hub, Rates)>,
+async fn upgrade<L: Limit<User>>(
+    State((sockets, hub, limit)): State<(Sockets, Hub, L)>,
     Extension(user): Extension<User>,
     upgrade: Upgrade,
 ) -> Response {
@@ -86,7 +85,7 @@ async fn upgrade(
     }
     sockets.accept(upgrade, move |outbox| {
         let member = Member::new(hub, user.clone());
-        rates.limit(&user, outbox, member)
+        limit.around(&user, outbox, member)
     })
 }
 

@@ -45,6 +45,23 @@ pub trait Handler: Send + 'static {
     }
 }
 
+/// Limits of a connection of the user `U`, put around its handler. `()` has none.
+pub trait Limit<U>: Clone + Send + Sync + 'static {
+    /// The handler within the limits.
+    type Limited<H: Handler>: Handler;
+
+    /// Called once for each connection, with its user and its outbound queue.
+    fn around<H: Handler>(&self, user: &U, outbox: &Outbox, handler: H) -> Self::Limited<H>;
+}
+
+impl<U> Limit<U> for () {
+    type Limited<H: Handler> = H;
+
+    fn around<H: Handler>(&self, _: &U, _: &Outbox, handler: H) -> H {
+        handler
+    }
+}
+
 /// Extractor: axum's handshake, and the transport below it.
 pub struct Upgrade {
     ws: WebSocketUpgrade,

@@ -71,7 +71,7 @@ pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
 async fn nobody_notices_that_the_user_left() {
     let model = ScriptedModel::new(silent_after_two());
     let provider = Server::start(model.router()).await;
-    let upstream = Upstream::new(
+    let upstream = crate::support::chat::upstream(
         Dialect::OpenAiChat,
         &provider.url(""),
         "key",

@@ -9,8 +9,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use snippets::llm::request::{Role, Turn};
-use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::llm::chat::{Role, Turn};
+use snippets::llm::upstream::Dialect;
 
 use crate::support::{Server, within};
 
@@ -58,7 +58,9 @@ async fn the_key_and_the_question_follow_a_redirect() {
 async fn the_relay_follows_none() {
     let (provider, _other, seen) = provider_and_other().await;
     let (url, silence) = (provider.url(""), Duration::from_secs(20));
-    let upstream = Upstream::new(Dialect::Anthropic, &url, "sk-secret", "m", silence).unwrap();
+    let upstream =
+        crate::support::chat::upstream(Dialect::Anthropic, &url, "sk-secret", "m", silence)
+            .unwrap();
     let question = Turn {
         role: Role::User,
         content: "a private question".to_owned(),

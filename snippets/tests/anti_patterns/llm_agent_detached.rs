@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use serde_json::json;
-use snippets::llm::agent::{Agent, Run, Session, Tool};
+use snippets::llm::agent::{Agent, Run, Tool};
+use snippets::llm::agent_turn::Session;
 use snippets::llm::model_event::ModelEvent;
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::llm::upstream::{Dialect, Upstream};
@@ -48,7 +49,8 @@ async fn start() -> (ScriptedModel, Server, Upstream) {
     let model = ScriptedModel::new(Script::reply(Reply::text("One moment.")));
     let server = Server::start(model.router()).await;
     let (url, silence) = (server.url(""), Duration::from_secs(60));
-    let upstream = Upstream::new(Dialect::OpenAiChat, &url, "key", "scripted/agent", silence);
+    let upstream =
+        crate::support::chat::upstream(Dialect::OpenAiChat, &url, "key", "scripted/agent", silence);
     (model, server, upstream.unwrap())
 }
 
@@ -78,7 +80,7 @@ async fn with_the_pattern_the_tool_is_cancelled_and_nothing_is_asked() {
     }
     let (model, server, upstream) = start().await;
     let mut relay = relay(&server.url(""), patient());
-    relay.upstream = upstream;
+    relay.model = upstream.model();
     let tool = Tool {
         run: Arc::new(|_, _| {
             RUNNING.fetch_add(1, Ordering::SeqCst);
@@ -92,7 +94,7 @@ async fn with_the_pattern_the_tool_is_cancelled_and_nothing_is_asked() {
         ..weather()
     };
     let agent = Agent {
-        relay: Arc::new(relay),
+        ask: Arc::new(relay).calls(),
         format: FORMAT,
         tools: vec![tool],
         most_steps: 4,

@@ -46,7 +46,8 @@ async fn the_client_writes_what_the_model_has_said() {
     let model = ScriptedModel::new(Script::reply(Reply::text("Done.")));
     let server = Server::start(model.router()).await;
     let silence = std::time::Duration::from_secs(60);
-    let upstream = Upstream::new(Dialect::OpenAiChat, &server.url(""), "key", "any", silence);
+    let upstream =
+        crate::support::chat::upstream(Dialect::OpenAiChat, &server.url(""), "key", "any", silence);
     let app = Router::new()
         .route("/chat", post(chat))
         .with_state(upstream.unwrap());

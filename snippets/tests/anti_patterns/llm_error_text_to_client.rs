@@ -5,11 +5,13 @@
 use axum::{Router, routing::post};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
+use snippets::llm::anthropic::Anthropic;
 use snippets::llm::http;
-use snippets::llm::providers::anthropic::Anthropic;
-use snippets::llm::providers::{ModelError, model_events};
+use snippets::llm::model_stream::model_events;
+use snippets::llm::providers::ModelError;
 use snippets::llm::scripted_model::ScriptedModel;
-use snippets::llm::ui_message_stream::{UiPart, ui_parts};
+use snippets::llm::ui_message_stream::ui_parts;
+use snippets::llm::ui_part::UiPart;
 
 use snippets::llm::upstream::Upstream;
 use snippets::sse::event::Event;

@@ -5,8 +5,8 @@
 use axum::{Router, routing::post};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
+use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::providers::decode::Records;
-use snippets::llm::providers::openai_chat::OpenAiChat;
 use snippets::llm::providers::{FinishReason, ModelError, ModelEvent};
 
 use crate::support::wrong::{Wrong, answer};

@@ -3,9 +3,9 @@
 //! Instead: llm/providers
 
 use serde_json::{Value, json};
+use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::providers::ModelEvent;
 use snippets::llm::providers::decode::Records;
-use snippets::llm::providers::openai_chat::OpenAiChat;
 
 /// The model writes `{"to":"bob","amount":1000}`; each piece as its own event.
 fn wire(pieces: &[&str], reason: &str) -> Vec<String> {

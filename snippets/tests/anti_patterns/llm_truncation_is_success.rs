@@ -7,8 +7,9 @@ use eventsource_stream::Eventsource;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use snippets::llm::http;
-use snippets::llm::providers::openai_chat::OpenAiChat;
-use snippets::llm::providers::{ModelError, ModelEvent, model_events};
+use snippets::llm::model_stream::model_events;
+use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::providers::{ModelError, ModelEvent};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 
 use snippets::llm::providers::FinishReason;

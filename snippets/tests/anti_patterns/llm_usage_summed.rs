@@ -3,9 +3,9 @@
 //! Instead: llm/providers
 
 use serde_json::{Value, json};
-use snippets::llm::providers::anthropic::Anthropic;
+use snippets::llm::anthropic::Anthropic;
+use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::providers::decode::Records;
-use snippets::llm::providers::openai_chat::OpenAiChat;
 use snippets::llm::providers::{Decoder, ModelEvent};
 
 fn sse(events: &[Value]) -> String {

@@ -26,8 +26,12 @@ async fn the_question_is_asked_twice() {
 #[tokio::test]
 async fn with_a_key_the_second_joins_the_first() {
     let chat = Chat::start(stalls(), patient()).await;
-    let all = Generations::new(chat.relay.clone(), Limits::default());
-    let server = Server::start(app(all).layer(middleware::from_fn(as_user))).await;
+    let relay = chat.relay.clone();
+    let (streams, places) = (relay.streams.clone(), relay.places.clone());
+    let limits = Limits::default();
+    let all = Generations::new(streams, places, limits, relay.shutdown.clone());
+    let app = app(all, move |user, question| relay.events(user, question));
+    let server = Server::start(app.layer(middleware::from_fn(as_user))).await;
     for _ in 0..2 {
         let mut client = post(
             server.addr,

@@ -45,7 +45,7 @@ fn wrong(upstream: Upstream) -> Router {
 async fn while_the_model_thinks_stop_does_nothing() {
     let model = ScriptedModel::new(thinking());
     let provider = Server::start(model.router()).await;
-    let upstream = Upstream::new(
+    let upstream = crate::support::chat::upstream(
         Dialect::OpenAiChat,
         &provider.url(""),
         "key",

@@ -84,7 +84,7 @@ pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
 async fn the_whole_answer_lies_in_the_relay() {
     let model = ScriptedModel::new(long());
     let provider = Server::start(model.router()).await;
-    let upstream = Upstream::new(
+    let upstream = crate::support::chat::upstream(
         Dialect::OpenAiChat,
         &provider.url(""),
         "key",

@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use serde_json::json;
 use snippets::llm::http;
-use snippets::llm::providers::openai_chat::OpenAiChat;
-use snippets::llm::providers::{ModelError, ModelEvent, model_events};
+use snippets::llm::model_stream::model_events;
+use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::providers::{ModelError, ModelEvent};
 use snippets::llm::relay::Config;
 use snippets::llm::scripted_model::{ExchangeEnd, Reply, Script, ScriptedModel};
 

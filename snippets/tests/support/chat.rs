@@ -7,12 +7,16 @@ use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, http::StatusCode};
+use futures::StreamExt;
 use serde_json::json;
 use snippets::connections::per_user::PerUser;
+use snippets::llm::anthropic::Anthropic;
+use snippets::llm::model_stream::model_events;
+use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::public_error::UserId;
 use snippets::llm::relay::{Config, Relay};
-use snippets::llm::request::UserId;
 use snippets::llm::scripted_model::{Script, ScriptedModel};
-use snippets::llm::upstream::{Dialect, Upstream};
+use snippets::llm::upstream::{Decode, Dialect, InvalidUpstream, Upstream};
 use snippets::sse::streams::{self, Streams};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
@@ -40,28 +44,42 @@ pub fn patient() -> Config {
         head: Duration::from_secs(15),
         silence: Duration::from_secs(60),
         window: Duration::ZERO,
-        report: std::sync::Arc::new(|_| {}),
         ..Config::default()
     }
 }
 
-/// A relay to `url` with a heartbeat of 50 ms.
+/// An upstream with the decoder of its dialect.
+pub fn upstream(
+    dialect: Dialect,
+    base: &str,
+    key: &str,
+    model: &str,
+    silence: Duration,
+) -> Result<Upstream, InvalidUpstream> {
+    let decode: Decode = match dialect {
+        Dialect::OpenAiChat => |body| model_events(body, OpenAiChat::default()).boxed(),
+        Dialect::Anthropic => |body| model_events(body, Anthropic::default()).boxed(),
+    };
+    Upstream::new(dialect, base, key, model, silence, decode)
+}
+
+/// A relay to `url` with a heartbeat of 50 ms and two answers for each user.
 pub fn relay(url: &str, config: Config) -> Relay {
+    relay_with(url, config, &PerUser::new(2))
+}
+
+/// The same with these permits.
+pub fn relay_with(url: &str, config: Config, places: &PerUser) -> Relay {
     let streams = streams::Config {
         heartbeat: Duration::from_millis(50),
         ..streams::Config::default()
     };
+    let silence = config.silence * 2;
+    let upstream = upstream(Dialect::OpenAiChat, url, KEY, "scripted", silence);
     Relay {
-        upstream: Upstream::new(
-            Dialect::OpenAiChat,
-            url,
-            KEY,
-            "scripted",
-            config.silence * 2,
-        )
-        .unwrap(),
+        model: upstream.unwrap().model(),
         streams: Streams::start(streams, CancellationToken::new()),
-        places: PerUser::new(2),
+        places: places.permits(),
         config,
         shutdown: CancellationToken::new(),
     }
@@ -71,6 +89,7 @@ pub fn relay(url: &str, config: Config) -> Relay {
 pub struct Chat {
     pub model: ScriptedModel,
     pub upstream: Server,
+    pub places: PerUser,
     pub relay: Arc<Relay>,
     pub server: Server,
 }
@@ -79,11 +98,13 @@ impl Chat {
     pub async fn start(script: Script, config: Config) -> Self {
         let model = ScriptedModel::new(script);
         let upstream = Server::start(model.router()).await;
-        let relay = Arc::new(relay(&upstream.url(""), config));
+        let places = PerUser::new(2);
+        let relay = Arc::new(relay_with(&upstream.url(""), config, &places));
         let server = Server::start(app(relay.clone())).await;
         Self {
             model,
             upstream,
+            places,
             relay,
             server,
         }

@@ -1,13 +1,16 @@
-//! Which parts, in which order.
+//! Turns a model's events into the parts of a UI message stream, in the order that `useChat` accepts.
+//!
+//! Use it with `ui_message_stream`. Guarantee: every block and every call that begins gets its end. Siblings: `ui_part`, `model_event`,
+//! `public_error`.
 
 // ANCHOR: writer
 use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Value, json};
 
-use crate::llm::model_event::{FinishReason, ModelEvent, ToolCall, Usage};
-use crate::llm::public_error::PublicError;
-use crate::llm::ui_message_stream::UiPart;
+use super::model_event::{FinishReason, ModelEvent, ToolCall, Usage};
+use super::public_error::PublicError;
+use super::ui_part::UiPart;
 
 /// Turns model events into parts. A delta before its start is an error in the client, so the writer
 /// opens and closes every block.

@@ -1,16 +1,16 @@
 //! OpenAI Responses.
 //!
 //! Named SSE events whose data repeats the name as `type`. There is no `[DONE]`: the stream ends with `response.completed`,
-//! `response.incomplete`, `response.failed` or `error`. Siblings: `decode`, `json`, `tool_calls`.
+//! `response.incomplete`, `response.failed` or `error`. Needs `providers/{decode,json,tool_calls}` and their files.
 
 use std::collections::HashSet;
 
-use super::decode::Decoder;
-use super::decode::failure_in;
-use super::json::{Json, other};
-use super::tool_calls::{Piece, ToolCalls};
-use crate::llm::failure::ModelError;
-use crate::llm::model_event::{FinishReason, ModelEvent, Usage};
+use super::failure::ModelError;
+use super::model_event::{FinishReason, ModelEvent, Usage};
+use super::providers::decode::Decoder;
+use super::providers::decode::failure_in;
+use super::providers::json::{Json, other};
+use super::providers::tool_calls::{Piece, ToolCalls};
 
 /// Decodes `response.*` events.
 #[derive(Debug, Default)]

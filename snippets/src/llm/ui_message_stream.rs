@@ -1,4 +1,8 @@
-//! The parts as a response.
+//! The UI message stream (v1) of the AI SDK, written from Rust: `useChat` talks to your axum service without a Next.js route between.
+//!
+//! Use it if the front end is built on the AI SDK; otherwise `relay` has a smaller protocol. `use_chat` has the endpoints. Guarantee:
+//! the stream ends with `[DONE]`, and a fragment never ends like a complete message. Siblings: `ui_part`, `ui_writer`, `model_event`,
+//! `public_error`. Other topics: `sse/streams`.
 
 // ANCHOR: response
 use std::{
@@ -12,13 +16,12 @@ use axum::{
 };
 use futures::{Stream, StreamExt, stream, stream::BoxStream};
 
-use super::{UiPart, UiWriter};
-use crate::{
-    llm::{failure::ModelError, model_event::ModelEvent, public_error::PublicError},
-    sse::{
-        event::Event,
-        streams::{Chunk, Own, Slot, Source},
-    },
+use super::{
+    model_event::ModelEvent, public_error::PublicError, ui_part::UiPart, ui_writer::UiWriter,
+};
+use crate::sse::{
+    event::Event,
+    streams::{Chunk, Own, Slot, Source},
 };
 
 /// Sends `source`, a [`UiMessage`], also inside of [`Holding`](crate::sse::streams::Holding) for a user's permit.
@@ -131,7 +134,7 @@ where
                     None
                 }
                 None => {
-                    writer.fail(ModelError::Truncated.into(), &mut out);
+                    writer.fail(PublicError::TRUNCATED, &mut out);
                     None
                 }
             };

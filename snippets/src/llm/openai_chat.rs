@@ -2,14 +2,14 @@
 //!
 //! Unnamed SSE events. `finish_reason` comes in the last chunk of the choice, the usage (ask for it:
 //! `"stream_options": {"include_usage": true}`) in a later chunk whose `choices` is empty, and `data: [DONE]` ends the stream. Only
-//! choice 0 is read: do not ask for `n` > 1. Siblings: `decode`, `json`, `tool_calls`.
+//! choice 0 is read: do not ask for `n` > 1. Needs `providers/{decode,json,tool_calls}` and their files.
 
-use super::decode::{Decoder, EndRule};
-use super::decode::{failure_in, gave_up};
-use super::json::{Json, other};
-use super::tool_calls::{Piece, ToolCalls};
-use crate::llm::failure::ModelError;
-use crate::llm::model_event::{FinishReason, ModelEvent, Usage};
+use super::failure::ModelError;
+use super::model_event::{FinishReason, ModelEvent, Usage};
+use super::providers::decode::{Decoder, EndRule};
+use super::providers::decode::{failure_in, gave_up};
+use super::providers::json::{Json, other};
+use super::providers::tool_calls::{Piece, ToolCalls};
 
 /// Decodes `chat.completion.chunk` events.
 #[derive(Debug, Default)]

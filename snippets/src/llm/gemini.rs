@@ -2,14 +2,14 @@
 //!
 //! Without `alt=sse` the body is one JSON array, not a stream of events. There is no terminal event: the last chunk has a
 //! `finishReason`, and then the body ends. A body that ends without one is truncated. Function calls come whole, unless you ask for
-//! streamed arguments: do not. Siblings: `decode`, `json`, `tool_calls`.
+//! streamed arguments: do not. Needs `providers/{decode,json,tool_calls}` and their files.
 
-use super::decode::Decoder;
-use super::decode::failure_in;
-use super::json::{Json, other};
-use super::tool_calls::{Piece, ToolCalls};
-use crate::llm::failure::ModelError;
-use crate::llm::model_event::{FinishReason, ModelEvent, Usage};
+use super::failure::ModelError;
+use super::model_event::{FinishReason, ModelEvent, Usage};
+use super::providers::decode::Decoder;
+use super::providers::decode::failure_in;
+use super::providers::json::{Json, other};
+use super::providers::tool_calls::{Piece, ToolCalls};
 
 /// Decodes `GenerateContentResponse` events.
 #[derive(Debug, Default)]

@@ -1,4 +1,6 @@
-//! The parts of the stream.
+//! The parts of a UI message stream: what the AI SDK's `useChat` reads, one part an event.
+//!
+//! Use it with `ui_writer`, which knows their order. Needs no other file.
 
 // ANCHOR: parts
 use serde::Serialize;
@@ -125,10 +127,8 @@ impl UiPart {
         }
     }
 
-    /// The sources and images in a part of a provider that has no event of its own ([`ModelEvent::Other`]): citations of Anthropic,
+    /// The sources and images in a part of a provider that has no event of its own (`ModelEvent::Other`): citations of Anthropic,
     /// OpenAI and Gemini, images of OpenRouter and Gemini. Only `http` links and images as data: a page shows both.
-    ///
-    /// [`ModelEvent::Other`]: crate::llm::model_event::ModelEvent::Other
     pub(super) fn found_in(raw: &Value, out: &mut Vec<Self>) {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let link = |url: &Value, title: &Value| {

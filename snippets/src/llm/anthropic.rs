@@ -2,14 +2,14 @@
 //!
 //! Named SSE events whose data repeats the name as `type`. Content comes in numbered blocks; `ping` may come anywhere;
 //! `message_delta` brings the stop reason and the usage so far; `message_stop` ends the stream. An `error` event may come at any time
-//! after the 200. Siblings: `decode`, `json`, `tool_calls`.
+//! after the 200. Needs `providers/{decode,json,tool_calls}` and their files.
 
-use super::decode::failure_in;
-use super::decode::{Decoder, EndRule};
-use super::json::{Json, other};
-use super::tool_calls::{Piece, ToolCalls};
-use crate::llm::failure::ModelError;
-use crate::llm::model_event::{FinishReason, ModelEvent, Usage};
+use super::failure::ModelError;
+use super::model_event::{FinishReason, ModelEvent, Usage};
+use super::providers::decode::failure_in;
+use super::providers::decode::{Decoder, EndRule};
+use super::providers::json::{Json, other};
+use super::providers::tool_calls::{Piece, ToolCalls};
 
 /// Decodes `message_*` and `content_block_*` events.
 #[derive(Debug, Default)]

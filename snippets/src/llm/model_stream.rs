@@ -1,4 +1,7 @@
-//! The decoders over an HTTP body.
+//! A decoder of `providers` over an HTTP body: a provider's bytes as a stream of model events.
+//!
+//! Use it with the decoder of your provider (`openai_chat`, `anthropic`, `openai_responses`, `gemini`, `ollama`). Needs
+//! `providers/decode` with its files, `failure` and `model_event`.
 
 // ANCHOR: stream
 use std::{collections::VecDeque, error::Error};
@@ -6,7 +9,7 @@ use std::{collections::VecDeque, error::Error};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 
-use crate::llm::{
+use super::{
     failure::ModelError,
     model_event::ModelEvent,
     providers::decode::{Decoder, Records},

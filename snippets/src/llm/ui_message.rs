@@ -1,10 +1,12 @@
-//! What the page has after the parts: the same message, for the history on the server.
+//! The message that a page has after the parts of a UI message stream, for a history on the server.
+//!
+//! Use it with `use_chat`. Sibling: `ui_part`.
 
 // ANCHOR: message
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::UiPart;
+use super::ui_part::UiPart;
 
 /// A message as `useChat` has it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -1,14 +1,14 @@
 //! Ollama `/api/chat`.
 //!
 //! NDJSON (`application/x-ndjson`), not SSE. The line with `"done": true` is the last one and has the counters; a failure after the
-//! 200 is a line `{"error": "…"}`. Tool calls come whole. Siblings: `decode`, `json`, `tool_calls`.
+//! 200 is a line `{"error": "…"}`. Tool calls come whole. Needs `providers/{decode,json,tool_calls}` and their files.
 
-use super::decode::failure_in;
-use super::decode::{Decoder, Framing};
-use super::json::{Json, other};
-use super::tool_calls::{Piece, ToolCalls};
-use crate::llm::failure::ModelError;
-use crate::llm::model_event::{FinishReason, ModelEvent, Usage};
+use super::failure::ModelError;
+use super::model_event::{FinishReason, ModelEvent, Usage};
+use super::providers::decode::failure_in;
+use super::providers::decode::{Decoder, Framing};
+use super::providers::json::{Json, other};
+use super::providers::tool_calls::{Piece, ToolCalls};
 
 /// Decodes the lines of a chat response.
 #[derive(Debug, Default)]
