@@ -16,6 +16,7 @@ pub mod fences;
 pub mod generated;
 pub mod html;
 pub mod skill;
+pub mod words;
 
 use std::path::{Path, PathBuf};
 

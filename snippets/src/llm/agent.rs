@@ -4,7 +4,7 @@
 //! needs approval runs only after the user's approval of this very call; the steps are bounded; dropping a [`Run`] cancels its tools and
 //! closes the provider's connection; the conversation stays one that the provider accepts, wherever the run was stopped.
 //!
-//! There is no task here: whoever polls the run pays for it. Needs `agent_turn`, `relay` and their files.
+//! No task is spawned: the caller that polls the run does its work. Needs `agent_turn`, `relay` and their files.
 
 // ANCHOR: tools
 use std::{collections::VecDeque, sync::Arc, time::Duration};

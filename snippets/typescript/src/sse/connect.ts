@@ -91,7 +91,7 @@ export async function* connect(
     headers.set("accept", "text/event-stream");
     if (lastEventId !== "") headers.set("last-event-id", cursorHeader(lastEventId));
     if (idempotencyKey !== undefined) headers.set("idempotency-key", idempotencyKey);
-    // Made outside of `try`: a wrong URL or header is a mistake, not a network that comes back.
+    // Made outside of `try`: a wrong URL or header is a mistake, not a network that recovers.
     const either = AbortSignal.any([signal, attempt.signal]);
     const request = new Request(url, { cache: "no-store", ...init, headers, signal: either });
     let safeToRepeat = request.method === "GET" || idempotencyKey !== undefined;
@@ -210,7 +210,7 @@ async function watched<T>(
   try {
     return await operation;
   } catch (error) {
-    // A TypeError of fetch is the network; abort is silence, or the caller's, who is told below; the rest is a fault.
+    // A TypeError of fetch is the network; abort is silence, or the caller's, who is notified below; the rest is a fault.
     if (error instanceof TypeError || either.aborted) throw new RetryLater("the connection was lost", { cause: error });
     throw error;
   } finally {
