@@ -1,5 +1,5 @@
 //! Builds the book in process, and refuses one that is not whole: mdBook logs a broken include or
-//! an unclosed tag and goes on.
+//! an unclosed tag and continues.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

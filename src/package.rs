@@ -365,7 +365,7 @@ pub fn zip(files: &[File]) -> Result<Vec<u8>> {
     Ok(zip.finish()?.into_inner())
 }
 
-/// Packs `root`; `progress` is told each step, one line each.
+/// Packs `root`; `progress` receives each step as a line.
 pub fn build(root: &Path, mut progress: impl FnMut(&str)) -> Result<Package> {
     let manifest = Manifest::read(root)?;
     progress(&format!("Collecting the files of {}", root.display()));
@@ -383,7 +383,7 @@ pub fn build(root: &Path, mut progress: impl FnMut(&str)) -> Result<Package> {
 }
 
 impl Package {
-    /// The manifest beside the zip: what a store needs to offer this package.
+    /// The manifest next to the zip: what a store needs to offer this package.
     pub fn store_manifest(&self) -> serde_json::Value {
         json!({
             "version": self.manifest.version,
@@ -481,7 +481,7 @@ pub fn check_out(root: &Path, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes to a temporary file beside `path` and renames it.
+/// Writes to a temporary file next to `path` and renames it.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> Result<()> {
         let folder = path.parent().context("a path without a folder")?;

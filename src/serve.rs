@@ -41,7 +41,7 @@ pub struct Options {
     pub port: u16,
     /// Whether to open a browser.
     pub open: bool,
-    /// The store's signing key; made anew when absent.
+    /// The store's signing key; created if absent.
     pub store_key: Option<String>,
 }
 
@@ -88,7 +88,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
     let (store, slug) = match package::build(&options.root, |_| {}) {
         Ok(package) => (Store::new(&package, &key)?, Some(package.manifest.slug)),
         Err(error) => {
-            // The book is worth reading all the same.
+            // The book is worth reading anyway.
             let reason = crate::one_line(&error);
             eprintln!("warning: the store is closed: {reason}");
             (Store::closed(reason), None)

@@ -71,6 +71,61 @@ fn every_file_of_the_probe_that_is_a_copy_equals_its_source() {
     }
 }
 
+/// CONTRIBUTING.md, Style, and `pack/words.rs` say what to write instead.
+#[test]
+fn no_text_has_a_word_that_is_out() {
+    pack::report(&pack::words::check(&pack::root()));
+}
+
+#[test]
+#[ignore = "needs Python: run ./check"]
+fn no_text_has_a_misspelled_word() {
+    let root = pack::root();
+    let mut files = pack::documents(&root);
+    for folder in [
+        "checklist",
+        "snippets/src",
+        "snippets/tests",
+        "probe/src",
+        "services",
+        "src",
+        "tests",
+    ] {
+        pack::walk(&root, Path::new(folder), &mut |path| {
+            if path
+                .extension()
+                .is_some_and(|e| e == "rs" || e == "ts" || e == "jsonl" || e == "md")
+            {
+                files.push(path.to_owned());
+            }
+        });
+    }
+    files.extend(["CONTRIBUTING.md", "CHANGELOG.md", "probe/README.md", "copy"].map(PathBuf::from));
+    let output = std::process::Command::new(root.join("target/venv/tools/bin/codespell"))
+        .current_dir(&root)
+        .args(["--ignore-words", "tools/codespell.txt"])
+        .args(&files)
+        .output()
+        .expect("codespell in target/venv/tools: ./check installs it");
+    let found = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && found.is_empty(), "{found}");
+}
+
+/// `audit.txt`: what an audit searches for, by kind of endpoint and by symptom.
+#[test]
+fn the_index_of_the_audit_equals_the_checklist() {
+    let root = pack::root();
+    let made = pack::generated::audit_index(&root).unwrap();
+    let path = root.join("audit.txt");
+    if pack::updating() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(&path).is_ok_and(|found| found == made),
+        "audit.txt is out of date: `UPDATE=1 cargo test --test book` rewrites it"
+    );
+}
+
 #[test]
 fn the_table_of_copies_equals_the_sources() {
     let root = pack::root();

@@ -279,29 +279,53 @@ fn an_item_without_proof_level_or_chapter_is_found() {
     let root = copy.path();
     for (line, what) in [
         (
-            r#"{"id":"sse-a","level":"must","chapter":"sse/serve","text":"A.","probe":false}"#,
+            r#"{"id":"sse-a","level":"must","chapter":"sse/serve","symptom":"lost","text":"A.","look_for":"a handler without it","probe":false}"#,
             "neither a proof",
         ),
         (
-            r#"{"id":"sse-a","level":"maybe","chapter":"sse/serve","text":"A.","probe":false}"#,
+            r#"{"id":"sse-a","level":"maybe","chapter":"sse/serve","symptom":"lost","text":"A.","look_for":"a handler without it","probe":false}"#,
             "unknown variant",
         ),
         (
-            r#"{"id":"sse-a","level":"must","chapter":"sse/none","text":"A.","probe":false}"#,
+            r#"{"id":"sse-a","level":"must","chapter":"sse/none","symptom":"lost","text":"A.","look_for":"a handler without it","probe":false}"#,
             "no chapter",
         ),
         (
-            r#"{"id":"x-a","level":"must","chapter":"sse/serve","text":"A.","probe":false}"#,
+            r#"{"id":"x-a","level":"must","chapter":"sse/serve","symptom":"lost","text":"A.","look_for":"a handler without it","probe":false}"#,
             "ids of sse are",
         ),
         (
-            r#"{"id":"sse-a","level":"must","chapter":"sse/serve","text":"A.","source":{"url":"https://x.example","date":"lately"},"probe":false}"#,
+            r#"{"id":"sse-a","level":"must","chapter":"sse/serve","symptom":"lost","text":"A.","look_for":"a handler without it","source":{"url":"https://x.example","date":"lately"},"probe":false}"#,
             "a date",
+        ),
+        (
+            r#"{"id":"sse-a","level":"must","chapter":"sse/serve","symptom":"lost","text":"So it does.","look_for":"a handler without it","probe":false}"#,
+            "begins with its actor",
+        ),
+        (
+            r#"{"id":"sse-a","level":"must","chapter":"sse/serve","symptom":"lost","text":"A.","look_for":"","probe":false}"#,
+            "look_for has 0 characters",
+        ),
+        (
+            r#"{"id":"sse-a","level":"must","chapter":"sse/serve","symptom":"odd","text":"A.","look_for":"a handler without it","probe":false}"#,
+            "no symptom",
         ),
     ] {
         fs::write(root.join("checklist/sse.jsonl"), format!("{line}\n")).unwrap();
         assert_red(&pack::checklist::check(root), what);
     }
+}
+
+#[test]
+fn a_word_that_is_out_is_found() {
+    let copy = copy();
+    let clean = pack::words::check(copy.path());
+    edit(copy.path(), "book/src/sse/serve.md", |t| {
+        format!("{t}\nA stream that stays open for ever, beside `for ever`.\n")
+    });
+    let found = pack::words::check(copy.path());
+    assert_eq!(found.len(), clean.len() + 2, "{found:?}");
+    assert_red(&found, "for ever");
 }
 
 #[test]

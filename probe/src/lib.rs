@@ -1,6 +1,6 @@
 //! Runs the streaming checklist against a live endpoint and says what the wire shows.
 //!
-//! [`checks::CHECKS`] is the list; [`run`] does the work; `README.md` beside this crate documents the
+//! [`checks::CHECKS`] is the list; [`run`] does the work; `README.md` of this crate documents the
 //! command and its JSON. The parser of event streams is the project's own pattern, `sse/wire`.
 
 pub mod checks;
@@ -43,7 +43,7 @@ pub async fn run_until(
 	stop: impl Future<Output = ()>,
 ) -> Result<Report, Unreachable> {
 	let run = Run::new(kind, options, progress);
-	// Boxed: unoptimised, their futures are too large for the stack of whoever polls several.
+	// Boxed: unoptimized, their futures are too large for the stack of a task that polls several.
 	let work = async {
 		match kind {
 			Kind::Sse => Box::pin(sse::probe(options, &run)).await,

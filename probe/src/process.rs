@@ -80,7 +80,7 @@ impl Publisher {
 		!matches!(self.publish, Publish::None)
 	}
 
-	/// Whether the last call did not come back in time.
+	/// Whether the last call did not return in time.
 	pub(crate) fn hung(&self) -> bool {
 		self.hung.load(Ordering::Relaxed)
 	}

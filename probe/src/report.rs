@@ -183,7 +183,7 @@ impl Run {
 		self.decide(check, Verdict::CouldNotTell, why.into());
 	}
 
-	/// Everything that has no verdict yet cannot be told, for one reason.
+	/// Everything that has no verdict yet could not be judged, for one reason.
 	pub(crate) fn unknown_all(&self, why: &str) {
 		for check in checks::CHECKS.iter().filter(|c| c.kind == self.kind) {
 			self.unknown(check, why);
@@ -228,7 +228,7 @@ impl Run {
 		lock(&self.findings).insert(check.id, finding);
 	}
 
-	/// Closes the run: what has no verdict could not be told.
+	/// Closes the run: what has no verdict could not be judged.
 	pub(crate) fn finish(self, url: &str, interrupted: bool) -> Report {
 		let aborted = lock(&self.aborted).take();
 		let (ended, why) = match (aborted, interrupted) {

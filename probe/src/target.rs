@@ -284,7 +284,7 @@ mod tls {
 		Ok(Arc::new(store))
 	}
 
-	/// Believes every certificate; signatures are checked all the same.
+	/// Accepts every certificate; signatures are still checked.
 	#[derive(Debug)]
 	struct Anybody(Arc<CryptoProvider>);
 

@@ -416,7 +416,7 @@ impl Reader {
 		Self { head, head_at, log, changed, task }
 	}
 
-	/// Looks at what was seen so far.
+	/// Judges what was seen so far.
 	pub(crate) fn with<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
 		look(&self.log.lock().unwrap_or_else(PoisonError::into_inner))
 	}

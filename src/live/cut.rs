@@ -1,6 +1,6 @@
 //! A real cut, from the server's side: `POST cut` breaks off the open streams of one visitor, as a
 //! crashed server or a dropped route would. Nothing is ended in band; the client must notice and
-//! reconnect by itself.
+//! reconnect on its own.
 //!
 //! A response body is cut by an `Err` from its stream: hyper then closes the connection without the
 //! last chunk. An upgraded connection (WebSocket) has no body; its socket is closed under it, which
@@ -70,7 +70,7 @@ impl Cuts {
     }
 }
 
-/// `router`, with `POST /cut` beside its routes. `POST /cut?path=/live/sse/resume` cuts only the
+/// `router`, with `POST /cut` in addition to its routes. `POST /cut?path=/live/sse/resume` cuts only the
 /// streams below that path (as the browser names it). Answers `{"cut": number of streams}`.
 pub fn cuttable(router: Router) -> Router {
     let cuts = Cuts::default();

@@ -1,4 +1,4 @@
-//! Live examples: the routers of the patterns, mounted under `/live/<topic>` beside the book.
+//! Live examples: the routers of the patterns, mounted under `/live/<topic>` next to the book.
 //!
 //! To add a topic: a file `src/live/<topic>.rs` with `pub fn router(shutdown: CancellationToken) ->
 //! Router`, one line `pub mod <topic>;` and one line `.nest(…)` below. `shutdown` is cancelled when

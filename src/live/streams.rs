@@ -61,7 +61,7 @@ struct Live {
     shutdown: CancellationToken,
 }
 
-/// `POST /backpressure/run` begins anew; `GET /backpressure/bounded`, `…/unbounded` and
+/// `POST /backpressure/run` starts over; `GET /backpressure/bounded`, `…/unbounded` and
 /// `…/depths` are its two bodies and the sizes of their queues.
 pub fn router(shutdown: CancellationToken) -> Router {
     let streams = |max_streams| {
@@ -150,7 +150,7 @@ fn bounded(queue: Arc<Queue>) -> impl Stream<Item = Bytes> + Send {
     })
 }
 
-/// The wrong twin: the producer never waits. `CHUNKS` is all that bounds it.
+/// The counterexample: the producer never waits. `CHUNKS` is all that bounds it.
 fn unbounded(queue: Arc<Queue>) -> impl Stream<Item = Bytes> + Send {
     let (tx, chunks) = mpsc::unbounded_channel();
     let mut source = produce(queue.clone());

@@ -26,21 +26,56 @@ pub const GROUPS: [(&str, &str); 7] = [
     ("testing", "Testing"),
 ];
 
-/// What a reader may have in front of them. `streams` and `production` concern every server.
-pub const ENDPOINTS: [&str; 8] = [
-    "SSE server",
-    "SSE client",
-    "WebSocket server",
-    "WebSocket client",
-    "LLM relay",
-    "MCP server",
-    "TypeScript server",
-    "page",
+/// The kinds of endpoint and of work that an item concerns: its code in `audit.txt`, and its name.
+pub const KINDS: [(&str, &str); 15] = [
+    ("sse", "SSE server"),
+    ("sse-client", "SSE client"),
+    ("ws", "WebSocket server"),
+    ("ws-client", "WebSocket client"),
+    ("llm", "LLM relay"),
+    ("agent", "agent or useChat server"),
+    ("mcp", "MCP server"),
+    ("ts", "TypeScript server"),
+    ("node", "Node or Python server"),
+    ("page", "page"),
+    ("any", "every server"),
+    ("proxy", "proxy"),
+    ("instances", "several instances"),
+    ("deploy", "deployment"),
+    ("tests", "test suite"),
 ];
-/// Stands for all servers of [`ENDPOINTS`].
-pub const EVERY_SERVER: &str = "every server";
 
-#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+/// What users notice if an item does not hold, the greatest damage first.
+pub const SYMPTOMS: [(&str, &str); 8] = [
+    (
+        "lost",
+        "events or text are lost, duplicated or corrupted, or a cut answer looks complete",
+    ),
+    (
+        "security",
+        "someone reads, sends or injects what they must not",
+    ),
+    (
+        "cost",
+        "paid or heavy work continues, runs twice or has no limit",
+    ),
+    (
+        "outage",
+        "the service crashes, hangs, refuses users or does not stop",
+    ),
+    (
+        "reconnect",
+        "clients reconnect forever, never, or all at once",
+    ),
+    ("memory", "memory, tasks or descriptors grow"),
+    ("late", "data arrives late or all at once"),
+    ("blind", "metrics, logs or tests hide a fault"),
+];
+
+/// The longest `look_for`, in characters.
+const LOOK_FOR: usize = 120;
+
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Must,
@@ -61,7 +96,14 @@ pub struct Item {
     pub id: String,
     pub level: Level,
     pub chapter: String,
+    /// Other chapters that list it.
+    #[serde(default)]
+    pub also: Vec<String>,
+    /// One of [`SYMPTOMS`].
+    pub symptom: String,
     pub text: String,
+    /// The code or configuration that betrays the fault, in one line.
+    pub look_for: String,
     /// One of [`GROUPS`], where it is not the one of the chapter.
     group: Option<String>,
     #[serde(default)]
@@ -84,24 +126,51 @@ impl Item {
         }
     }
 
-    /// What it is asked of.
-    pub fn endpoints(&self) -> &'static [&'static str] {
-        let (topic, name) = self.chapter.split_once('/').unwrap_or_default();
-        match (topic, name) {
-            (_, name) if name.starts_with("next") || name.starts_with("node") => {
-                &["TypeScript server"]
+    /// Whether `chapter` lists it.
+    pub fn is_of(&self, chapter: &str) -> bool {
+        self.chapter == chapter || self.also.iter().any(|also| also == chapter)
+    }
+
+    /// Its rank in [`SYMPTOMS`]: the greatest damage first.
+    pub fn damage(&self) -> usize {
+        let rank = SYMPTOMS.iter().position(|(name, _)| *name == self.symptom);
+        rank.unwrap_or(SYMPTOMS.len())
+    }
+
+    /// The codes of [`KINDS`] that it concerns.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        let mut found = Vec::new();
+        for chapter in std::iter::once(&self.chapter).chain(&self.also) {
+            for kind in kinds(chapter) {
+                if !found.contains(kind) {
+                    found.push(kind);
+                }
             }
-            ("streams", "readable") => &["TypeScript server"],
-            (_, "browser" | "event-source" | "react") => &["page"],
-            ("sse", "wire") => &["SSE server", "SSE client"],
-            ("sse", "consume") => &["SSE client"],
-            ("websocket", "client") => &["WebSocket client"],
-            ("llm", "mcp") => &["MCP server"],
-            ("sse", _) => &["SSE server"],
-            ("websocket", _) => &["WebSocket server"],
-            ("llm", _) => &["LLM relay"],
-            _ => &[EVERY_SERVER],
         }
+        found
+    }
+}
+
+fn kinds(chapter: &str) -> &'static [&'static str] {
+    let (topic, name) = chapter.split_once('/').unwrap_or_default();
+    match (topic, name) {
+        (_, name) if name.starts_with("next") => &["ts"],
+        (_, "node" | "other_stacks") => &["node"],
+        ("streams", "readable") => &["ts"],
+        (_, "browser" | "event-source" | "react" | "chat_page") => &["page"],
+        ("sse", "wire") => &["sse", "sse-client"],
+        ("sse", "consume") => &["sse-client"],
+        ("websocket", "client") => &["ws-client"],
+        ("llm", "mcp") => &["mcp"],
+        ("llm", "agents" | "use_chat" | "ui_message_stream") => &["agent"],
+        ("sse", _) => &["sse"],
+        ("websocket", _) => &["ws"],
+        ("llm", _) => &["llm"],
+        (_, "proxies") => &["proxy"],
+        (_, "shared_log" | "topics" | "snapshot" | "postgres_log") => &["instances"],
+        (_, "deploy" | "limits") => &["deploy"],
+        (_, "testing") => &["tests"],
+        _ => &["any"],
     }
 }
 
@@ -128,6 +197,7 @@ pub fn read_all(root: &Path) -> Result<Vec<Item>, String> {
 pub fn check(root: &Path) -> Vec<String> {
     let mut problems = Vec::new();
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    let mut looks: BTreeMap<String, String> = BTreeMap::new();
     for (topic, _, prefix) in TOPICS {
         let items = match read(root, topic) {
             Ok(items) => items,
@@ -139,7 +209,7 @@ pub fn check(root: &Path) -> Vec<String> {
         for item in items {
             let id = item.id.clone();
             if let Some(other) = seen.insert(id.clone(), topic) {
-                problems.push(format!("{id}: stands twice ({other}, {topic})"));
+                problems.push(format!("{id}: is there twice ({other}, {topic})"));
             }
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             if !id.starts_with(prefix) || !id.chars().all(plain) {
@@ -147,20 +217,21 @@ pub fn check(root: &Path) -> Vec<String> {
                     "{id}: ids of {topic} are {prefix}… in a-z, 0-9 and -"
                 ));
             }
-            if !root
-                .join("book/src")
-                .join(format!("{}.md", item.chapter))
-                .is_file()
-            {
-                problems.push(format!("{id}: no chapter book/src/{}.md", item.chapter));
+            for chapter in std::iter::once(&item.chapter).chain(&item.also) {
+                if !root.join(format!("book/src/{chapter}.md")).is_file() {
+                    problems.push(format!("{id}: no chapter book/src/{chapter}.md"));
+                }
+            }
+            if item.damage() == SYMPTOMS.len() {
+                problems.push(format!("{id}: no symptom {}", item.symptom));
+            }
+            problems.extend(wording(&item));
+            let look_for = item.look_for.clone();
+            if let Some(other) = looks.insert(look_for, id.clone()) {
+                problems.push(format!("{id}: the same look_for as {other}"));
             }
             if !GROUPS.iter().any(|(name, _)| *name == item.group()) {
                 problems.push(format!("{id}: no group {}", item.group()));
-            }
-            if item.text.len() > 240 || !item.text.ends_with('.') {
-                problems.push(format!(
-                    "{id}: the text is one sentence of at most 240 bytes"
-                ));
             }
             match (&item.source, item.proof.is_empty()) {
                 (None, true) => problems.push(format!("{id}: neither a proof nor a dated source")),
@@ -177,6 +248,35 @@ pub fn check(root: &Path) -> Vec<String> {
                 }
             }
         }
+    }
+    problems
+}
+
+/// What is wrong with the words of `item`: each is read alone, in a page and by `grep`.
+fn wording(item: &Item) -> Vec<String> {
+    let id = &item.id;
+    let mut problems = Vec::new();
+    let text = &item.text;
+    if text.chars().count() > 160 || !text.ends_with('.') || text.contains(". ") {
+        problems.push(format!(
+            "{id}: the text is one sentence of at most 160 characters"
+        ));
+    }
+    let first = text.split([' ', ',']).next().unwrap_or_default();
+    let dangling = [
+        "So", "Then", "It", "This", "These", "That", "They", "One", "There", "Such",
+    ];
+    if dangling.contains(&first) || first.starts_with(char::is_lowercase) {
+        problems.push(format!(
+            "{id}: the text begins with its actor or its condition, not with {first}"
+        ));
+    }
+    let look_for = &item.look_for;
+    let length = look_for.chars().count();
+    if !(12..=LOOK_FOR).contains(&length) || look_for.contains('\n') || look_for.ends_with('.') {
+        problems.push(format!(
+            "{id}: look_for has {length} characters; it is one line of 12 to {LOOK_FOR}, without a period"
+        ));
     }
     problems
 }

@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::checklist::{self, ENDPOINTS, EVERY_SERVER, GROUPS, Item, Level, TOPICS};
+use super::checklist::{self, GROUPS, Item, KINDS as ENDPOINTS, Level, SYMPTOMS, TOPICS};
 use super::fences::directive;
 
 const KINDS: [&str; 4] = ["checklist", "endpoints", "anti-patterns", "copy"];
@@ -69,10 +69,9 @@ pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
 
 fn checklist_block(root: &Path, which: &str) -> Result<String, String> {
     if which != "all" {
-        let found: Vec<Item> = checklist::read_all(root)?
-            .into_iter()
-            .filter(|item| item.chapter == which)
-            .collect();
+        let mut found = checklist::read_all(root)?;
+        found.retain(|item| item.is_of(which));
+        found.sort_by_key(|item| (item.damage(), item.level.clone()));
         if found.is_empty() {
             return Err(format!("no checklist item has the chapter {which}"));
         }
@@ -83,7 +82,8 @@ fn checklist_block(root: &Path, which: &str) -> Result<String, String> {
     let all = checklist::read_all(root)?;
     let mut text = String::new();
     for (group, title) in GROUPS {
-        let items: Vec<&Item> = all.iter().filter(|item| item.group() == group).collect();
+        let mut items: Vec<&Item> = all.iter().filter(|item| item.group() == group).collect();
+        items.sort_by_key(|item| (item.damage(), item.level.clone()));
         if items.is_empty() {
             continue;
         }
@@ -98,19 +98,38 @@ fn checklist_block(root: &Path, which: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// The chapters whose items concern each kind of endpoint.
+/// The codes of `audit.txt`, each with its meaning and the number of its lines.
 fn endpoints_block(root: &Path) -> Result<String, String> {
     let items = checklist::read_all(root)?;
-    let lines = ENDPOINTS.iter().chain([&EVERY_SERVER]).map(|endpoint| {
-        let mut chapters: Vec<&str> = Vec::new();
-        for item in &items {
-            if item.endpoints().contains(endpoint) && !chapters.contains(&item.chapter.as_str()) {
-                chapters.push(&item.chapter);
-            }
-        }
-        format!("- {endpoint}: `{}`", chapters.join(" "))
+    let kinds = ENDPOINTS.map(|(code, name)| {
+        let count = items.iter().filter(|i| i.kinds().contains(&code)).count();
+        format!("`{code}` {name} ({count})")
     });
-    Ok(lines.collect::<Vec<_>>().join("\n"))
+    let symptoms = SYMPTOMS.map(|(code, meaning)| format!("- `{code}`: {meaning}"));
+    Ok(format!(
+        "Kinds: {}.\n\nSymptoms, the greatest damage first:\n\n{}",
+        kinds.join(", "),
+        symptoms.join("\n")
+    ))
+}
+
+/// `audit.txt`: what to search for, one line for each item and kind.
+pub fn audit_index(root: &Path) -> Result<String, String> {
+    let mut items = checklist::read_all(root)?;
+    items.sort_by_key(|item| (item.damage(), item.level.clone()));
+    let mut text = String::new();
+    for (code, _) in ENDPOINTS {
+        for item in items.iter().filter(|item| item.kinds().contains(&code)) {
+            text.push_str(&format!(
+                "{code}:{}:{}{}: {}\n",
+                item.symptom,
+                item.id,
+                if item.level == Level::Must { "" } else { "?" },
+                item.look_for
+            ));
+        }
+    }
+    Ok(text)
 }
 
 fn line(item: &Item) -> String {
@@ -129,7 +148,7 @@ fn probe_command(items: &[Item]) -> Option<String> {
     let share = match probed.len() {
         all if all == items.len() => "all of them".to_owned(),
         some => format!(
-            "{some} of {}, the others need a look at the code",
+            "{some} of {}, the others need a review of the code",
             items.len()
         ),
     };
@@ -143,6 +162,12 @@ fn row(item: &Item) -> String {
         Level::Must => "must",
         Level::Should => "should",
     };
+    let kinds = item.kinds();
+    let names: Vec<&str> = ENDPOINTS
+        .iter()
+        .filter(|(code, _)| kinds.contains(code))
+        .map(|(_, name)| *name)
+        .collect();
     let mut proof: Vec<String> = item
         .proof
         .iter()
@@ -152,14 +177,28 @@ fn row(item: &Item) -> String {
         proof.push(format!("[source]({}), {}", source.url, source.date));
     }
     format!(
-        "| [`{}`]({}.md) <br> {level} | {} | {} | {} | {} |\n",
+        "| [`{}`]({}.md) <br> {level} | {} | {} <br> <small>Look for: {}</small> | {} | {} |\n",
         item.id,
         item.chapter,
-        item.endpoints().join(", "),
+        names.join(", "),
         item.text.replace('|', "\\|"),
+        escape(&item.look_for),
         proof.join(" <br> "),
         if item.probe { "probe" } else { "review" }
     )
+}
+
+/// `text` as Markdown that shows it as it is written.
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '<' => escaped.push_str("&lt;"),
+            '|' | '*' | '_' | '`' | '[' | ']' => escaped.extend(['\\', c]),
+            _ => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 /// `snippets/tests/sse_resume.rs::name` as `sse_resume::name`.

@@ -17,6 +17,7 @@ pub mod generated;
 pub mod html;
 pub mod settings;
 pub mod skill;
+pub mod words;
 
 use std::path::{Path, PathBuf};
 

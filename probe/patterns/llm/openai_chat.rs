@@ -154,7 +154,7 @@ impl Decoder for OpenAiChat {
         record: &Json<'_>,
         out: &mut Vec<ModelEvent>,
     ) -> Result<(), ModelError> {
-        // Groq reports a failure beside its usage.
+        // Groq reports a failure next to its usage.
         let reports = [(name, record), ("", record.get("x_groq"))];
         if let Some(error) = reports.iter().find_map(|(name, one)| failure_in(name, one)) {
             return Err(error);

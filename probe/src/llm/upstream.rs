@@ -41,7 +41,7 @@ struct Chat {
 /// How waiting for the service's request to the provider ended.
 enum Begun {
 	Chat(Box<Chat>),
-	/// The service answered by itself.
+	/// The service answered on its own.
 	Answered(Box<Response>),
 	Nothing,
 }

@@ -298,7 +298,7 @@ impl Probe<'_> {
 		}
 	}
 
-	/// A stream that ended by itself: an EventSource then requests it again.
+	/// A stream that ended on its own: an EventSource then requests it again.
 	pub(super) async fn ended(&self) {
 		const ID: &Check = checks::SSE_TERMINAL_EVENT;
 		if !self.run.wants(ID) {

@@ -158,7 +158,7 @@ impl Probe<'_> {
 	}
 
 	/// The stalled reader reads again: what is missing must have been announced. The first reader's events
-	/// from index `since` on were sent beside it.
+	/// from index `since` on were sent meanwhile.
 	///
 	/// Returns how many KiB lay ready for it.
 	async fn lag(&self, mut stalled: Exchange, since: usize) -> u64 {
@@ -396,7 +396,7 @@ impl Probe<'_> {
 			return self.run.unknown(LIMIT, "asking again with this method would run the request again");
 		}
 		let mut open = Vec::new();
-		// The first reader counts, while it is there; the places of readers that left come back in their time.
+		// The first reader counts, while it is there; the permits of readers that left are returned in their time.
 		let first = usize::from(self.first.ended().is_none());
 		while open.len() + first < limit {
 			match self.place(Duration::from_secs(2)).await {

@@ -96,7 +96,7 @@ pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachabl
 			probe.ended().await;
 		}
 	};
-	// The budget ends everything; what was not decided could not be told.
+	// The budget ends everything; what was not decided could not be judged.
 	tokio::join!(probe.heartbeat(&over), async {
 		drop(tokio::time::timeout(run.left(), rest).await);
 		over.notify_one();

@@ -1,4 +1,4 @@
-//! Single requests beside the stream: HEAD, CORS, errors.
+//! Single requests in addition to the stream: HEAD, CORS, errors.
 
 use std::time::Duration;
 
@@ -134,7 +134,7 @@ impl Probe<'_> {
 				let body = response.text(self.run.at_most(Duration::from_secs(2))).await;
 				judge_error(self.run, ID, status, &body, &[&target.path, path, "PROBE"]);
 			} else if status == 200 {
-				// A stream all the same: let its beginning pass and hang up.
+				// A stream nevertheless: let its beginning pass and hang up.
 				if let Ok(Part::Data(_)) = tokio::time::timeout(Duration::from_millis(50), response.next()).await {}
 			}
 		}

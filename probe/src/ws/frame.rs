@@ -227,7 +227,7 @@ impl Socket {
 	/// The next frame. Safe to drop at any await.
 	pub(crate) async fn next(&mut self) -> Next {
 		loop {
-			// A flood of small frames must not keep timeouts from being looked at.
+			// A flood of small frames must not keep timeouts from being checked.
 			consume_budget().await;
 			match decode(&mut self.received) {
 				Ok(Some(frame)) => {

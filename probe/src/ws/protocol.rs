@@ -125,7 +125,7 @@ impl Probe<'_> {
 		self.hear(&socket.errors);
 	}
 
-	/// What no client may send, each on a connection of its own, beside one that must not notice.
+	/// What no client may send, each on a connection of its own, next to one that must not notice.
 	///
 	/// False when the service is gone after them.
 	pub(super) async fn violations(&self) -> bool {

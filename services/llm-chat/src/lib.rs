@@ -169,7 +169,7 @@ async fn usage(
     Json(service.usage(&user))
 }
 
-/// Replace it with your authentication: here the page's cookie is the user, and whoever has it is that user.
+/// Replace it with your authentication: here the page's cookie is the user, and anyone who has it is that user.
 async fn as_user(mut request: Request, next: Next) -> Response {
     match cookie(request.headers()) {
         Some(user) => {

@@ -94,7 +94,7 @@ impl Service {
         }))
     }
 
-    /// The routes. Put authentication before them: whoever knows an id may watch and stop the job.
+    /// The routes. Put authentication before them: anyone who knows an id may watch and stop the job.
     pub fn app(&self) -> Router {
         Router::new()
             .route("/jobs", post(start))

@@ -79,7 +79,7 @@ impl Generation {
     }
 
     /// Runs to the end of the answer, to [`Generation::stop`], or until nobody has read for `abandon`. `permit` is dropped with the
-    /// answer: whoever waits for the end finds it free.
+    /// answer: a task that waits for the end finds it free.
     pub async fn run(&self, answer: impl Answer, permit: impl Send, abandon: Duration) {
         let _ended = Ended(&self.ended);
         let (mut answer, _permit) = (answer, permit);

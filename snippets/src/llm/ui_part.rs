@@ -97,7 +97,7 @@ pub enum UiPart {
     Abort {
         reason: String,
     },
-    /// The answer failed. The text reaches the user: never the provider's words.
+    /// The answer failed. The text reaches the user: never provider text.
     Error {
         error_text: &'static str,
     },

@@ -62,7 +62,7 @@ impl Report {
 }
 
 /// Runs `count` operations, each when it is due whatever became of the ones before. At most `most` run at a time: the next
-/// waits for a place then, and its latency counts all the same.
+/// waits for a place then, and its latency still counts.
 pub async fn open_loop<F, E>(
     schedule: Schedule,
     count: u32,

@@ -138,7 +138,7 @@ async fn listen(client: Client, wakes: Arc<Wakes>, patience: Duration) {
         wakes.forget();
         let lost = listen_once(&client, &wakes, patience).await;
         tracing::warn!(error = ?lost.err(), "no wake-ups from Redis");
-        // Readers go on without: each looks at its log now, and at every further attempt.
+        // Readers go on without: each reads its log now, and at every further attempt.
         wakes.wake_all();
         sleep(rand::random_range(
             Duration::from_millis(100)..Duration::from_secs(1),

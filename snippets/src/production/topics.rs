@@ -79,7 +79,7 @@ struct Topic<S> {
 
 impl<S> Topic<S> {
     fn has_readers(&self) -> bool {
-        // Beside the map's: one of a caller that opens it, or of a subscriber.
+        // In addition to the map's: one of a caller that opens it, or of a subscriber.
         Arc::strong_count(&self.log) > 1
             || self.log.get().is_some_and(|log| Arc::strong_count(log) > 1)
     }

@@ -36,7 +36,7 @@ use crate::connections::{
 };
 
 // ANCHOR: refusals
-/// Everything that a refused client is told, as `{"code": …}`.
+/// Everything that a refused client receives, as `{"code": …}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "code", rename_all = "snake_case")]
 pub enum PublicError {
@@ -50,7 +50,7 @@ pub enum PublicError {
 
 impl IntoResponse for PublicError {
     fn into_response(self) -> Response {
-        // Seconds, spread so that the refused do not come back together.
+        // Seconds, spread so that the refused do not reconnect together.
         let retry_after = rand::random_range(1..=5).to_string();
         let (status, name, value) = match self {
             Self::Unauthorized => (401, header::WWW_AUTHENTICATE, "Bearer".to_owned()),

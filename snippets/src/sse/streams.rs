@@ -294,7 +294,7 @@ impl<S: Source> http_body::Body for Events<S> {
         let slot = &mut this.slot;
         let mut over = false;
         if !this.begun {
-            // Before a look at what is due: a shutdown is told once, and its event belongs after this.
+            // Before the check of what is due: a shutdown is signaled once, and its event belongs after this.
             this.begun = true;
             let own = source.own(Own::Prelude).map(|chunk| chunk.bytes);
             let prelude = own.unwrap_or_else(|| slot.prelude(source.id()));

@@ -159,7 +159,7 @@ async fn sweep(topics: Weak<Shared>, linger: Duration) {
             let mut shard = lock(&topics.shards[shard]);
             let before = shard.len();
             shard.retain(|_, topic| {
-                // Whoever holds the log may be about to subscribe, or publishes into it.
+                // A task that holds the log may be about to subscribe, or publishes into it.
                 let is_used = topic.log.readers() > 0 || Arc::strong_count(&topic.log) > 1;
                 if is_used || (counts && topic.log.newest().seq > 0) {
                     topic.empty_since = None;

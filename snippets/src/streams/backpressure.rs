@@ -1,8 +1,8 @@
 //! Backpressure: the reader's pace decides how much is produced.
 //!
 //! Use [`pages`] (pull) when the response can ask for its own data: no task, no queue, nothing to bound. Use [`pump`] (push into
-//! a bounded channel) when producing must go on beside reading, [`byte_channel`] when items differ in size, [`ahead`] when several
-//! slow calls shall run at once. Promise: what is in memory is bounded by a number that you write down, however slow the reader is.
+//! a bounded channel) if producing must continue while the reader is busy, [`byte_channel`] when items differ in size, [`ahead`] when several
+//! slow calls must run at once. Promise: what is in memory is bounded by a number that you write down, however slow the reader is.
 //!
 //! Siblings: `cancel` (`in_background` owns the task of [`pump`]), `pace` (conflation instead of a queue), `slow_consumer` (what
 //! to do with a reader that no longer reads).
@@ -117,7 +117,7 @@ impl ByteSender {
 
 /// Runs up to `at_once` of the futures at a time and yields their results in order; `Err` is a call that panicked.
 ///
-/// `buffered(n)` alone polls its futures only while somebody polls the stream: when the reader is busy, calls that have begun stand
+/// `buffered(n)` alone polls its futures only while something polls the stream: when the reader is busy, calls that have begun stand
 /// still and their deadlines pass. As tasks they go on; dropped with the stream, they are aborted. A further call begins when a
 /// result is taken.
 pub fn ahead<S, T>(calls: S, at_once: usize) -> impl Stream<Item = Result<T, JoinError>>

@@ -163,7 +163,7 @@ pub async fn read_commands(
 ) -> Stop {
     let mut lines = FramedRead::new(peer, LinesCodec::new_with_max_length(64 * 1024));
     let silence = tokio::time::sleep(idle);
-    tokio::pin!(silence); // outside the loop: made anew at each turn it would never elapse beside a busy branch
+    tokio::pin!(silence); // outside the loop: created at each turn, it would never elapse next to a busy branch
     loop {
         tokio::select! {
             // In order: a peer that always has a line ready must not keep the shutdown waiting.
@@ -174,7 +174,7 @@ pub async fn read_commands(
                     silence.as_mut().reset(Instant::now() + idle);
                     run(line);
                 }
-                // Not a `Some(Ok(line)) = …` pattern: one that fails to match disables its branch and the loop goes on without a peer.
+                // Not a `Some(Ok(line)) = …` pattern: one that fails to match disables its branch and the loop continues without a peer.
                 Some(Err(_)) | None => return Stop::Peer,
             },
             () = &mut silence => return Stop::Idle,

@@ -1,6 +1,6 @@
 //! Pace: how often things are sent, when the source is faster than the reader needs.
 //!
-//! [`coalesce`] for many small items of which all are wanted (tokens, log lines): the first goes out at once, the rest merged, at
+//! [`coalesce`] merges many small items without losing any (tokens, log lines): the first goes out at once, the rest merged, at
 //! most one per window. [`latest`] when only the newest state matters (progress, prices). [`ticker`] for heartbeats. [`fair`] for a
 //! source that is always ready. Promise: no added latency for the first item, nothing lost but what conflation leaves out.
 //!
@@ -54,7 +54,7 @@ struct Coalesce<S: Stream> {
     held: Option<S::Item>,
     /// What could not be merged with `held`; nothing more is read until `held` is out.
     apart: Option<S::Item>,
-    /// When the next item may go out. Compared by itself: a `sleep` ends up to a millisecond late, also one that is over already.
+    /// When the next item may go out. Compared directly: a `sleep` ends up to a millisecond late, also one that is over already.
     opens: Instant,
     wake: Pin<Box<Sleep>>,
 }
@@ -98,11 +98,11 @@ pub fn batches<S: Stream>(
     most: usize,
     longest: Duration,
 ) -> impl Stream<Item = Vec<S::Item>> {
-    // Named in full: `futures::StreamExt` has methods of other meanings beside it.
+    // Named in full: `futures::StreamExt` has methods of the same names with other meanings.
     tokio_stream::StreamExt::chunks_timeout(source, most, longest)
 }
 
-/// The newest value, then the newest one each time the reader comes back: one slot for each reader, however far behind it is. The
+/// The newest value, then the newest one each time the reader returns: one slot for each reader, however far behind it is. The
 /// last value is delivered even if the sender is dropped right after it.
 pub fn latest<T: Clone + Send + Sync + 'static>(
     state: watch::Receiver<T>,
@@ -119,7 +119,7 @@ pub fn ticker(period: Duration) -> Interval {
 }
 
 /// Lets the other tasks of the thread run when `source` is always ready. Tokio's own sockets, channels and timers take part in the
-/// cooperative budget by themselves; `stream::iter`, `stream::repeat` and parsers over a full buffer do not.
+/// cooperative budget automatically; `stream::iter`, `stream::repeat` and parsers over a full buffer do not.
 pub fn fair<S: Stream + Unpin>(mut source: S) -> impl Stream<Item = S::Item> + Unpin {
     stream::poll_fn(move |cx| {
         let budget = ready!(coop::poll_proceed(cx));

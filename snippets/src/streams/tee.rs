@@ -1,7 +1,7 @@
 //! One source, two readers: the answer to the user, and a copy to a log or a database.
 //!
 //! Use it when the copy must follow the answer and end with it; when the work must outlive the reader, use `llm/resume`. Promise:
-//! the copy never holds more than its channel's capacity, and a copy that was given up can be told from a complete one.
+//! the copy never holds more than its channel's capacity, and a copy that was given up can be distinguished from a complete one.
 //!
 //! Sibling: `backpressure`.
 
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 pub enum WhenFull {
     /// The slower of the two sets the pace: nothing is lost, and a stuck writer stops the answer.
     Wait,
-    /// The answer goes on and the copy is given up: it ends without [`Copied::End`].
+    /// The answer continues and the copy is dropped: it ends without [`Copied::End`].
     GiveUp,
 }
 

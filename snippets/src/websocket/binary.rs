@@ -107,7 +107,7 @@ fn inflate(data: &[u8], max: usize) -> Result<Vec<u8>, Bad> {
     if payload.len() > max {
         return Err(Bad::TooLarge);
     }
-    // What follows the stream would be smuggled past whoever looks at the payload.
+    // What follows the stream would be smuggled past a reader of the payload.
     if decoder.total_in() != data.len() as u64 {
         return Err(Bad::Compression);
     }

@@ -107,7 +107,7 @@ pub async fn run(
 }
 
 /// At least `min`, and a random part of up to `min` · 2ⁿ on top, below `max` in all: clients that were cut off together do not
-/// come back together, and none comes back in the same instant.
+/// reconnect together, and none at the same instant.
 pub fn backoff(failures: u32, min: Duration, max: Duration) -> Duration {
     let spread = min.saturating_mul(2_u32.saturating_pow(failures));
     min + spread.min(max.saturating_sub(min)).mul_f64(rand::random())

@@ -34,7 +34,7 @@ pub enum Command {
         room: String,
         /// What.
         data: Value,
-        /// Comes back with the outcome.
+        /// Returned with the outcome.
         tag: u64,
     },
     /// Try again now: the network is back.
@@ -191,7 +191,7 @@ impl Session {
     {
         let (mut sink, mut stream) = socket.split();
         let (outgoing, mut queue) = mpsc::channel::<Message>(64);
-        // A task of its own, so that reading goes on while a large message is written, and the other way round.
+        // A task of its own, so that reading continues while a large message is written, and the other way round.
         let _writer = AbortOnDropHandle::new(tokio::spawn(async move {
             while let Some(message) = queue.recv().await {
                 let last = message.is_close();

@@ -38,7 +38,7 @@ use crate::connections::client_ip::ClientIp;
 type Limiter<K, S> = RateLimiter<K, S, MonotonicClock, NoOpMiddleware<Instant>>;
 type Direct = Limiter<NotKeyed, InMemoryState>;
 
-/// After so many checks the keys that are idle are forgotten; governor never forgets one by itself.
+/// After so many checks the keys that are idle are forgotten; governor never forgets one on its own.
 const SWEEP_EVERY: usize = 1024;
 
 /// How much is allowed.

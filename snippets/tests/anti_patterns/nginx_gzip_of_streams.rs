@@ -1,5 +1,5 @@
 //! Wrong: `gzip_types text/event-stream` in nginx, trusting `Cache-Control: no-transform`.
-//! Harm: nginx compresses the stream all the same.
+//! Harm: nginx compresses the stream anyway.
 //! Instead: production/proxies
 
 use crate::support::RawClient;

@@ -1,5 +1,5 @@
 //! Wrong: `while let Some(Ok(message)) = socket.recv().await`, so that an error of the library just ends the loop.
-//! Harm: tungstenite sends no Close of its own: whoever sends a message that is too long or not UTF-8 sees 1006 and retries.
+//! Harm: tungstenite sends no Close of its own: a peer that sends a message that is too long or not UTF-8 sees 1006 and retries.
 //! Instead: websocket/serve
 
 use axum::Router;

@@ -38,7 +38,7 @@ pub struct Tool {
     /// JSON Schema of the arguments.
     pub input_schema: Value,
     /// Takes the arguments, which nobody has checked. Runs while its stream is polled and stops when it is dropped: so a client that goes away
-    /// cancels it. Work that must finish belongs into a task of its own.
+    /// cancels it. Work that must finish belongs in its own task.
     pub run: Box<dyn Fn(Value) -> BoxStream<'static, ToolEvent> + Send + Sync>,
 }
 

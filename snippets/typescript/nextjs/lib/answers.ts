@@ -1,4 +1,4 @@
-// Stands for a database: the last answers, whole and cut.
+// Represents a database: the last answers, whole and cut.
 export interface Answer {
   question: string;
   text: string;

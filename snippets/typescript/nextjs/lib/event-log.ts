@@ -33,7 +33,7 @@ export class EventLog {
     for (const wake of this.#waiting) wake();
   }
 
-  /** Whether a client with this cursor has everything: answer 204, or EventSource asks again for ever. */
+  /** Whether a client with this cursor has everything: answer 204, or EventSource asks again forever. */
   isFinished(cursor: string | null): boolean {
     return this.#ended && this.#position(cursor) === this.#dropped + this.#events.length;
   }
@@ -46,7 +46,7 @@ export class EventLog {
       while (!signal.aborted) {
         if (position === undefined || position < this.#dropped) {
           position = this.#dropped;
-          // Load the state anew: also for a reader that was overtaken. Without an id: the next event moves the cursor.
+          // Load the state again: also for a reader that was overtaken. Without an id: the next event moves the cursor.
           yield { type: "reset", data: {} };
         } else if (position < this.#dropped + this.#events.length) {
           yield this.#events[position - this.#dropped]!;

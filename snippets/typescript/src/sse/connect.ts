@@ -113,7 +113,7 @@ export async function* connect(
     if (lastEventId !== "" && options.cursorQuery === undefined)
       headers.set("last-event-id", cursorHeader(lastEventId));
     if (idempotencyKey !== undefined) headers.set("idempotency-key", idempotencyKey);
-    // Made outside of `try`: a wrong URL or header is a mistake, not a network that comes back.
+    // Made outside of `try`: a wrong URL or header is a mistake, not a network that recovers.
     const either = AbortSignal.any([signal, attempt.signal]);
     const target = withCursor(url, options.cursorQuery, lastEventId);
     const request = new Request(target, { cache: "no-store", ...init, headers, signal: either });
@@ -233,7 +233,7 @@ async function watched<T>(
   try {
     return await operation;
   } catch (error) {
-    // A TypeError of fetch is the network; abort is silence, or the caller's, who is told below; the rest is a fault.
+    // A TypeError of fetch is the network; abort is silence, or the caller's, who is notified below; the rest is a fault.
     if (error instanceof TypeError || either.aborted) throw new RetryLater("the connection was lost", { cause: error });
     throw error;
   } finally {

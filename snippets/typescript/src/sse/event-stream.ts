@@ -1,6 +1,6 @@
 // sse/event-stream: reads a `text/event-stream` body, as HTML section 9.2.6 has it.
 //
-// Use it where EventSource cannot go: POST, an Authorization header, a status to look at, Node.
+// Use it where EventSource cannot go: POST, an Authorization header, a status to check, Node.
 // Promise: the events that Chromium dispatches, whatever the chunks, each as soon as its blank line is complete.
 // `sse/connect.ts` reconnects on top of it.
 

@@ -130,7 +130,7 @@ const CHUNK_COST = 256; // bytes, roughly what an array and its place in a queue
 
 /**
  * The stream, and a copy of it that may be at most `maxBytes` behind, each chunk counting for its length and 256:
- * then what waits is dropped, the copy fails at once, and the stream goes on. `tee()` keeps what one branch has read
+ * then what waits is dropped, the copy fails at once, and the stream continues. `tee()` keeps what one branch has read
  * and the other has not without any bound, shares the memory of each chunk between both, and lets the source run
  * until both are cancelled. Here the bytes are copied, and the stream leads: when it is cancelled, so is the source,
  * and the copy fails after what the stream has passed on.

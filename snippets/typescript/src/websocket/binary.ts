@@ -5,7 +5,7 @@
 // Promise: a message is read whole or refused; a bomb costs no more than 1 MiB above what is allowed.
 
 // ANCHOR: binary
-/** Offer both while servers of either generation are about, and look at `socket.protocol`: it says which one it is. */
+/** Offer both while servers of either generation are about, and check `socket.protocol`: it names the one. */
 export const SUBPROTOCOLS = ["series.v2", "series.v1"];
 
 export interface Series {

@@ -1,4 +1,4 @@
-// Wrong: `data: {"error":"${error.message}"}` and every other event that is put together from strings
+// Wrong: `data: {"error":"${error.message}"}` and every other event that is concatenated from strings
 // Harm: a quote breaks the JSON, a line break lets the text begin events of its own, and the message tells the client what the server knows
 // Instead: streams/readable
 import { expect, test } from "vitest";

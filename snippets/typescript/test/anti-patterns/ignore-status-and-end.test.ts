@@ -1,4 +1,4 @@
-// Wrong: read the body without a look at the status or the content type, and take its end for the end of the answer
+// Wrong: read the body without checking the status or the content type, and treat its end as the end of the answer
 // Harm: a 429, a sign-in page and a truncated answer all look like a short success, and nothing is retried or reported
 // Instead: llm/browser
 import { expect, test } from "vitest";

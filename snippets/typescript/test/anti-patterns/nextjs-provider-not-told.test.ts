@@ -1,5 +1,5 @@
 // Wrong: an LLM route of Next.js that gives `request.signal` neither to the `openai` package nor, as `abortSignal`, to streamText
-// Harm: the user has left, and the model goes on: its tokens are paid and read by nobody
+// Harm: the user has left, and the model continues: its tokens are paid for and nobody reads them
 // Instead: llm/nextjs
 import { expect, test } from "vitest";
 import { exchanges, origin } from "../support/nextjs.ts";

@@ -1,5 +1,5 @@
 // Wrong: a heartbeat by setInterval in a route handler, without a cancel()
-// Harm: each beat after the client has left is an uncaughtException in the log of next start, for ever
+// Harm: each beat after the client has left is an uncaughtException in the log of next start, forever
 // Instead: streams/nextjs
 import { expect, test } from "vitest";
 import { logText, newJob, origin, state } from "../support/nextjs.ts";

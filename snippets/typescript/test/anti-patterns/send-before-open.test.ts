@@ -1,4 +1,4 @@
-// Wrong: `const ws = new WebSocket(url); ws.send(hello)`, and again at any later time without a look at the state
+// Wrong: `const ws = new WebSocket(url); ws.send(hello)`, and again at any later time without checking the state
 // Harm: before the connection is open send() throws InvalidStateError; while it closes it drops the data without a word
 // Instead: websocket/browser
 import { expect, test } from "vitest";

@@ -1,4 +1,4 @@
-// Wrong: a Node `ws` server whose sockets have no "error" listener, with the default maxPayload and no look at the Origin
+// Wrong: a Node `ws` server whose sockets have no "error" listener, with the default maxPayload and no check of the Origin
 // Harm: one malformed frame from anybody ends the process; a page of any site may connect; 100 MiB are taken as one message
 // Instead: websocket/node
 import { spawn } from "node:child_process";

@@ -14,7 +14,7 @@ import { chooseModel, silenceMs } from "@/lib/settings.ts";
 import { watchSilence } from "@/lib/silence.ts";
 import { iterate, pullFrom } from "@/streaming/streams/readable.ts";
 
-/** What the user reads: never the provider's words, which is what `onError` would be given. */
+/** What the user reads: never provider text, which is what `onError` would be given. */
 const FAILED = { type: "error", errorText: "The answer failed." } as const;
 
 export const maxDuration = 300;
@@ -31,7 +31,7 @@ export async function POST(request: Request): Promise<Response> {
     const { stream } = streamText({
       model: createOpenAI().chat(model),
       messages,
-      // Without it the model goes on when the client has left.
+      // Without it the model continues when the client has left.
       abortSignal: AbortSignal.any([signal, request.signal, silence.signal]),
       maxRetries: 0,
     });
