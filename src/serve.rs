@@ -11,7 +11,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
-use axum::response::{Html, Response};
+use axum::response::{Html, Redirect, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -170,7 +170,9 @@ pub fn app(
         .nest("/api", store.router())
         .fallback_service(pages)
         .layer(from_fn(fresh))
-        .nest("/live", live::router(shutdown))
+        .nest("/live", live::router(shutdown.clone()))
+        .route("/probe/", get(async || Redirect::permanent("/probe")))
+        .nest("/probe", live::probe::router(shutdown))
         .layer(from_fn(live::connection::socket_addr))
 }
 
@@ -210,7 +212,7 @@ fn greeting(
 ) -> String {
     let url = url(addr);
     let mut text = format!(
-        "{}, {} chapters, ready in {:.1} s\n\n  Book           {url}/\n  Live examples  {url}/live/\n",
+        "{}, {} chapters, ready in {:.1} s\n\n  Book           {url}/\n  Live examples  {url}/live/\n  Probe          {url}/probe\n",
         book.title,
         book.chapters,
         took.as_secs_f64()

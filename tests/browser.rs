@@ -79,6 +79,54 @@ async fn a_reader_sees_events_a_cut_the_replay_and_a_reset() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: run ./check"]
+async fn a_person_probes_an_endpoint_from_the_page() {
+    let pack = pack_with(&[]);
+    let program = Program::serve(pack.path(), &[]).await;
+    browser("probe", &format!("{}/probe", program.url)).await;
+}
+
+#[tokio::test]
+async fn only_the_page_of_this_machine_starts_a_probe() {
+    let pack = pack_with(&[]);
+    let program = Program::serve(pack.path(), &[]).await;
+    let client = reqwest::Client::new();
+    let page = format!("{}/probe", program.url);
+    let get = async |name: &str, value: &str| {
+        let request = client.get(&page).header(name, value);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(get("host", "evil.example").await, 403, "DNS rebinding");
+    assert_eq!(get("origin", "https://evil.example").await, 403);
+    assert_eq!(get("sec-fetch-site", "cross-site").await, 403);
+    let html = client.get(&page).send().await.unwrap();
+    let html = html.text().await.unwrap();
+    let token = html.split("\"token\":\"").nth(1).unwrap();
+    let token = token.split('"').next().unwrap();
+    let post = async |token: &str, arguments: &str| {
+        let url = &program.url;
+        let body = format!(r#"{{"kind":"sse","url":"{url}/","arguments":{arguments}}}"#);
+        let request = client.post(format!("{page}/runs"));
+        let request = request.header("content-type", "application/json");
+        let request = request.header("x-probe-token", token).body(body);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(post("guessed", "[]").await, 403);
+    for arguments in [
+        r#"[["publish", "touch /tmp/x"]]"#,
+        r#"[["pid", "1"]]"#,
+        r#"[["sarif", "/tmp/x"]]"#,
+        r#"[["data", "@/etc/hostname"]]"#,
+        r#"[["upstream", "0.0.0.0:9"]]"#,
+        r#"[["budget", "86400"]]"#,
+        r#"[["only", "sse-none"]]"#,
+    ] {
+        assert_eq!(post(token, arguments).await, 400, "{arguments}");
+    }
+    assert_eq!(post(token, r#"[["only", "sse-status-200"]]"#).await, 200);
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: run ./check"]
 async fn a_reader_sees_compression_hold_events_back_and_a_slow_subscriber_harm_nobody() {
     let pack = pack_with(&["sse-gzip", "sse-fanout"]);
     let program = Program::serve(pack.path(), &[]).await;

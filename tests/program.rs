@@ -37,11 +37,9 @@ async fn it_prints_the_three_addresses_and_serves_them() {
             .greeting
             .contains(&format!("Book           {url}/\n"))
     );
-    assert!(
-        program
-            .greeting
-            .contains(&format!("Live examples  {url}/live/\n"))
-    );
+    assert!(program.greeting.contains(&format!(
+        "Live examples  {url}/live/\n  Probe          {url}/probe\n"
+    )));
     assert!(
         program
             .greeting

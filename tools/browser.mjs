@@ -1,7 +1,7 @@
 // Drives a real Chromium for tests/browser.rs: node browser.mjs SCENARIO URL
 // Passes silently; a failed expectation is an exception and exit code 1.
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
@@ -75,6 +75,34 @@ const scenarios = {
     await p.line("cut by the server (1 stream)");
     await p.status("complete");
     assert.deepEqual(ids(await p.lines(), "tick"), upTo(1, 20));
+  },
+
+  // The page /probe: findings of a run, a filter, a chapter, a report, and what is wrong with an argument.
+  async probe() {
+    const page = await open(url);
+    const endpoint = new URL("/live/sse/resume/events", url).href;
+    const status = (text) => page.locator("#status", { hasText: text }).waitFor();
+    await page.getByLabel("Endpoint").fill("localhost");
+    await page.getByRole("button", { name: "Probe" }).click();
+    await status("write http://localhost");
+    await page.getByLabel("Endpoint").fill(endpoint);
+    await page.getByText("Options").click();
+    await page.getByLabel("--only").fill("sse-status-200,sse-no-transform,sse-limit-counts-streams");
+    assert.equal(await page.getByLabel("--subprotocol").isVisible(), false);
+    assert.match(await page.locator("#command").innerText(), /^stream-probe sse http\S+ --only sse-status-200,/);
+    await page.getByRole("button", { name: "Probe" }).click();
+    await status("2 passed, 0 failed, 0 warnings, 1 could not tell");
+    const finding = (id) => page.locator("#findings li", { hasText: id });
+    assert.match(await finding("sse-status-200").innerText(), /^passed sse-status-200 .*\n200 after/);
+    await page.getByLabel(/^passed/).uncheck();
+    assert.equal(await finding("sse-status-200").isVisible(), false);
+    const limit = finding("sse-limit-counts-streams");
+    assert.match(await limit.innerText(), /needs --limit/);
+    assert.match(await limit.getByRole("link").getAttribute("href"), /^\/(sse|production)\/[a-z]+\.html$/);
+    const json = page.waitForEvent("download");
+    await page.getByRole("link", { name: "Report as JSON" }).click();
+    const report = JSON.parse(readFileSync(await (await json).path(), "utf8"));
+    assert.deepEqual([report.url, report.checks.length], [endpoint, 3]);
   },
 
   // A reader of the SSE chapters: events with ids, a real cut, what was missed, and a reset.

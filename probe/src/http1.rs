@@ -7,6 +7,7 @@ use bytes::{Buf, BytesMut};
 use flate2::{Decompress, FlushDecompress, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::patience::within;
 use crate::target::{Conn, Link, Target, Unreachable};
 
 /// A request. Headers of the probe itself (Host, Content-Length) are added when it is sent.
@@ -67,7 +68,7 @@ impl Request {
 
 	/// Sends the request and waits for the head. `Ok(None)`: none within `patience`.
 	pub(crate) async fn open(&self, target: &Target, patience: Duration) -> Result<Opened, Unreachable> {
-		let result = tokio::time::timeout(patience, async {
+		let result = within(patience, async {
 			let mut exchange = self.send(target).await?;
 			match exchange.head().await {
 				Ok(Some(head)) => Ok(Opened::Response(Box::new(exchange.into_response(head)))),
@@ -382,7 +383,7 @@ impl Response {
 			}
 		};
 		// What has arrived is what there is to judge.
-		drop(tokio::time::timeout(patience, read).await);
+		drop(within(patience, read).await);
 		String::from_utf8_lossy(&body).into_owned()
 	}
 }

@@ -4,10 +4,12 @@
 //! command and its JSON. The parser of event streams is the project's own pattern, `sse/wire`.
 
 pub mod checks;
+pub mod command;
 mod http1;
 mod leak;
 mod llm;
 mod options;
+mod patience;
 mod process;
 mod report;
 mod sse;
@@ -18,11 +20,18 @@ mod ws;
 // `wire`, the parser of the pattern.
 include!(concat!(env!("OUT_DIR"), "/wire.rs"));
 
+use std::time::Duration;
+
 pub use checks::Kind;
 pub use options::{Client, Options, Payload, Terminal};
 pub use process::Publish;
 pub use report::{Ended, Finding, News, Progress, Report, Run, Verdict, matches};
 pub use target::{Target, Trust, Unreachable};
+
+/// What the verdicts after the last wait may take beyond the budget.
+const GRACE: Duration = Duration::from_secs(5);
+/// The same with SIGTERM, which is the last thing to see.
+const SHUTDOWN: Duration = Duration::from_secs(20);
 
 /// Runs all checks of `kind` that the options ask for.
 ///
@@ -51,6 +60,8 @@ pub async fn run_until(
 			Kind::Llm => Box::pin(llm::probe(options, &run)).await,
 		}
 	};
+	// The checks keep to the budget; this one ends whatever does not. SIGTERM comes after the budget.
+	let limit = options.budget + if options.shutdown { SHUTDOWN } else { GRACE };
 	let interrupted = tokio::select! {
 		biased;
 		() = run.aborted() => false,
@@ -59,6 +70,10 @@ pub async fn run_until(
 			false
 		}
 		() = stop => true,
+		() = tokio::time::sleep(limit) => match run.answered() {
+			true => false,
+			false => return Err(Unreachable::late(&options.target, limit)),
+		},
 	};
 	Ok(run.finish(&options.target.to_string(), interrupted))
 }

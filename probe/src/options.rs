@@ -38,6 +38,8 @@ pub struct Options {
 	pub body: Option<Vec<u8>>,
 	/// How long the run may take.
 	pub budget: Duration,
+	/// `sse`: how long the first reader stays when all else is done, to see a cut; zero: not at all.
+	pub long: Duration,
 	/// Ids, or beginnings of ids with `*`; empty: all.
 	pub only: Vec<String>,
 	/// Ids, or beginnings of ids with `*`.
@@ -63,8 +65,8 @@ pub struct Options {
 	pub subprotocols: Vec<String>,
 	/// `ws`: a message that the service accepts.
 	pub message: Option<Payload>,
-	/// `ws`: the message that the service expects first on every connection.
-	pub hello: Option<Payload>,
+	/// `ws`: the messages that the service expects first on every connection, in order.
+	pub hello: Vec<Payload>,
 	/// `ws`: after this time the service promises to drop a silent peer.
 	pub idle: Option<Duration>,
 	/// `llm`: the address on which the probe plays the provider.
@@ -84,6 +86,7 @@ impl Options {
 			origin: None,
 			body: None,
 			budget: Duration::from_secs(20),
+			long: Duration::ZERO,
 			only: Vec::new(),
 			skip: Vec::new(),
 			publish: Publish::None,
@@ -96,7 +99,7 @@ impl Options {
 			resumable: false,
 			subprotocols: Vec::new(),
 			message: None,
-			hello: None,
+			hello: Vec::new(),
 			idle: None,
 			upstream: None,
 			terminal: None,

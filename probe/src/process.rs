@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
+use crate::patience::within;
+
 /// The number of open file descriptors; `None` for a process that cannot be seen, or that has ended.
 pub(crate) fn open_files(pid: u32) -> Option<usize> {
 	let count = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count();
@@ -98,13 +100,13 @@ impl Publisher {
 			Publish::Call(call) => {
 				let call = Arc::clone(call);
 				let called = tokio::task::spawn_blocking(move || call(n));
-				match tokio::time::timeout(patience, called).await {
+				match within(patience, called).await {
 					Ok(Ok(())) => Some(Ok(())),
 					Ok(Err(error)) => Some(Err(format!("--publish failed: {error}"))),
 					Err(_) => None,
 				}
 			}
-			Publish::Command(command) => tokio::time::timeout(patience, self.command(command, n)).await.ok(),
+			Publish::Command(command) => within(patience, self.command(command, n)).await.ok(),
 		};
 		self.hung.store(published.is_none(), Ordering::Relaxed);
 		published
@@ -136,7 +138,7 @@ impl Publisher {
 		};
 		if texts.is_none() {
 			// Something in the background may hold the pipes: nobody waits for it.
-			texts = tokio::time::timeout(Duration::from_millis(300), reading).await.ok();
+			texts = within(Duration::from_millis(300), reading).await.ok();
 		}
 		let (out, err) = texts.unwrap_or_default();
 		let printed = format!("{out}{err}").trim().to_owned();

@@ -63,6 +63,19 @@ impl Finding {
 		}
 	}
 
+	/// The finding in the format that README.md documents.
+	pub fn json(&self) -> Value {
+		json!({
+			"id": self.check.id,
+			"level": self.level.name(),
+			"title": self.check.title,
+			"verdict": self.verdict.name(),
+			"evidence": self.evidence,
+			"chapter": self.check.chapter,
+			"at_ms": self.at.as_millis() as u64,
+		})
+	}
+
 	/// One line for people; a second one names the chapter of a failure.
 	pub fn line(&self) -> String {
 		let mut line = format!("{} {}: {}", self.word(), self.check.id, self.evidence);
@@ -190,6 +203,11 @@ impl Run {
 		}
 	}
 
+	/// Whether anything is known of the service.
+	pub(crate) fn answered(&self) -> bool {
+		!lock(&self.findings).is_empty()
+	}
+
 	/// Ends the run: `why` is the whole sentence. Later verdicts are dropped, since they would judge a corpse.
 	pub(crate) fn abort(&self, why: impl Into<String>) {
 		lock(&self.aborted).get_or_insert(why.into());
@@ -282,6 +300,29 @@ impl Report {
 		self.findings.iter().filter(|finding| finding.verdict == verdict).map(|finding| finding.check.id).collect()
 	}
 
+	/// How the failures differ from those that a test expects, with the evidence of each; `None` if they do not.
+	pub fn difference(&self, expected: &[&str]) -> Option<String> {
+		let wrong = |finding: &&Finding| (finding.verdict == Verdict::Failed) != expected.contains(&finding.check.id);
+		let mut lines: Vec<String> = self
+			.findings
+			.iter()
+			.filter(wrong)
+			.map(|finding| {
+				let due = if expected.contains(&finding.check.id) { "must fail" } else { "must not fail" };
+				format!("{} {due}: {}, {}", finding.check.id, finding.verdict.name(), finding.evidence)
+			})
+			.collect();
+		let missing = expected.iter().filter(|id| self.verdict(id).is_none());
+		lines.extend(missing.map(|id| format!("{id} must fail: it did not run")));
+		if lines.is_empty() {
+			return None;
+		}
+		if let Some(why) = self.broken_off() {
+			lines.push(format!("the run ended early: {why}"));
+		}
+		Some(lines.join("\n"))
+	}
+
 	/// 0 when nothing failed that counts; 1 when something did or the run was aborted; 130 when it was interrupted.
 	pub fn exit_code(&self, strict: bool) -> u8 {
 		match self.ended {
@@ -331,21 +372,7 @@ impl Report {
 
 	/// The stable format that README.md documents.
 	pub fn json(&self, strict: bool) -> Value {
-		let checks: Vec<Value> = self
-			.findings
-			.iter()
-			.map(|finding| {
-				json!({
-					"id": finding.check.id,
-					"level": finding.level.name(),
-					"title": finding.check.title,
-					"verdict": finding.verdict.name(),
-					"evidence": finding.evidence,
-					"chapter": finding.check.chapter,
-					"at_ms": finding.at.as_millis() as u64,
-				})
-			})
-			.collect();
+		let checks: Vec<Value> = self.findings.iter().map(Finding::json).collect();
 		json!({
 			"version": 1,
 			"probe": self.kind.name(),

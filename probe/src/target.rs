@@ -3,9 +3,15 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
+
+use crate::patience::within;
+
+/// How long a connection may take, TLS included.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// A URL, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +58,12 @@ pub enum Unreachable {
 }
 
 impl Unreachable {
+	/// No answer came in all the time there was.
+	pub(crate) fn late(target: &Target, limit: Duration) -> Self {
+		let text = format!("no answer within {} s", limit.as_secs());
+		Self::Connect(target.authority(), io::Error::new(io::ErrorKind::TimedOut, text))
+	}
+
 	/// Whether nobody listens.
 	pub(crate) fn is_refused(&self) -> bool {
 		matches!(self, Unreachable::Connect(_, error) if error.kind() == io::ErrorKind::ConnectionRefused)
@@ -130,12 +142,24 @@ impl Target {
 	/// Connects; `h2` asks for HTTP/2 by ALPN where the target is secure.
 	pub(crate) async fn connect(&self, kind: Link) -> Result<Conn, Unreachable> {
 		let failed = |error| Unreachable::Connect(self.authority(), error);
-		let tcp = self.tcp(kind).await.map_err(failed)?;
+		let connecting = async {
+			let tcp = self.tcp(kind).await.map_err(failed)?;
+			self.secured(tcp, kind).await
+		};
+		// A host that drops packets, or a peer that never ends its TLS handshake, must not use up the run.
+		let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {} s", CONNECT.as_secs()));
+		within(CONNECT, connecting).await.unwrap_or_else(|_| Err(failed(late())))
+	}
+
+	async fn secured(&self, tcp: TcpStream, kind: Link) -> Result<Conn, Unreachable> {
+		let failed = |error| Unreachable::Connect(self.authority(), error);
 		// The probe measures when bytes arrive: its own must not wait.
 		tcp.set_nodelay(true).map_err(failed)?;
 		if !self.secure {
 			return Ok(Conn::Plain(tcp));
 		}
+		#[cfg(not(feature = "tls"))]
+		let _ = kind;
 		#[cfg(feature = "tls")]
 		{
 			let alpn: &[u8] = if kind == Link::Http2 { b"h2" } else { b"http/1.1" };

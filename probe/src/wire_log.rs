@@ -436,7 +436,7 @@ impl Reader {
 				}
 			}
 		};
-		match tokio::time::timeout(patience, wait).await {
+		match crate::patience::within(patience, wait).await {
 			Ok(holds) => holds,
 			Err(_) => self.with(|log| condition(log)),
 		}

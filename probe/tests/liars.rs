@@ -224,3 +224,20 @@ async fn an_end_at_each_byte_is_told() {
         });
     join_all(runs).await;
 }
+
+/// A peer that accepts the connection and never ends the TLS handshake: no check has its turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_never_ends_keeps_to_the_budget() {
+    let addr = liar(Lie::Silence).await;
+    let runs = [Kind::Sse, Kind::Ws, Kind::Llm].map(|kind| async move {
+        let mut options = of(kind, addr);
+        options.target.secure = true;
+        let began = Instant::now();
+        let result = stream_probe::run(kind, &options, None).await;
+        let error = result.expect_err("nothing was answered").to_string();
+        assert!(error.contains("within"), "{kind:?}: {error}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(60), "{kind:?}: {took:?}");
+    });
+    join_all(runs).await;
+}

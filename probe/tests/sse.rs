@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::support::sse::{Fault, LIMIT, Service};
-use crate::support::{self, assert_failed, assert_faults, assert_passed, probe, show, together};
+use crate::support::{
+    self, assert_compositions, assert_failed, assert_faults, assert_passed, probe, show, together,
+};
 use stream_probe::{Client, Kind, Verdict};
 
 /// One test for all of these, which wait more than they work.
@@ -18,7 +20,17 @@ async fn what_is_right_or_cannot_be_told_does_not_fail() {
         a_limit_holds_and_gives_places_back(),
         an_event_source_does_not_see_comments(),
         without_publish_most_is_unknown_and_nothing_is_wrong(),
+        a_limit_that_the_probe_has_reached_is_no_clean_error(),
     );
+}
+
+async fn a_limit_that_the_probe_has_reached_is_no_clean_error() {
+    let service = Service::start(Fault::Throttled).await;
+    let mut options = service.options();
+    options.only = vec!["sse-errors-clean".to_owned()];
+    let report = probe(Kind::Sse, &options).await;
+    let open = report.ids(Verdict::CouldNotTell);
+    assert_eq!(open, ["sse-errors-clean"], "{}", show(&report));
 }
 
 async fn a_right_service_passes() {
@@ -124,6 +136,14 @@ const FAULTS: &[(Fault, &[&str])] = &[
 async fn every_fault_fails_its_check_and_no_other() {
     let report = |fault| async move { Service::start(fault).await.report().await };
     assert_faults(FAULTS, report).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute: run ./check"]
+async fn no_composition_of_faults_fails_an_unrelated_check() {
+    let report =
+        |faults: Vec<Fault>| async move { Service::start(faults.as_slice()).await.report().await };
+    assert_compositions(FAULTS, 1..17, 3, report).await;
 }
 
 async fn promised_resume_needs_ids() {

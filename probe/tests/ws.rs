@@ -4,7 +4,9 @@
 use stream_probe::{Kind, Verdict};
 
 use crate::support::ws::{Fault, Service};
-use crate::support::{assert_failed, assert_faults, assert_passed, probe, show, together};
+use crate::support::{
+    assert_compositions, assert_failed, assert_faults, assert_passed, probe, show, together,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_right_or_cannot_be_told_does_not_fail() {
@@ -99,6 +101,14 @@ const FAULTS: &[(Fault, &[&str])] = &[
 async fn every_fault_fails_its_check_and_no_other() {
     let report = |fault| async move { Service::start(fault).await.report().await };
     assert_faults(FAULTS, report).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute: run ./check"]
+async fn no_composition_of_faults_fails_an_unrelated_check() {
+    let report =
+        |faults: Vec<Fault>| async move { Service::start(faults.as_slice()).await.report().await };
+    assert_compositions(FAULTS, 1..17, 3, report).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::routing::post;
 use futures::{StreamExt, stream};
 use snippets::llm::upstream::{Dialect, Upstream};
-use stream_probe::{Kind, Options, Publish, Report, Target, Verdict};
+use stream_probe::{Kind, Options, Publish, Report, Target};
 
 use super as twins;
 use crate::support::Server;
@@ -423,10 +423,14 @@ async fn every_twin_fails_its_check_and_no_other() {
     let wrong: Vec<String> = stream::iter([SSE, WS, LLM].into_iter().flatten())
         .map(|twin| async move {
             let report = tokio::spawn(report(twin)).await.unwrap();
-            let failed = report.ids(Verdict::Failed);
+            let difference = report.difference(twin.failed)?;
             let lines: Vec<String> = report.findings.iter().map(|f| f.line()).collect();
-            (failed != twin.failed)
-                .then(|| format!("{}: {failed:?}\n{}", twin.name, lines.join("\n")))
+            let took = report.took.as_secs_f64();
+            let lines = lines.join("\n");
+            Some(format!(
+                "{}:\n{difference}\n\nin {took:.1} s:\n{lines}",
+                twin.name
+            ))
         })
         .buffer_unordered(4)
         .filter_map(|wrong| async { wrong })

@@ -14,6 +14,7 @@ pub mod fanout;
 pub mod frame;
 pub mod gzip;
 pub mod llm;
+pub mod probe;
 pub mod sse;
 pub mod streams;
 pub mod websocket;

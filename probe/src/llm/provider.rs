@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::patience::within;
+
 /// The secret of the provider that no client may see.
 pub(crate) const SECRET: &str = "sk-probe0123456789abcdefghijklmnop";
 /// Text of the provider that no client may see.
@@ -52,7 +54,7 @@ impl Provider {
 				}
 			}
 		};
-		tokio::time::timeout(patience, accept).await.ok().flatten()
+		within(patience, accept).await.ok().flatten()
 	}
 }
 
@@ -261,7 +263,7 @@ impl Call {
 	pub(crate) async fn closed(&mut self, patience: Duration) -> bool {
 		let mut buffer = [0_u8; 1024];
 		let wait = async { while let Ok(1..) = self.socket.read(&mut buffer).await {} };
-		tokio::time::timeout(patience, wait).await.is_ok()
+		within(patience, wait).await.is_ok()
 	}
 }
 

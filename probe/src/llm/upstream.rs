@@ -8,6 +8,7 @@ use super::provider::{Call, INTERNAL, Provider, SECRET};
 use super::{PATIENCE, Probe};
 use crate::checks::{self, Check};
 use crate::http1::{Opened, Request, Response};
+use crate::patience::within;
 use crate::report::quote;
 use crate::target::Link;
 use crate::wire_log::Reader;
@@ -97,12 +98,12 @@ impl Probe<'_> {
 					false => self.run.at_most(PATIENCE),
 				};
 				let mut response = chat.response;
-				let answered = match tokio::time::timeout(wait, &mut response).await {
+				let answered = match within(wait, &mut response).await {
 					Ok(answered) => answered,
 					Err(_) => {
 						self.holds_head.store(true, Ordering::Relaxed);
 						chat.call.token("stream-probe ").await;
-						tokio::time::timeout(self.run.at_most(PATIENCE), response)
+						within(self.run.at_most(PATIENCE), response)
 							.await
 							.map_err(|_| "no response head came, not even with a token".to_owned())?
 					}
@@ -157,7 +158,7 @@ impl Probe<'_> {
 		let held = Instant::now();
 		let wait = self.run.at_most(Duration::from_secs(3));
 		let mut response = chat.response;
-		let early = tokio::time::timeout(wait, &mut response).await;
+		let early = within(wait, &mut response).await;
 		let answered = match early {
 			Ok(answered) => {
 				self.run.pass(HEAD, "the head came while the model was held back");
@@ -165,7 +166,7 @@ impl Probe<'_> {
 			}
 			Err(_) => {
 				chat.call.token("stream-probe-0 ").await;
-				let late = tokio::time::timeout(self.run.at_most(PATIENCE), response).await;
+				let late = within(self.run.at_most(PATIENCE), response).await;
 				match late {
 					Ok(answered) => {
 						self.holds_head.store(true, Ordering::Relaxed);
@@ -584,7 +585,7 @@ impl Probe<'_> {
 			// A service on a busy machine is slow, which is not the same as waiting for its reader.
 			let patience = (slowest * 20).clamp(Duration::from_secs(4), Duration::from_secs(12));
 			let began = std::time::Instant::now();
-			match tokio::time::timeout(self.run.at_most(patience), chat.call.token(&token)).await {
+			match within(self.run.at_most(patience), chat.call.token(&token)).await {
 				Ok(true) => {
 					taken += token.len();
 					slowest = slowest.max(began.elapsed());

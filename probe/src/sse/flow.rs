@@ -188,9 +188,10 @@ impl Probe<'_> {
 			})
 			.await;
 		let (first, other) = (flow.of(&self.first), flow.of(second));
-		let own = other.iter().any(|event| !first.contains(event));
-		let missing: Vec<&Key> = first.iter().filter(|event| !other.contains(event)).collect();
-		let same: Vec<&Key> = first.iter().filter(|event| other.contains(event)).collect();
+		let (sent, received): (HashSet<&Key>, HashSet<&Key>) = (first.iter().collect(), other.iter().collect());
+		let own = other.iter().any(|event| !sent.contains(event));
+		let missing: Vec<&Key> = first.iter().filter(|event| !received.contains(event)).collect();
+		let same: Vec<&Key> = first.iter().filter(|event| received.contains(event)).collect();
 		if own {
 			self.run
 				.unknown(ID, "each reader receives events of its own of the published type (other ids or other data)");

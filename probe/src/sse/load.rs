@@ -1,5 +1,6 @@
 //! A reader that does not read, readers that come and go, and more readers than there are places.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use super::resume::announces;
 use super::{PATIENCE, Probe};
 use crate::checks::{self, Check};
 use crate::http1::{Exchange, Opened, Part, is_event_stream};
+use crate::patience::within;
 use crate::process;
 use crate::report::quote;
 use crate::target::Link;
@@ -163,7 +165,7 @@ impl Probe<'_> {
 	/// Returns how many KiB lay ready for it.
 	async fn lag(&self, mut stalled: Exchange, since: usize) -> u64 {
 		let patience = self.run.at_most(PATIENCE);
-		let head = match tokio::time::timeout(patience, stalled.head()).await {
+		let head = match within(patience, stalled.head()).await {
 			Ok(Ok(Some(head))) if head.status == 200 && is_event_stream(&head) => head,
 			Ok(Ok(Some(head))) => {
 				let why = format!("the reader was answered with {}", head.status);
@@ -177,7 +179,14 @@ impl Probe<'_> {
 		};
 		let reader = Reader::start(stalled.into_response(head));
 		let last = self.first.with(|log| log.events.iter().rev().find_map(|event| event.id.clone()));
-		let reached = |log: &crate::wire_log::Log| last.is_some() && log.events.iter().any(|event| event.id == last);
+		// Only the events that are new: there may be hundreds of thousands.
+		let mut looked = 0;
+		let mut found = false;
+		let mut reached = |log: &crate::wire_log::Log| {
+			found = found || (last.is_some() && log.events[looked..].iter().any(|event| event.id == last));
+			looked = log.events.len();
+			found
+		};
 		let most = Instant::now() + self.run.at_most(PATIENCE * 12);
 		// Without ids, until nothing more comes: how fast, is no matter.
 		let mut caught_up = false;
@@ -186,7 +195,7 @@ impl Probe<'_> {
 			let quiet = self.run.at_most(Duration::from_secs(3));
 			let more = |log: &crate::wire_log::Log| log.bytes > seen || reached(log);
 			let moved = reader.until(quiet, more).await;
-			caught_up = reader.with(reached);
+			caught_up = reader.with(&mut reached);
 			seen = reader.with(|log| log.bytes);
 			if !moved {
 				break;
@@ -211,8 +220,9 @@ impl Probe<'_> {
 			return self.run.pass(LAG, text);
 		}
 		let seen: Vec<&str> = seen.iter().filter_map(|e| e.id.as_deref()).collect();
+		let known: HashSet<&str> = seen.iter().copied().collect();
 		let due = sent.iter().skip_while(|id| seen.first() != Some(&id.as_str()));
-		let missing: Vec<&String> = due.filter(|id| !seen.contains(&id.as_str())).collect();
+		let missing: Vec<&String> = due.filter(|id| !known.contains(id.as_str())).collect();
 		match missing.first() {
 			// Behind is not the same as left out.
 			_ if reader.ended().is_some() => {
@@ -340,7 +350,7 @@ async fn first_retry(response: &mut crate::http1::Response) -> Option<String> {
 		}
 		None
 	};
-	tokio::time::timeout(Duration::from_secs(1), read).await.ok().flatten()
+	within(Duration::from_secs(1), read).await.ok().flatten()
 }
 
 /// Waits until the process has closed the descriptors of connections that are gone.

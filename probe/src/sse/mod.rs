@@ -17,6 +17,7 @@ pub(crate) use verdicts::{is_terminal, spread};
 
 use crate::checks::{self, Check};
 use crate::http1::{Head, Opened, Request, Response, is_event_stream};
+use crate::patience::within;
 use crate::process;
 use crate::process::Publisher;
 use crate::report::quote;
@@ -44,8 +45,8 @@ struct Probe<'a> {
 	doing: std::sync::Mutex<&'static str>,
 	/// The events with which every reader without a cursor is greeted.
 	greeting: OnceCell<Vec<Event>>,
-	/// How wrong requests were answered, once they were sent.
-	error_answers: std::sync::OnceLock<String>,
+	/// How wrong requests were answered, once they were sent; `Err`: the service's own limit answered them all.
+	error_answers: std::sync::OnceLock<Result<String, String>>,
 }
 
 pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachable> {
@@ -92,6 +93,9 @@ pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachabl
 		probe.churn().await;
 		probe.doing("opened as many streams as --limit allows");
 		probe.limit().await;
+		if !options.long.is_zero() {
+			probe.first.until(run.at_most(options.long), |_| false).await;
+		}
 		if !early {
 			probe.ended().await;
 		}
@@ -125,10 +129,10 @@ async fn reach(
 		let patience = if publisher.is_some() { 3 } else { 10 };
 		let patience = run.at_most(Duration::from_secs(patience));
 		let mut held = false;
-		let mut waited = tokio::time::timeout(patience, exchange.head()).await;
+		let mut waited = within(patience, exchange.head()).await;
 		if waited.is_err() && publisher.is_some() {
 			let published = publisher.once().await;
-			waited = tokio::time::timeout(run.at_most(PATIENCE), exchange.head()).await;
+			waited = within(run.at_most(PATIENCE), exchange.head()).await;
 			if let (Ok(Ok(Some(head))), Ok(())) = (&waited, published) {
 				held = true;
 				let after = head.after.as_millis();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{PATIENCE, Probe};
 use crate::checks::{self, Check};
 use crate::http1::{Part, Request};
+use crate::patience::within;
 use crate::{Run, leak};
 
 const FOREIGN: &str = "https://stream-probe.invalid";
@@ -39,7 +40,7 @@ impl Probe<'_> {
 			return self.run.unknown(ID, "no connection");
 		};
 		let patience = self.run.at_most(PATIENCE);
-		let head = match tokio::time::timeout(patience, exchange.head()).await {
+		let head = match within(patience, exchange.head()).await {
 			Ok(Ok(Some(head))) => head,
 			Ok(_) => return self.run.pass(ID, "the connection was closed"),
 			Err(_) if self.run.left().is_zero() => return,
@@ -55,7 +56,7 @@ impl Probe<'_> {
 			return self.run.pass(ID, format!("status {} and the connection was closed", head.status));
 		}
 		let patience = self.run.at_most(Duration::from_secs(3));
-		match tokio::time::timeout(patience, exchange.head()).await {
+		match within(patience, exchange.head()).await {
 			Ok(Ok(_)) => self.run.pass(
 				ID,
 				format!(
@@ -124,21 +125,36 @@ impl Probe<'_> {
 			("an unknown method", Request { method: "PROBE".to_owned(), ..self.request.clone() }, &self.target),
 		];
 		let mut seen = Vec::new();
+		let mut limited = None;
+		let mut judged = 0;
 		for (what, request, target) in attempts {
 			let Some(mut response) = request.response(target, self.run.at_most(PATIENCE)).await else {
 				continue;
 			};
 			let status = response.head.status;
-			seen.push(format!("{what}: {status}"));
+			if matches!(status, 429 | 503) {
+				// A limit that the probe's own requests have reached: it hides what the service would have said.
+				limited = Some(status);
+			} else {
+				seen.push(format!("{what}: {status}"));
+				judged += usize::from(status >= 400);
+			}
 			if status >= 400 {
 				let body = response.text(self.run.at_most(Duration::from_secs(2))).await;
 				judge_error(self.run, ID, status, &body, &[&target.path, path, "PROBE"]);
 			} else if status == 200 {
 				// A stream nevertheless: let its beginning pass and hang up.
-				if let Ok(Part::Data(_)) = tokio::time::timeout(Duration::from_millis(50), response.next()).await {}
+				if let Ok(Part::Data(_)) = within(Duration::from_millis(50), response.next()).await {}
 			}
 		}
 		// What the stream itself says is judged at the end.
-		drop(self.error_answers.set(seen.join(", ")));
+		let answers = match limited {
+			Some(status) if judged == 0 => Err(format!(
+				"wrong requests were answered with {status}, which hides what the service says of an error (wait, or --only sse-errors-clean)"
+			)),
+			_ if seen.is_empty() => Err("no wrong request was answered".to_owned()),
+			_ => Ok(seen.join(", ")),
+		};
+		drop(self.error_answers.set(answers));
 	}
 }

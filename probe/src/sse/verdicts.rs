@@ -64,7 +64,11 @@ pub(crate) fn is_terminal(event: &Event) -> bool {
 pub(crate) fn heartbeat(log: &Log, opened: Instant, most: Duration) -> Option<(String, bool)> {
 	const ALONE: Duration = Duration::from_millis(100);
 	let soon = opened + Duration::from_secs(1);
-	let alone = |at: Instant| !log.events.iter().any(|event| event.at >= at && event.at - at < ALONE);
+	// In the order in which they came; this is asked for each heartbeat of a stream that may have very many events.
+	let alone = |at: Instant| {
+		let after = log.events.partition_point(|event| event.at < at);
+		log.events.get(after).is_none_or(|event| event.at - at >= ALONE)
+	};
 	let events = log.heartbeats.iter().map(|event| event.at);
 	let comments = log.comments.iter().copied();
 	let signs = |times: &mut dyn Iterator<Item = Instant>| -> Vec<Instant> {
@@ -183,8 +187,10 @@ impl Probe<'_> {
 				return self.run.fail(checks::SSE_ERRORS_CLEAN, format!("the stream says: {shown}"));
 			}
 		}
-		if let Some(answers) = self.error_answers.get() {
-			self.run.pass(checks::SSE_ERRORS_CLEAN, answers.as_str());
+		match self.error_answers.get() {
+			Some(Ok(answers)) => self.run.pass(checks::SSE_ERRORS_CLEAN, answers.as_str()),
+			Some(Err(why)) => self.run.unknown(checks::SSE_ERRORS_CLEAN, why.as_str()),
+			None => {}
 		}
 	}
 
@@ -199,7 +205,14 @@ impl Probe<'_> {
 				self.run.unknown(ID, "the body has no length and no chunks: a cut looks like an end");
 			}
 			Some((_, end)) => self.run.pass(ID, format!("ended with {}", end.text())),
-			None => self.run.pass(ID, "open for the whole run"),
+			None => {
+				let open = self.first.head_at.elapsed().as_secs();
+				let later = match (self.options.long.is_zero(), open < 60) {
+					(true, true) => "; a cut at 30 or 60 s was not waited for (--long)",
+					_ => "",
+				};
+				self.run.pass(ID, format!("open for {open} s{later}"));
+			}
 		}
 	}
 

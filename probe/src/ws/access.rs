@@ -34,13 +34,13 @@ fn is_credential(name: &str) -> bool {
 async fn attempt(
 	request: &Request,
 	target: &Target,
-	hello: Option<&Payload>,
+	hello: &[Payload],
 	patience: Duration,
 	wait: Duration,
 ) -> (Attempt, String) {
 	match frame::connect(request, target, patience).await {
 		Ok(Upgrade::Open(mut socket)) => {
-			if let Some(hello) = hello {
+			for hello in hello {
 				socket.send(hello.opcode(), hello.bytes()).await;
 			}
 			let ended = socket.until(wait, |_| false).await;
@@ -97,7 +97,7 @@ impl Probe<'_> {
 		self.unknown_subprotocol().await;
 	}
 
-	async fn attempt(&self, request: &Request, hello: Option<&Payload>, wait: Duration) -> Attempt {
+	async fn attempt(&self, request: &Request, hello: &[Payload], wait: Duration) -> Attempt {
 		let (patience, wait) = (self.run.at_most(PATIENCE), self.run.at_most(wait));
 		let (attempt, errors) = attempt(request, &self.target, hello, patience, wait).await;
 		self.hear(&errors);
@@ -110,7 +110,7 @@ impl Probe<'_> {
 			return;
 		}
 		let request = self.request.clone().header("Sec-WebSocket-Version", "12");
-		match self.attempt(&request, None, Duration::ZERO).await {
+		match self.attempt(&request, &[], Duration::ZERO).await {
 			Attempt::Refused(how) => self.run.pass(ID, how),
 			Attempt::Stays => self.run.fail(ID, "version 12 was answered with 101"),
 			Attempt::Silent => self.run.unknown(ID, "no answer"),
@@ -159,12 +159,12 @@ impl Probe<'_> {
 			let (target, hello) = (self.target.clone(), self.options.hello.clone());
 			let (patience, wait) = (self.run.at_most(PATIENCE), self.run.at_most(WAIT));
 			attempts.spawn(async move {
-				let tried = attempt(&request, &target, hello.as_ref(), patience, wait).await;
+				let tried = attempt(&request, &target, &hello, patience, wait).await;
 				(origin, tried)
 			});
 		}
 		// The control, at the same time: the client's own Origin.
-		let control = self.attempt(&self.request, self.options.hello.as_ref(), WAIT);
+		let control = self.attempt(&self.request, &self.options.hello, WAIT);
 		let (control, tried) = tokio::join!(control, attempts.join_all());
 		if self.run.left().is_zero() {
 			return;
@@ -208,8 +208,10 @@ impl Probe<'_> {
 		if !self.run.needs(&[ID]) {
 			return;
 		}
-		let hello = self.options.hello.as_ref();
-		let secret = hello.is_some_and(|hello| is_credential(&String::from_utf8_lossy(hello.bytes())));
+		let hello = &self.options.hello;
+		let is_secret = |hello: &Payload| is_credential(&String::from_utf8_lossy(hello.bytes()));
+		let public: Vec<Payload> = hello.iter().filter(|hello| !is_secret(hello)).cloned().collect();
+		let secret = public.len() < hello.len();
 		if self.options.cookie.is_none() && !self.sends_authorization() && !secret {
 			return self.run.unknown(ID, "needs --cookie, a header with credentials (-H), or a --hello with them");
 		}
@@ -219,7 +221,7 @@ impl Probe<'_> {
 				request = request.without(name);
 			}
 		}
-		let bare = self.attempt(&request, hello.filter(|_| !secret), WAIT);
+		let bare = self.attempt(&request, &public, WAIT);
 		// The control, at the same time: with them.
 		let control = self.attempt(&self.request, hello, WAIT);
 		let (bare, control) = tokio::join!(bare, control);

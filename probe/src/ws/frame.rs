@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::coop::consume_budget;
 
 use crate::http1::{Head, READ, Request, Response};
+use crate::patience::within;
 use crate::target::{Conn, Link, Target, Unreachable};
 
 pub(crate) const TEXT: u8 = 1;
@@ -107,7 +108,7 @@ pub(crate) fn upgrade(request: Request) -> Request {
 }
 
 pub(crate) async fn connect(request: &Request, target: &Target, patience: Duration) -> Result<Upgrade, Unreachable> {
-	let opened = tokio::time::timeout(patience, async {
+	let opened = within(patience, async {
 		let mut exchange = request.send(target).await?;
 		Ok(match exchange.head().await {
 			Ok(Some(head)) if head.status == 101 => Upgrade::Open(Box::new(Socket {
@@ -221,7 +222,7 @@ impl Socket {
 			self.conn.write_all(bytes).await?;
 			self.conn.flush().await
 		};
-		matches!(tokio::time::timeout(super::PATIENCE, write).await, Ok(Ok(())))
+		matches!(within(super::PATIENCE, write).await, Ok(Ok(())))
 	}
 
 	/// The next frame. Safe to drop at any await.
@@ -264,7 +265,7 @@ impl Socket {
 				}
 			}
 		};
-		tokio::time::timeout(patience, wait).await.unwrap_or(Waited::Silent)
+		within(patience, wait).await.unwrap_or(Waited::Silent)
 	}
 
 	/// Sends a Ping and waits for its Pong.
@@ -326,7 +327,7 @@ impl Socket {
 						}
 					}
 				}
-				written = tokio::time::timeout(stall, writer.write(rest)) => match written {
+				written = within(stall, writer.write(rest)) => match written {
 					Ok(Ok(n)) => sent += n,
 					Ok(Err(_)) => {
 						outcome = Some(Waited::Dropped);

@@ -6,6 +6,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::http1::{READ, Request};
+use crate::patience::within;
 use crate::target::{Conn, Link, Target};
 
 /// What the service says over HTTP/2.
@@ -41,7 +42,7 @@ pub(crate) async fn extended_connect(request: &Request, target: &Target, patienc
 		return Answer::NotOffered;
 	}
 	let mut received = BytesMut::new();
-	let settings = tokio::time::timeout(patience, async {
+	let settings = within(patience, async {
 		loop {
 			match next(&mut conn, &mut received).await {
 				Some((SETTINGS, flags, payload)) if flags & 1 == 0 => return Some(payload),
@@ -76,7 +77,7 @@ pub(crate) async fn extended_connect(request: &Request, target: &Target, patienc
 	if conn.write_all(&ask).await.is_err() {
 		return Answer::Silent;
 	}
-	let answer = tokio::time::timeout(patience, async {
+	let answer = within(patience, async {
 		loop {
 			match next(&mut conn, &mut received).await {
 				Some((HEADERS, flags, payload)) => {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::frame::{self, BINARY, Frame, PING, Pumped, Socket, TEXT, Upgrade, Waited};
+use super::frame::{self, BINARY, Frame, PING, PONG, Pumped, Socket, TEXT, Upgrade, Waited};
 use super::http2::{self, Answer};
 use super::{PATIENCE, Probe, alive};
 use crate::checks::{self, Check};
@@ -14,6 +14,8 @@ const ENOUGH: usize = 16 << 20;
 const FOR_MEMORY: usize = 48 << 20;
 /// Owed to one connection, more than a bounded queue and the kernel's buffers, in KiB.
 const QUEUE_MOST: u64 = 20 << 10;
+/// Messages a second of one connection, below which a service counts as one that throttles.
+const SLOWLY: usize = 200;
 
 fn is_message(frame: &Frame) -> bool {
 	matches!(frame.opcode, TEXT | BINARY)
@@ -309,18 +311,23 @@ impl Probe<'_> {
 		let heard = socket.heard.len();
 		let unit = frame::encode(true, message.opcode(), message.bytes(), true);
 		let began = Instant::now();
-		let until = began + self.run.at_most(Duration::from_secs(8));
+		// So long takes a service, or a machine, that handles SLOWLY messages a second.
+		let most = Duration::from_secs((COUNT / SLOWLY) as u64);
+		let limit = self.run.at_most(most);
 		let total = unit.len() * COUNT;
-		let pumped = socket.pump(&unit, total, true, until, Duration::from_secs(3)).await;
-		if pumped.sent < total && matches!(pumped.outcome, Some(Waited::Silent)) {
-			return self.run.pass(ID, "the service reads slower than the flood comes");
-		}
+		let pumped = socket.pump(&unit, total, true, began + limit, Duration::from_secs(3)).await;
 		let sent = pumped.sent / unit.len();
+		if pumped.sent < total && matches!(pumped.outcome, Some(Waited::Silent)) {
+			if limit == most {
+				self.run.pass(ID, format!("the service takes less than {SLOWLY} messages a second"));
+			}
+			return;
+		}
 		let ended = match pumped.outcome {
 			None => {
 				return self.run.pass(ID, format!("the service stopped reading after {sent} messages"));
 			}
-			Some(Waited::Silent) => socket.ping(b"after the flood", self.run.at_most(PATIENCE)).await,
+			Some(Waited::Silent) => self.after_the_flood(&mut socket).await,
 			Some(ended) => ended,
 		};
 		self.hear(&socket.errors);
@@ -365,6 +372,20 @@ impl Probe<'_> {
 				),
 			),
 		}
+	}
+
+	/// A Ping behind the flood. As long as answers come, and not slowly, the service has not stopped: the machine is
+	/// busy.
+	async fn after_the_flood(&self, socket: &mut Socket) -> Waited {
+		const PAYLOAD: &[u8] = b"after the flood";
+		let mut before = socket.messages;
+		let mut ended = socket.ping(PAYLOAD, self.run.at_most(PATIENCE)).await;
+		while matches!(ended, Waited::Silent) && socket.messages - before >= SLOWLY * PATIENCE.as_secs() as usize {
+			before = socket.messages;
+			let pong = |frame: &Frame| frame.opcode == PONG && frame.payload == PAYLOAD;
+			ended = socket.until(self.run.at_most(PATIENCE), pong).await;
+		}
+		ended
 	}
 
 	/// Connections that are cut without Close.

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, OnceCell};
 
 use crate::checks::{self, Check};
 use crate::http1::Request;
+use crate::patience::{Clock, STEP};
 use crate::process::Publisher;
 use crate::target::{Link, Target, Unreachable};
 use crate::{Options, Payload, Run, leak, process};
@@ -223,9 +224,9 @@ impl Probe<'_> {
 		}
 	}
 
-	/// Sends the first message that the service expects.
+	/// Sends the first messages that the service expects.
 	async fn greet(&self, socket: &mut Socket) {
-		if let Some(hello) = &self.options.hello {
+		for hello in &self.options.hello {
 			socket.send(hello.opcode(), hello.bytes()).await;
 		}
 	}
@@ -301,12 +302,13 @@ impl Probe<'_> {
 		let began = Instant::now();
 		let most = self.options.heartbeat.unwrap_or(Duration::from_secs(55)).mul_f64(1.1);
 		let idle = self.options.idle.map(|idle| idle.mul_f64(1.25) + Duration::from_secs(2));
-		let mut last = began;
+		// Both count the probe's own time: a frame that came while it could not run is no silence.
+		let (mut lived, mut silent) = (Clock::start(), Clock::start());
 		let mut alone = false;
 		loop {
 			// Only a named idle time, or the heartbeat, is worth waiting for to the end.
-			let until_idle = idle.map(|idle| idle.saturating_sub(began.elapsed()));
-			let until_beat = (!self.run.decided(HEARTBEAT)).then(|| most.saturating_sub(last.elapsed()));
+			let until_idle = idle.map(|idle| idle.saturating_sub(lived.elapsed()));
+			let until_beat = (!self.run.decided(HEARTBEAT)).then(|| most.saturating_sub(silent.elapsed()));
 			let left = self.run.left();
 			let waits = |wait: Option<Duration>| wait.is_some_and(|wait| wait <= left);
 			if alone && !waits(until_idle) && !waits(until_beat) {
@@ -332,13 +334,16 @@ impl Probe<'_> {
 				);
 			}
 			let pause = [until_idle, until_beat].into_iter().flatten().min().unwrap_or(Duration::MAX);
+			let pause = self.run.at_most(pause).min(STEP);
 			let next = tokio::select! {
-				next = tokio::time::timeout(self.run.at_most(pause), socket.next()) => next,
+				next = tokio::time::timeout(pause, socket.next()) => next,
 				() = over.notified(), if !alone => {
 					alone = true;
 					continue;
 				}
 			};
+			lived.count(STEP);
+			silent.count(STEP);
 			let after = began.elapsed().as_secs_f64();
 			if self.run.left().is_zero() && matches!(next, Ok(Next::Frame(_))) {
 				let why = "the service never stops sending";
@@ -352,7 +357,7 @@ impl Probe<'_> {
 					return self.run.unknown(HEARTBEAT, "the service closed the silent connection first");
 				}
 				Ok(Next::Frame(frame)) => {
-					last = Instant::now();
+					silent = Clock::start();
 					let beat = frame.opcode == PING || (frame.opcode == TEXT && is_heartbeat(&frame.payload));
 					if beat {
 						self.run.pass(HEARTBEAT, format!("a heartbeat (opcode {}) after {after:.1} s", frame.opcode));
@@ -363,10 +368,10 @@ impl Probe<'_> {
 					return self.run.unknown(HEARTBEAT, "the service dropped the silent connection first");
 				}
 				Err(_) => {
-					if last.elapsed() >= most {
-						self.run.fail(HEARTBEAT, format!("no frame for {:.1} s", last.elapsed().as_secs_f64()));
+					if silent.elapsed() >= most {
+						self.run.fail(HEARTBEAT, format!("no frame for {:.1} s", silent.elapsed().as_secs_f64()));
 					}
-					if idle.is_some_and(|idle| began.elapsed() >= idle) {
+					if idle.is_some_and(|idle| lived.elapsed() >= idle) {
 						return self
 							.run
 							.fail(DROPPED, format!("still open after {after:.1} s in which it answered nothing"));
@@ -424,6 +429,16 @@ fn is_heartbeat(payload: &[u8]) -> bool {
 	let text = String::from_utf8_lossy(payload).to_ascii_lowercase();
 	text == "2"
 		|| (text.len() < 200 && ["ping", "heartbeat", "keepalive", "keep-alive"].iter().any(|w| text.contains(w)))
+}
+
+/// Does `work` while `other` reads and answers Pings, as a client does; returns how `other` ended, if it did.
+async fn beside<T>(other: &mut Socket, work: impl Future<Output = T>) -> (Option<Waited>, T) {
+	let mut work = std::pin::pin!(work);
+	tokio::select! {
+		biased;
+		done = &mut work => (None, done),
+		ended = other.until(Duration::MAX, |_| false) => (Some(ended), work.await),
+	}
 }
 
 /// Whether a socket is alive: its Pong comes, or an answer to it.

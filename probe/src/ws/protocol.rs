@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::frame::{self, BINARY, CLOSE, PING, PONG, Socket, TEXT, Waited};
-use super::{PATIENCE, Probe, alive};
+use super::{PATIENCE, Probe, alive, beside};
 use crate::checks::{self, Check};
 
 /// Twice the largest default of the libraries in use.
@@ -132,31 +132,30 @@ impl Probe<'_> {
 		const SURVIVED: &Check = checks::WS_VIOLATIONS_SURVIVED;
 		let mut bystander = self.open().await;
 		self.malformed(&mut bystander).await;
-		self.binary().await;
 		// Each is the message that the service accepts, with one fault.
 		let message = self.message();
-		self.refused(
-			checks::WS_UNMASKED_REFUSED,
-			1002,
-			None,
-			&frame::encode(true, message.opcode(), message.bytes(), false),
-		)
-		.await;
-		self.refused(
-			checks::WS_INVALID_UTF8_REFUSED,
-			1007,
-			Some(checks::WS_INVALID_UTF8_1007),
-			&frame::encode(true, TEXT, &not_utf8(message.bytes()), true),
-		)
-		.await;
-		self.oversize().await;
+		let unmasked = frame::encode(true, message.opcode(), message.bytes(), false);
+		let not_utf8 = frame::encode(true, TEXT, &not_utf8(message.bytes()), true);
+		let frames = async {
+			self.binary().await;
+			self.refused(checks::WS_UNMASKED_REFUSED, 1002, None, &unmasked).await;
+			let code = Some(checks::WS_INVALID_UTF8_1007);
+			self.refused(checks::WS_INVALID_UTF8_REFUSED, 1007, code, &not_utf8).await;
+			self.oversize().await;
+		};
+		let by = match &mut bystander {
+			Ok(socket) => match beside(socket, Box::pin(frames)).await {
+				(None, ()) => alive(socket, self.run.at_most(PATIENCE)).await,
+				(Some(_), ()) => false,
+			},
+			Err(_) => {
+				Box::pin(frames).await;
+				true
+			}
+		};
 		if !self.run.needs(&[SURVIVED]) {
 			return true;
 		}
-		let by = match &mut bystander {
-			Ok(socket) => alive(socket, self.run.at_most(PATIENCE)).await,
-			Err(_) => true,
-		};
 		let fresh = self.open().await;
 		match (by, fresh) {
 			(true, Ok(_)) => self.run.pass(SURVIVED, "another connection still answers Ping, and a new one opens"),
@@ -197,18 +196,24 @@ impl Probe<'_> {
 		if !alive(other, self.run.at_most(PATIENCE)).await {
 			return self.run.unknown(ID, "the second connection did not answer before either");
 		}
-		socket.send(TEXT, b"{\"stream-probe").await;
-		let answer = socket.ping(b"after", self.run.at_most(PATIENCE)).await;
+		let sending = async {
+			socket.send(TEXT, b"{\"stream-probe").await;
+			socket.ping(b"after", self.run.at_most(PATIENCE)).await
+		};
+		let (ended, answer) = beside(other, sending).await;
 		self.hear(&socket.errors);
-		let mut beside = other.ping(b"still there", self.run.at_most(PATIENCE)).await;
-		if let Waited::Found(_) = beside {
+		let mut state = match ended {
+			Some(ended) => ended,
+			None => other.ping(b"still there", self.run.at_most(PATIENCE)).await,
+		};
+		if let Waited::Found(_) = state {
 			// Closing the others may come a moment later.
 			let later = other.until(self.run.at_most(Duration::from_millis(300)), |_| false).await;
 			if later.ended() {
-				beside = later;
+				state = later;
 			}
 		}
-		match beside {
+		match state {
 			Waited::Found(_) => self.run.pass(
 				ID,
 				format!(

@@ -11,6 +11,48 @@ use stream_probe::{Kind, Options, Report, Target, Verdict};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+/// One fault of a service.
+pub trait One: Copy {
+    /// A bit of its own.
+    fn bit(self) -> u64;
+}
+
+/// The faults of one service; equal to each of them.
+pub struct Faults<F>(u64, std::marker::PhantomData<F>);
+
+impl<F> Clone for Faults<F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for Faults<F> {}
+
+impl<F: One> Faults<F> {
+    pub fn any(self, faults: &[F]) -> bool {
+        faults.iter().any(|fault| self == *fault)
+    }
+}
+
+impl<F: One> PartialEq<F> for Faults<F> {
+    fn eq(&self, fault: &F) -> bool {
+        self.0 & fault.bit() != 0
+    }
+}
+
+impl<F: One> From<F> for Faults<F> {
+    fn from(fault: F) -> Self {
+        Self(fault.bit(), std::marker::PhantomData)
+    }
+}
+
+impl<F: One> From<&[F]> for Faults<F> {
+    fn from(faults: &[F]) -> Self {
+        let bits = faults.iter().map(|fault| fault.bit());
+        Self(bits.fold(0, |all, bit| all | bit), std::marker::PhantomData)
+    }
+}
+
 /// A request head.
 pub struct Request {
     pub method: String,
@@ -142,15 +184,62 @@ where
     let wrong: Vec<String> = futures::stream::iter(table)
         .map(|(fault, ids)| async move {
             let report = tokio::spawn(run(*fault)).await.unwrap();
-            let failed = report.ids(Verdict::Failed);
-            (failed != *ids).then(|| {
-                format!(
-                    "{fault:?}: {failed:?} instead of {ids:?}\n{}",
-                    show(&report)
-                )
-            })
+            let difference = report.difference(ids)?;
+            Some(format!(
+                "{fault:?}:\n{difference}\n\nin {:.1} s:\n{}",
+                report.took.as_secs_f64(),
+                show(&report)
+            ))
         })
         .buffer_unordered(6)
+        .filter_map(|wrong| async { wrong })
+        .collect()
+        .await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// Compositions of `size` faults each, drawn from the table by fixed seeds: whatever is wrong with a service, no check
+/// fails that none of its faults is about.
+pub async fn assert_compositions<F, R>(
+    table: &'static [(F, &'static [&'static str])],
+    seeds: std::ops::Range<u64>,
+    size: usize,
+    run: fn(Vec<F>) -> R,
+) where
+    F: One + std::fmt::Debug + Send + Sync + 'static,
+    R: Future<Output = Report> + Send + 'static,
+{
+    use futures::StreamExt as _;
+    let wrong: Vec<String> = futures::stream::iter(seeds)
+        .map(|seed| async move {
+            let mut state = seed;
+            let drawn = (0..size).map(|_| {
+                // A linear congruential generator (Knuth's MMIX): the same draws everywhere.
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                &table[(state >> 33) as usize % table.len()]
+            });
+            let drawn: Vec<_> = drawn.collect();
+            let faults: Vec<F> = drawn.iter().map(|(fault, _)| *fault).collect();
+            let related: Vec<&str> = drawn
+                .iter()
+                .flat_map(|(_, ids)| ids.iter().copied())
+                .collect();
+            let name = format!("seed {seed}: {faults:?}");
+            let report = tokio::spawn(run(faults)).await.unwrap();
+            let failed = report
+                .findings
+                .iter()
+                .filter(|f| f.verdict == Verdict::Failed);
+            let unrelated: Vec<String> = failed
+                .filter(|finding| !related.contains(&finding.check.id))
+                .map(|finding| format!("{} must not fail: {}", finding.check.id, finding.evidence))
+                .collect();
+            (!unrelated.is_empty())
+                .then(|| format!("{name}\n{}\n\n{}", unrelated.join("\n"), show(&report)))
+        })
+        .buffer_unordered(8)
         .filter_map(|wrong| async { wrong })
         .collect()
         .await;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{Request, chunk, options, probe};
+use super::{One, Request, chunk, options, probe};
 
 /// What is wrong with the service; `None` is the right one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +72,8 @@ pub enum Fault {
     CorsStar,
     CorsAny,
     Leak,
+    /// Answers all but streams with 429, as a limit does that the probe has reached: nothing to judge.
+    Throttled,
     /// Keeps the connections of readers that have gone.
     Unnoticed,
     /// Queues without a bound for a reader that does not read.
@@ -94,13 +96,21 @@ impl Drop for Place {
     }
 }
 
+impl One for Fault {
+    fn bit(self) -> u64 {
+        1 << self as u64
+    }
+}
+
+type Faults = super::Faults<Fault>;
+
 pub struct Service {
     pub addr: SocketAddr,
     pub hub: Arc<Hub>,
 }
 
 pub struct Hub {
-    fault: Fault,
+    fault: Faults,
     /// Only the number of each event: the log must not be what grows.
     log: Mutex<Vec<usize>>,
     changed: watch::Sender<usize>,
@@ -130,7 +140,8 @@ impl Hub {
 }
 
 impl Service {
-    pub async fn start(fault: Fault) -> Self {
+    pub async fn start(fault: impl Into<Faults>) -> Self {
+        let fault = fault.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let hub = Arc::new(Hub {
@@ -144,7 +155,7 @@ impl Service {
             size: AtomicUsize::new(0),
             stop: watch::Sender::new(false),
         });
-        if matches!(fault, Fault::Trimmed | Fault::TrimmedByAnotherName) {
+        if fault.any(&[Fault::Trimmed, Fault::TrimmedByAnotherName]) {
             (0..20).for_each(|n| hub.publish(n));
         }
         let shared = Arc::clone(&hub);
@@ -188,14 +199,20 @@ async fn serve(mut socket: TcpStream, hub: Arc<Hub>) -> std::io::Result<()> {
                 body.len()
             )
         };
+        let streams = path == "/events" && request.method == "GET";
+        if hub.fault == Fault::Throttled && !streams {
+            let answer = plain("429 Too Many Requests", "slow down");
+            socket.write_all(answer.as_bytes()).await?;
+            continue;
+        }
         if path == "/publish" {
             hub.publish(0);
             socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await?;
             continue;
         }
         if path != "/events" {
-            let body = match hub.fault {
-                Fault::Leak => {
+            let body = match () {
+                _ if hub.fault == Fault::Leak => {
                     "Error: no route\n    at Router.handle (/srv/app/node_modules/express/router.js:42:9)"
                 }
                 _ => "not found",
@@ -239,14 +256,14 @@ fn head(hub: &Hub, request: &Request, gzip: bool) -> String {
         head.push_str(line);
         head.push_str("\r\n");
     };
-    add(match fault {
-        Fault::WrongType => "content-type: text/plain",
-        Fault::Latin1 => "content-type: text/event-stream; charset=ISO-8859-1",
+    add(match () {
+        _ if fault == Fault::WrongType => "content-type: text/plain",
+        _ if fault == Fault::Latin1 => "content-type: text/event-stream; charset=ISO-8859-1",
         _ => "content-type: text/event-stream; charset=utf-8",
     });
-    match fault {
-        Fault::NoCacheControl => add("cache-control: no-transform"),
-        Fault::NoTransformMissing => add("cache-control: no-cache"),
+    match () {
+        _ if fault == Fault::NoCacheControl => add("cache-control: no-transform"),
+        _ if fault == Fault::NoTransformMissing => add("cache-control: no-cache"),
         _ => add("cache-control: no-cache, no-transform"),
     }
     if fault != Fault::NoAccelHeader {
@@ -261,11 +278,11 @@ fn head(hub: &Hub, request: &Request, gzip: bool) -> String {
         add("content-encoding: gzip");
     }
     let origin = request.header("origin");
-    match (fault, origin) {
-        (Fault::CorsStar, Some(_)) => {
+    match origin {
+        Some(_) if fault == Fault::CorsStar => {
             add("access-control-allow-origin: *\r\naccess-control-allow-credentials: true")
         }
-        (Fault::CorsAny, Some(origin)) => add(&format!(
+        Some(origin) if fault == Fault::CorsAny => add(&format!(
             "access-control-allow-origin: {origin}\r\naccess-control-allow-credentials: true"
         )),
         _ => {}
@@ -308,13 +325,18 @@ impl Out {
     }
 }
 
-fn event(fault: Fault, n: usize, data: &str) -> Vec<u8> {
-    let id = match fault {
-        Fault::NoIds | Fault::Ends | Fault::RunsAgain | Fault::CutEnd | Fault::UnfinishedEnd => {
+fn event(fault: Faults, n: usize, data: &str) -> Vec<u8> {
+    let id = match () {
+        _ if fault == Fault::NoIds
+            || fault == Fault::Ends
+            || fault == Fault::RunsAgain
+            || fault == Fault::CutEnd
+            || fault == Fault::UnfinishedEnd =>
+        {
             String::new()
         }
-        Fault::SameId => "id: 7\n".to_owned(),
-        Fault::IdNotAscii => format!("id: é{n}\n"),
+        _ if fault == Fault::SameId => "id: 7\n".to_owned(),
+        _ if fault == Fault::IdNotAscii => format!("id: é{n}\n"),
         _ => format!("id: {n}\n"),
     };
     let name = if fault == Fault::ReservedName {
@@ -322,10 +344,12 @@ fn event(fault: Fault, n: usize, data: &str) -> Vec<u8> {
     } else {
         ""
     };
-    let mut text = match fault {
-        Fault::RawNewline => format!("{name}{id}data: first\nsecond {data}\n\n"),
-        Fault::LoneCr => format!("{name}{id}data: a\rdata: {data}\n\n"),
-        Fault::EventWithoutData => format!("event: tick\n\n{name}{id}data: {data}\n\n"),
+    let mut text = match () {
+        _ if fault == Fault::RawNewline => format!("{name}{id}data: first\nsecond {data}\n\n"),
+        _ if fault == Fault::LoneCr => format!("{name}{id}data: a\rdata: {data}\n\n"),
+        _ if fault == Fault::EventWithoutData => {
+            format!("event: tick\n\n{name}{id}data: {data}\n\n")
+        }
         _ => format!("{name}{id}data: {data}\n\n"),
     }
     .into_bytes();
@@ -353,7 +377,7 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
     let forgotten =
         fault == Fault::OnlyOneReader && is_plain && hub.plain.fetch_add(1, Ordering::Relaxed) == 1;
     let _place = Place(Arc::clone(&hub));
-    if matches!(fault, Fault::Limited | Fault::PlacesLost) && open >= LIMIT {
+    if fault.any(&[Fault::Limited, Fault::PlacesLost]) && open >= LIMIT {
         return socket
             .write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
             .await;
@@ -380,7 +404,7 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
         while published() == 0 && changed.changed().await.is_ok() {}
     }
     let accepts = request.header("accept-encoding").unwrap_or_default();
-    let gzip = accepts.contains("gzip") && matches!(fault, Fault::GzipHeld | Fault::GzipFlushed);
+    let gzip = accepts.contains("gzip") && fault.any(&[Fault::GzipHeld, Fault::GzipFlushed]);
     socket
         .write_all(head(&hub, &request, gzip).as_bytes())
         .await?;
@@ -394,27 +418,30 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
     if fault == Fault::Bom {
         out.send(b"\xef\xbb\xbf").await?;
     }
-    let retry = match fault {
-        Fault::RetryText => format!("retry: {}ms\n\n", 3000 + nth),
-        Fault::RetryConstant => "retry: 3000\n\n".to_owned(),
+    let retry = match () {
+        _ if fault == Fault::RetryText => format!("retry: {}ms\n\n", 3000 + nth),
+        _ if fault == Fault::RetryConstant => "retry: 3000\n\n".to_owned(),
         _ => format!("retry: {}\n\n", 3000 + nth),
     };
     if !held {
         out.send(retry.as_bytes()).await?;
     }
-    if matches!(
-        fault,
-        Fault::Ends | Fault::Ends204 | Fault::RunsAgain | Fault::CutEnd | Fault::UnfinishedEnd
-    ) {
+    if fault.any(&[
+        Fault::Ends,
+        Fault::Ends204,
+        Fault::RunsAgain,
+        Fault::CutEnd,
+        Fault::UnfinishedEnd,
+    ]) {
         return ending(out, fault, cursor.flatten().unwrap_or(0)).await;
     }
     let kept = tail.saturating_sub(3);
     let mut next = match cursor.flatten() {
-        from if matches!(fault, Fault::Trimmed | Fault::TrimmedByAnotherName)
+        from if fault.any(&[Fault::Trimmed, Fault::TrimmedByAnotherName])
             && from.unwrap_or(0) < kept =>
         {
-            let name = match fault {
-                Fault::Trimmed => "reset",
+            let name = match () {
+                _ if fault == Fault::Trimmed => "reset",
                 _ => "stale",
             };
             let text = format!("event: {name}\nid: {kept}\ndata: {{}}\n\n");
@@ -423,16 +450,16 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
         }
         None if fault == Fault::Duplicate => 0,
         None => tail,
-        Some(cursor) => match fault {
-            Fault::Gap => published(),
-            Fault::Duplicate => 0,
-            Fault::PastSilent if cursor == 0 => published(),
-            Fault::FutureSilent if cursor > published() => usize::MAX,
+        Some(cursor) => match () {
+            _ if fault == Fault::Gap => published(),
+            _ if fault == Fault::Duplicate => 0,
+            _ if fault == Fault::PastSilent && cursor == 0 => published(),
+            _ if fault == Fault::FutureSilent && cursor > published() => usize::MAX,
             _ if cursor > published() => {
                 out.send(b"event: reset\ndata: {}\n\n").await?;
                 published()
             }
-            Fault::ResetSignal => {
+            _ if fault == Fault::ResetSignal => {
                 out.send(b"event: reset\ndata: {}\n\n").await?;
                 published()
             }
@@ -464,17 +491,17 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
             next = index + 1;
         }
         let heartbeat = async {
-            match fault {
-                Fault::NoHeartbeat => std::future::pending().await,
+            match () {
+                _ if fault == Fault::NoHeartbeat => std::future::pending().await,
                 _ => tokio::time::sleep(Duration::from_millis(1200)).await,
             }
         };
         tokio::select! {
             // Whoever resumes from beyond the end is never served by the faulty one.
             _ = changed.changed() => {}
-            () = heartbeat => match fault {
-                Fault::CommentHeartbeat => out.send(b":\n\n").await?,
-                Fault::FutureSilent if next == usize::MAX => {}
+            () = heartbeat => match () {
+                _ if fault == Fault::CommentHeartbeat => out.send(b":\n\n").await?,
+                _ if fault == Fault::FutureSilent && next == usize::MAX => {}
                 _ => out.send(b"event: ping\ndata: {}\n\n").await?,
             },
             read = out.socket.read(&mut gone) => {
@@ -485,8 +512,8 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
                     return Ok(());
                 }
             }
-            _ = stop.changed() => match fault {
-                Fault::CutsOff => return Ok(()),
+            _ = stop.changed() => match () {
+                _ if fault == Fault::CutsOff => return Ok(()),
                 _ => {
                     out.send(b"retry: 2000\n\n").await?;
                     return out.socket.write_all(b"0\r\n\r\n").await;
@@ -508,7 +535,7 @@ async fn hoard(
         while changed.changed().await.is_ok() {
             let log = hub.log.lock().unwrap().clone();
             for (index, n) in log.iter().enumerate().skip(next) {
-                drop(queue.send(event(Fault::None, index + 1, &hub.text(*n))));
+                drop(queue.send(event(Fault::None.into(), index + 1, &hub.text(*n))));
             }
             next = log.len();
         }
@@ -525,15 +552,15 @@ async fn hoard(
 }
 
 /// A stream that ends by itself.
-async fn ending(mut out: Out, fault: Fault, from: usize) -> std::io::Result<()> {
+async fn ending(mut out: Out, fault: Faults, from: usize) -> std::io::Result<()> {
     for n in from + 1..=3 {
         out.send(&event(fault, n, &format!("step {n}"))).await?;
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    match fault {
-        Fault::CutEnd => return out.socket.shutdown().await,
-        Fault::UnfinishedEnd => out.send(b"event: done\ndata: {}\n").await?,
-        Fault::Ends => out.send(b"event: done\ndata: {}\n\n").await?,
+    match () {
+        _ if fault == Fault::CutEnd => return out.socket.shutdown().await,
+        _ if fault == Fault::UnfinishedEnd => out.send(b"event: done\ndata: {}\n").await?,
+        _ if fault == Fault::Ends => out.send(b"event: done\ndata: {}\n\n").await?,
         _ => {}
     }
     out.socket.write_all(b"0\r\n\r\n").await?;
