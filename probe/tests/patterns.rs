@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
+use futures::StreamExt as _;
 use snippets::connections::per_user::PerUser;
 use snippets::llm::anthropic::Anthropic;
 use snippets::llm::model_stream::model_events;
