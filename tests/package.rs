@@ -540,8 +540,8 @@ fn every_pattern_can_be_copied_from_the_package() {
             let base = match (row.language, file.strip_prefix("streaming/")) {
                 ("rust" | "service", _) => format!("snippets/src/{file}"),
                 ("ts", _) => format!("snippets/typescript/src/{file}"),
-                ("next", Some(file)) => format!("snippets/typescript/src/{file}"),
-                ("next", None) => format!("snippets/typescript/nextjs/{file}"),
+                ("next" | "app", Some(file)) => format!("snippets/typescript/src/{file}"),
+                ("next" | "app", None) => format!("snippets/typescript/nextjs/{file}"),
                 _ => file.clone(),
             };
             assert!(folder.join(&base).is_file(), "{}: {base}", row.name);
