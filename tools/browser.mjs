@@ -82,10 +82,11 @@ const scenarios = {
     const page = await open(url);
     const endpoint = new URL("/live/sse/resume/events", url).href;
     const status = (text) => page.locator("#status", { hasText: text }).waitFor();
-    await page.getByLabel("Endpoint").fill("localhost");
+    const address = page.getByRole("textbox", { name: "Endpoint" });
+    await address.fill("localhost");
     await page.getByRole("button", { name: "Probe" }).click();
     await status("write http://localhost");
-    await page.getByLabel("Endpoint").fill(endpoint);
+    await address.fill(endpoint);
     await page.getByText("Options").click();
     await page.getByLabel("--only").fill("sse-status-200,sse-no-transform,sse-limit-counts-streams");
     assert.equal(await page.getByLabel("--subprotocol").isVisible(), false);
@@ -94,7 +95,7 @@ const scenarios = {
     await status("2 passed, 0 failed, 0 warnings, 1 could not tell");
     const finding = (id) => page.locator("#findings li", { hasText: id });
     assert.match(await finding("sse-status-200").innerText(), /^passed sse-status-200 .*\n200 after/);
-    await page.getByLabel(/^passed/).uncheck();
+    await page.locator("#filters").getByRole("checkbox", { name: "passed" }).uncheck();
     assert.equal(await finding("sse-status-200").isVisible(), false);
     const limit = finding("sse-limit-counts-streams");
     assert.match(await limit.innerText(), /needs --limit/);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use stream_probe::{Kind, Options, Publish, Verdict};
+use stream_probe::{Kind, Options, Publish};
 
 use crate::support::{assert_failed, options, probe, show};
 
@@ -294,17 +294,13 @@ async fn judge(table: &'static [Row], start: fn(&[&str]) -> Server) {
                 probe(row.kind, &options).await
             };
             let report = tokio::spawn(probing).await.unwrap();
-            let mut failed = report.ids(Verdict::Failed);
-            failed.sort_unstable();
-            let mut expected = row.failed.to_vec();
-            expected.sort_unstable();
-            (failed != expected).then(|| {
-                let server = row.server;
-                format!(
-                    "{server:?}: {failed:?} instead of {expected:?}\n{}",
-                    show(&report)
-                )
-            })
+            let difference = report.difference(row.failed)?;
+            let (server, path) = (row.server, row.path);
+            let took = report.took.as_secs_f64();
+            let all = show(&report);
+            Some(format!(
+                "{server:?} {path}:\n{difference}\n\nin {took:.1} s:\n{all}"
+            ))
         })
         .buffer_unordered(4)
         .filter_map(|wrong| async { wrong })
