@@ -14,7 +14,7 @@ use streaming_api_patterns::{one_line, package, root, serve};
 #[derive(Parser)]
 #[command(
     version,
-    about = "Streaming API patterns: reads the book, runs its examples, packs the skill",
+    about = "Serve the streaming-API book with live examples, copy patterns, or package the skill",
     args_conflicts_with_subcommands = true
 )]
 struct Cli {
@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve the book, its live examples and the store from which the skill installs (the default)
+    /// Serve the book, its live examples and a local store that installs the skill (default)
     Serve(Serve),
     /// Write the zip that stores install, its manifest, and the same files as a folder
     Package(Package),
@@ -47,13 +47,13 @@ struct Serve {
     /// Port to listen on; 0 takes a free one
     #[arg(long, default_value_t = 4173)]
     port: u16,
-    /// Address to listen on; any but a loopback one lets other machines in
+    /// Address to listen on; other machines can connect unless it is a loopback address
     #[arg(long, default_value = "127.0.0.1", value_parser = host)]
     host: IpAddr,
     /// Open the book in the browser
     #[arg(long)]
     open: bool,
-    /// Key that signs the store's manifest [default: a new one each time]
+    /// Key that signs the store's manifest [default: random for each run]
     #[arg(long, value_name = "KEY", value_parser = key)]
     store_key: Option<String>,
     #[command(flatten)]
@@ -71,7 +71,7 @@ struct Package {
 
 #[derive(Args)]
 struct Root {
-    /// The pack's folder [default: that of `cargo run`, else the current one]
+    /// Folder of the pack [default: the package of `cargo run`, else the current folder]
     #[arg(long, value_name = "FOLDER")]
     root: Option<PathBuf>,
 }

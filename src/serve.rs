@@ -65,7 +65,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
     let addr = listener.local_addr()?;
     if !options.host.is_loopback() {
         eprintln!(
-            "warning: --host {} lets other machines reach this program; it is made for your own machine, without authentication or TLS",
+            "warning: --host {} lets other machines reach this program; it has no authentication or TLS and is meant for your own machine only",
             options.host
         );
     }

@@ -76,7 +76,9 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
     if (lastEventId !== "") to.searchParams.set("lastEventId", lastEventId);
     return to;
   };
+  // ANCHOR_END: subscribe
 
+  // ANCHOR: open
   const open = async (): Promise<void> => {
     const { signal } = attempt;
     watch(Math.min(idleTimeout, 20_000));
@@ -111,7 +113,9 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
       else options.onState?.("connecting");
     });
   };
+  // ANCHOR_END: open
 
+  // ANCHOR: watch
   const watch = (ms = idleTimeout): void => {
     clearTimeout(timer);
     if (ms < 2 ** 31) timer = setTimeout(reopenLater, ms); // setTimeout takes more for 1
@@ -151,7 +155,9 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
     }
     if (!signal.aborted) reopenLater();
   };
+  // ANCHOR_END: watch
 
+  // ANCHOR: stop
   const stop = (): void => {
     clearTimeout(timer);
     attempt.abort();
@@ -191,4 +197,4 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
 function mayPass(status: number): boolean {
   return [408, 425, 429].includes(status) || (status >= 500 && status !== 501 && status !== 505);
 }
-// ANCHOR_END: subscribe
+// ANCHOR_END: stop

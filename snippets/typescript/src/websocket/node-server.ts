@@ -134,7 +134,9 @@ export function serveWebSockets<U>(http: Server, options: ServerOptions<U>): Soc
     raw.once("close", () => (connections -= 1));
     wss.handleUpgrade(request, raw, head, (socket) => void run(socket, request));
   });
+  // ANCHOR_END: server
 
+  // ANCHOR: run
   async function run(socket: WebSocket, request: IncomingMessage): Promise<void> {
     // Without a listener one malformed frame ends the process. `ws` has sent the close frame, and waits for its answer.
     socket.on("error", (error) => {
@@ -184,7 +186,9 @@ export function serveWebSockets<U>(http: Server, options: ServerOptions<U>): Soc
     const found = options.authenticate(request).then((session) => session ?? byMessage());
     return Promise.race([found, deadline]).catch((error: unknown) => void onError(error));
   }
+  // ANCHOR_END: run
 
+  // ANCHOR: end
   return {
     disconnect(id, code) {
       for (const client of users.get(id) ?? []) client.close(code);
@@ -224,7 +228,7 @@ function atTime(time: number | undefined, run: () => void): () => void {
   const timer = setTimeout(run, Math.min(Math.max(time - Date.now(), 0), 2 ** 31 - 1)); // setTimeout takes more for 1
   return () => clearTimeout(timer);
 }
-// ANCHOR_END: server
+// ANCHOR_END: end
 
 // ANCHOR: inbox
 /** Messages one at a time. While one is handled, or its second is full, the socket is not read: TCP stops the peer. */
