@@ -234,10 +234,7 @@ async fn a_handshake_that_never_ends_keeps_to_the_budget() {
         options.target.secure = true;
         let began = Instant::now();
         let result = stream_probe::run(kind, &options, None).await;
-        let error = result.expect_err("nothing was answered").to_string();
-        assert!(error.contains("within"), "{kind:?}: {error}");
-        let took = began.elapsed();
-        assert!(took < Duration::from_secs(60), "{kind:?}: {took:?}");
+        judge(kind, "no handshake", result, began.elapsed());
     });
     join_all(runs).await;
 }

@@ -84,7 +84,10 @@ impl Probe<'_> {
 			self.run.unknown(id, "needs --upstream");
 		}
 		let patience = self.run.left();
-		let response = match self.request.open(&self.target, patience).await {
+		// All of the budget, by the clock on the wall: what follows has to be judged within it.
+		let opening = self.request.open(&self.target, Duration::MAX);
+		let opened = tokio::time::timeout(patience, opening).await;
+		let response = match opened.unwrap_or(Ok(Opened::Silent)) {
 			Ok(Opened::Response(response)) => response,
 			Ok(Opened::Silent) => {
 				let why = format!("no response head within {} s", patience.as_secs());
@@ -102,7 +105,7 @@ impl Probe<'_> {
 			None => return,
 		};
 		let reader = Reader::start(response);
-		reader.until(self.run.left(), |log| log.end.is_some()).await;
+		drop(tokio::time::timeout(self.run.left(), reader.until(Duration::MAX, |log| log.end.is_some())).await);
 		reader.with(|log| {
 			let texts: Vec<Event> = log
 				.events
