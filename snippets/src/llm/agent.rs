@@ -4,7 +4,7 @@
 //! needs approval runs only after the user's approval of this very call; the steps are bounded; dropping a [`Run`] cancels its tools and
 //! closes the provider's connection; the conversation stays one that the provider accepts, wherever the run was stopped.
 //!
-//! There is no task here: whoever polls the run pays for it. The call of the model is a function: `relay` has it. Needs `agent_turn`,
+//! There is no task here: the caller that polls the run does its work. The call of the model is a function: `relay` has it. Needs `agent_turn`,
 //! `model_event`, `public_error`.
 
 // ANCHOR: tools
