@@ -241,9 +241,7 @@ impl Relay {
     }
 
     /// One call of the model for an agent: for this user, up to this instant, within the same limits, and watched.
-    pub fn calls(
-        self: &Arc<Self>,
-    ) -> Arc<dyn Fn(&str, Question, Instant) -> ModelEvents + Send + Sync> {
+    pub fn calls(self: &Arc<Self>) -> Arc<Calls> {
         let relay = self.clone();
         Arc::new(move |user, question, end| {
             let (model, watch) = (relay.model.clone(), (relay.config.watch)(user));
@@ -253,6 +251,12 @@ impl Relay {
         })
     }
 }
+
+/// See [`Relay::calls`].
+pub type Calls = dyn Fn(&str, Question, Instant) -> ModelEvents + Send + Sync;
+
+/// What [`Watch`] returns.
+type Watching = Box<dyn FnMut(Result<&ModelEvent, &'static str>) + Send>;
 
 // ANCHOR: events
 /// The model's events as the client sees them, up to the one terminal event.
@@ -286,7 +290,7 @@ impl Relay {
     fn limited(
         &self,
         events: ModelEvents,
-        watch: Box<dyn FnMut(Result<&ModelEvent, &'static str>) + Send>,
+        watch: Watching,
         end: Instant,
     ) -> impl Stream<Item = Result<ModelEvent, PublicError>> + Send + use<> {
         let (shutdown, most_bytes) = (self.shutdown.clone(), self.config.most_bytes);
