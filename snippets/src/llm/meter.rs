@@ -75,9 +75,10 @@ pub fn measure(model: &str, report: Report) -> Arc<Measure> {
 }
 
 /// See [`measure`].
-pub type Measure = dyn Fn(&str) -> Box<dyn FnMut(Result<&ModelEvent, (&'static str, Option<u16>)>) + Send>
-    + Send
-    + Sync;
+pub type Measure = dyn Fn(&str) -> Measuring + Send + Sync;
+
+/// Gets the events of one answer, or its error.
+pub type Measuring = Box<dyn FnMut(Result<&ModelEvent, (&'static str, Option<u16>)>) + Send>;
 
 /// Measures one answer; reports when it is dropped.
 pub struct Meter {

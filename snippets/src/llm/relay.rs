@@ -58,11 +58,11 @@ pub type Model =
     dyn Fn(Question) -> BoxFuture<'static, Result<ModelEvents, PublicError>> + Send + Sync;
 
 /// Called with the user when an answer begins: `meter::measure`.
-pub type Watch = dyn Fn(&str) -> Box<Watching> + Send + Sync;
+pub type Watch = dyn Fn(&str) -> Watching + Send + Sync;
 
 /// Gets each event of the model, or the code of the error that ended the answer and the status with which the provider refused. It is
 /// dropped at the end.
-pub type Watching = dyn FnMut(Result<&ModelEvent, (&'static str, Option<u16>)>) + Send;
+pub type Watching = Box<dyn FnMut(Result<&ModelEvent, (&'static str, Option<u16>)>) + Send>;
 
 /// The contract with your clients: names, statuses and limits, in one place.
 #[derive(Clone)]
@@ -243,9 +243,7 @@ impl Relay {
     }
 
     /// One call of the model for an agent: for this user, up to this instant, within the same limits, and watched.
-    pub fn calls(
-        self: &Arc<Self>,
-    ) -> Arc<dyn Fn(&str, Question, Instant) -> ModelEvents + Send + Sync> {
+    pub fn calls(self: &Arc<Self>) -> Arc<Calls> {
         let relay = self.clone();
         Arc::new(move |user, question, end| {
             let (model, watch) = (relay.model.clone(), (relay.config.watch)(user));
@@ -255,6 +253,9 @@ impl Relay {
         })
     }
 }
+
+/// See [`Relay::calls`].
+pub type Calls = dyn Fn(&str, Question, Instant) -> ModelEvents + Send + Sync;
 
 // ANCHOR: events
 /// The model's events as the client sees them, up to the one terminal event.
@@ -288,7 +289,7 @@ impl Relay {
     fn limited(
         &self,
         events: ModelEvents,
-        watch: Box<Watching>,
+        watch: Watching,
         end: Instant,
     ) -> impl Stream<Item = Result<ModelEvent, PublicError>> + Send + use<> {
         let (shutdown, most_bytes) = (self.shutdown.clone(), self.config.most_bytes);

@@ -185,7 +185,7 @@ fn respond(slot: Slot, generation: &Arc<Generation>, cursor: &LastEventId) -> Re
 
 // ANCHOR: begin
 impl Generations {
-    /// For one process. `shutdown` refuses questions and forgets what has ended; the answers that run must end by themselves then.
+    /// For one process. `shutdown` refuses questions and forgets what has ended; the answers that run must end on their own then.
     pub fn new(
         streams: Streams,
         places: Arc<Permits>,

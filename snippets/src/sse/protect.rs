@@ -122,6 +122,7 @@ pub struct Service<L> {
 }
 
 type Read<L, S> = fn(&L, &LastEventId) -> Option<S>;
+type Shared<L, S> = State<(Arc<Service<L>>, Read<L, S>)>;
 
 /// `POST /tickets` and `GET /events`, for pages of exactly these `origins`. `read` opens the stream after a cursor, `None` when the client has
 /// everything: `|log, cursor| log.read(cursor)`.
@@ -154,7 +155,7 @@ where
 
 /// Answers `{"ticket": …}`. Never in exchange for a ticket: it would live forever.
 async fn issue<L, S>(
-    State((service, _)): State<(Arc<Service<L>>, Read<L, S>)>,
+    State((service, _)): Shared<L, S>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, PublicError> {
     let session = session(&headers).ok_or(PublicError::Unauthorized)?;
@@ -173,7 +174,7 @@ struct Ticket {
 
 // ANCHOR: events
 async fn events<L: Send + Sync + 'static, S: Source>(
-    State((service, read)): State<(Arc<Service<L>>, Read<L, S>)>,
+    State((service, read)): Shared<L, S>,
     query: Result<Query<Ticket>, QueryRejection>,
     headers: HeaderMap,
     last_event_id: LastEventId,
