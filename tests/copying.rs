@@ -585,7 +585,7 @@ fn the_next_service_becomes_a_project_of_its_own() {
     let folder = projects();
     let said = copy_in(folder.path(), &["service/next-chat", "chat"]);
     said.exits(0)
-        .has(&["npm ci && npm run dev", "README.md says"]);
+        .has(&["npm install && npm run dev", "README.md says"]);
     let home = folder.path().join("chat");
     for path in [
         "app/page.tsx",

@@ -16,6 +16,7 @@ use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use streaming_api_patterns::live::cut::cuttable;
 use streaming_api_patterns::live::frame;
+use streaming_api_patterns::live::probe::is_loopback;
 use streaming_api_patterns::serve;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -614,4 +615,25 @@ async fn a_cut_closes_a_websocket_without_a_close_frame() {
     drop(socket);
     // The upgraded connection is gone: nothing is left to cut.
     assert_eq!(cut(&server, "/live/ws/cut", me).await, json!({ "cut": 0 }));
+}
+
+#[test]
+fn the_probe_serves_only_names_of_this_machine() {
+    for own in [
+        "127.0.0.1:4173",
+        "localhost:4173",
+        "[::1]:4173",
+        "127.8.0.1",
+    ] {
+        assert!(is_loopback(own), "{own}");
+    }
+    for foreign in [
+        "",
+        "evil.example:4173",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "10.0.0.1:80",
+    ] {
+        assert!(!is_loopback(foreign), "{foreign}");
+    }
 }

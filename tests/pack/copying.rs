@@ -1,7 +1,7 @@
 //! `copying.tsv`, which `copy` reads: for each pattern its files, its packages, its chapter and how to start. All of it comes from
 //! the sources, the chapters and the lock files. `UPDATE=1 cargo test --test book` rewrites it.
 //!
-//! One line per row, nine columns separated by tabs: name, language (`rust`, `ts`, `next`, `conf`, `service`, `app`, `folder`, or `-` for a
+//! Lines that begin with `#package` give the name of a package its version and features. Then one line per row, nine columns separated by tabs: name, language (`rust`, `ts`, `next`, `conf`, `service`, `app`, `folder`, or `-` for a
 //! chapter without files), files, packages, chapter, kind of probe, number of files, summary, start. Blanks separate files and packages; `~` is a blank
 //! within a package; ` ;; ` separates the lines of the start. Files are below `snippets/src`, `snippets/typescript/src`,
 //! `snippets/typescript/nextjs` or the root, by language; `streaming/` of a Next.js row is `snippets/typescript/src`.
@@ -40,18 +40,33 @@ pub struct Row {
 
 /// The table as text, or what is wrong with its sources.
 pub fn table(root: &Path) -> Result<String, Vec<String>> {
-    let mut text = format!("{HEADER}\n");
-    for row in rows(root)? {
+    let rows = rows(root)?;
+    let mut packages = BTreeMap::new();
+    for spec in rows.iter().flat_map(|row| &row.packages) {
+        let first = packages.insert(name_of(spec), spec);
+        if let Some(first) = first.filter(|first| *first != spec) {
+            return Err(vec![format!(
+                "{first} and {spec} are one package in two forms"
+            )]);
+        }
+    }
+    let mut text = String::new();
+    for (name, spec) in packages {
+        text.push_str(&format!("#package\t{name}\t{spec}\n"));
+    }
+    text.push_str(&format!("{HEADER}\n"));
+    for row in rows {
         let dash = |text: &str| match text {
             "" => "-".to_owned(),
             text => text.replace('\t', " "),
         };
         let files: Vec<&str> = row.files.iter().map(String::as_str).collect();
+        let packages: Vec<&str> = row.packages.iter().map(|spec| name_of(spec)).collect();
         let columns = [
             row.name.clone(),
             row.language.to_owned(),
             dash(&files.join(" ")),
-            dash(&row.packages.join(" ")),
+            dash(&packages.join(" ")),
             dash(&row.chapter),
             dash(&row.probe),
             files.len().to_string(),
@@ -62,6 +77,13 @@ pub fn table(root: &Path) -> Result<String, Vec<String>> {
         text.push('\n');
     }
     Ok(text)
+}
+
+/// `ws` of `ws@8.18.2` and `@types/ws` of `-D~@types/ws@8.18.2`.
+fn name_of(spec: &str) -> &str {
+    let spec = spec.strip_prefix("-D~").unwrap_or(spec);
+    let end = spec[1..].find(['@', '~']).map_or(spec.len(), |at| at + 1);
+    &spec[..end]
 }
 
 /// Compares the table with the sources, or rewrites it.

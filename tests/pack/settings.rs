@@ -177,6 +177,7 @@ fn names(tree: &UseTree, above: &mut Vec<String>, found: &mut BTreeMap<String, V
 /// The properties of the tables of the Next.js service.
 fn next_fields(root: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
+    let property = Regex::new(r"^  ([A-Za-z]\w*):").unwrap();
     for (path, names) in [
         (
             "snippets/typescript/nextjs/lib/settings.ts",
@@ -193,7 +194,6 @@ fn next_fields(root: &Path) -> BTreeSet<String> {
             let Some(start) = start.find(&text) else {
                 continue;
             };
-            let property = Regex::new(r"^  ([A-Za-z]\w*):").unwrap();
             for line in text[start.end()..]
                 .lines()
                 .take_while(|line| !line.starts_with('}'))
