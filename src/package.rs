@@ -270,6 +270,18 @@ fn trim_manifests(files: &mut [File]) {
         .filter_map(|file| file.path.strip_suffix("/Cargo.toml"))
         .map(|folder| format!("\"{folder}\""))
         .collect();
+    let members: String = files
+        .iter()
+        .filter(|file| file.path.ends_with("/Cargo.toml"))
+        .map(|file| String::from_utf8_lossy(&file.content).into_owned())
+        .collect();
+    let inherited = |name: &str| {
+        members.lines().any(|line| {
+            line.strip_prefix(name).is_some_and(|rest| {
+                rest.starts_with(".workspace = true") || rest.starts_with(" = { workspace = true")
+            })
+        })
+    };
     for file in files.iter_mut() {
         let is_root = file.path == "Cargo.toml";
         if !is_root && !file.path.ends_with("/Cargo.toml") {
@@ -280,11 +292,13 @@ fn trim_manifests(files: &mut [File]) {
         };
         let mut kept = String::new();
         let mut keep = true;
+        let mut shared = false; // in the list from which members inherit
         // Sections of tests and examples; at the root, where `src/` is missing, everything but the workspace.
         for line in text.lines() {
             if let Some(section) = line.strip_prefix('[') {
                 let section = section.trim_start_matches('[');
                 let of = |names: &[&str]| names.iter().any(|name| section.starts_with(name));
+                shared = is_root && of(&["workspace.dependencies"]);
                 keep = if is_root {
                     of(&["workspace", "profile"])
                 } else {
@@ -296,6 +310,15 @@ fn trim_manifests(files: &mut [File]) {
                         "example]",
                     ])
                 };
+            }
+            if shared
+                && let Some((name, _)) = line.split_once(" = ")
+                && !inherited(name)
+            {
+                continue;
+            }
+            if shared && line.starts_with('#') {
+                continue; // why a version was chosen, for maintainers
             }
             if keep && is_root && line.starts_with("members = ") {
                 kept.push_str(&format!("members = [{}]\n", crates.join(", ")));

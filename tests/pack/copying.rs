@@ -460,7 +460,7 @@ fn rust_start(text: &str) -> Vec<String> {
             None => signature,
         })
     });
-    lines.take(3).collect()
+    lines.take(2).collect()
 }
 
 // --- TypeScript ---
