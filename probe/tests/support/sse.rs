@@ -451,7 +451,7 @@ async fn stream(mut socket: TcpStream, request: Request, hub: Arc<Hub>) -> std::
         None if fault == Fault::Duplicate => 0,
         None => tail,
         Some(cursor) => match () {
-            _ if fault == Fault::Gap => published(),
+            _ if fault == Fault::Gap => tail, // as before the head: what is published after it must arrive
             _ if fault == Fault::Duplicate => 0,
             _ if fault == Fault::PastSilent && cursor == 0 => published(),
             _ if fault == Fault::FutureSilent && cursor > published() => usize::MAX,
