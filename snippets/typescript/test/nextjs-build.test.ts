@@ -7,6 +7,8 @@ import { fileURLToPath } from "node:url";
 import { expect, onTestFinished, test } from "vitest";
 
 const app = fileURLToPath(new URL("../nextjs", import.meta.url));
+/** Has the patterns too: the instrumentation of the application is built with each route. */
+const root = fileURLToPath(new URL("..", import.meta.url));
 
 const ROUTE = `export function GET() {
   return new Response(new ReadableStream({
@@ -27,7 +29,7 @@ async function build(route: string, config: object): Promise<string> {
   writeFileSync(join(folder, "package.json"), '{"type":"module"}');
   writeFileSync(
     join(folder, "next.config.js"),
-    `export default ${JSON.stringify({ ...config, turbopack: { root: app } })};`,
+    `export default ${JSON.stringify({ ...config, turbopack: { root } })};`,
   );
   const child = spawn(process.execPath, [join(app, "node_modules/next/dist/bin/next"), "build"], {
     cwd: folder,
