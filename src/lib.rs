@@ -9,6 +9,11 @@ pub mod root;
 pub mod serve;
 pub mod store;
 
+/// 128 random bits in hexadecimal digits: a name that cannot be guessed.
+pub fn random_id() -> String {
+    hex::encode(rand::random::<[u8; 16]>())
+}
+
 /// `error` and its causes on one line.
 pub fn one_line(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");

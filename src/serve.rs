@@ -82,9 +82,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<()>
         () = &mut stop => return Ok(()),
     };
 
-    let key = options
-        .store_key
-        .unwrap_or_else(|| hex::encode(rand::random::<[u8; 16]>()));
+    let key = options.store_key.unwrap_or_else(crate::random_id);
     let (store, slug) = match package::build(&options.root, |_| {}) {
         Ok(package) => (Store::new(&package, &key)?, Some(package.manifest.slug)),
         Err(error) => {

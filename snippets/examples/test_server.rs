@@ -188,23 +188,22 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 const DECODE: Decode = |body| model_events(body, OpenAiChat::default()).boxed();
 
+/// `model` on a port of its own, as a relay reaches a provider.
+async fn serve_model(model: &ScriptedModel, silence: Duration) -> std::io::Result<Upstream> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let origin = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(axum::serve(listener, model.router()).into_future());
+    let dialect = Dialect::OpenAiChat;
+    Upstream::new(dialect, &origin, "key", "scripted", silence, DECODE)
+        .map_err(std::io::Error::other)
+}
+
 /// `llm/relay` at `/llm/{script}/chat` and `llm/ui_message_stream` at `/ui/{script}/chat`, in front of the
 /// scripted model, which is at `/model` as well; `GET /exchanges` says how each exchange with it ended.
 async fn llm(page: HeaderValue) -> std::io::Result<Router> {
     let model = ScriptedModel::new(Script::reply(Reply::text("Hello from the scripted model.")));
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let origin = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(axum::serve(listener, model.router()).into_future());
     let silence = Duration::from_secs(5);
-    let upstream = Upstream::new(
-        Dialect::OpenAiChat,
-        &origin,
-        "key",
-        "scripted",
-        silence,
-        DECODE,
-    )
-    .map_err(std::io::Error::other)?;
+    let upstream = serve_model(&model, silence).await?;
     let mut router = Router::new();
     for script in Script::NAMES {
         let upstream = upstream.with_model(&format!("scripted/{script}"));
@@ -239,18 +238,7 @@ async fn llm(page: HeaderValue) -> std::io::Result<Router> {
         pace: Duration::from_millis(150),
         ..Script::reply(Reply::text("one two three four five six"))
     });
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let origin = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(axum::serve(listener, slow.router()).into_future());
-    let upstream = Upstream::new(
-        Dialect::OpenAiChat,
-        &origin,
-        "key",
-        "scripted",
-        silence,
-        DECODE,
-    )
-    .map_err(std::io::Error::other)?;
+    let upstream = serve_model(&slow, silence).await?;
     let quick = Config {
         retry: Duration::from_millis(50),
         ..Config::default()
@@ -295,19 +283,8 @@ fn exchanges(model: &ScriptedModel) -> Json<serde_json::Value> {
 /// `POST /use-chat/release` lets a stalled answer go on.
 async fn use_chat_routes(page: HeaderValue) -> std::io::Result<Router> {
     let model = ScriptedModel::new(Script::reply(Reply::text("Hello from the scripted model.")));
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let origin = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(axum::serve(listener, model.router()).into_future());
     let silence = Duration::from_secs(60);
-    let upstream = Upstream::new(
-        Dialect::OpenAiChat,
-        &origin,
-        "key",
-        "scripted",
-        silence,
-        DECODE,
-    )
-    .map_err(std::io::Error::other)?;
+    let upstream = serve_model(&model, silence).await?;
     let released = model.clone();
     let mut router = Router::new()
         .route("/use-chat/exchanges", get(async move || exchanges(&model)))

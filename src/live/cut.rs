@@ -108,7 +108,7 @@ async fn watch(
         .cloned();
     let known = visitor(request.headers());
     let is_new = known.is_none();
-    let visitor = known.unwrap_or_else(|| Visitor(hex::encode(rand::random::<[u8; 16]>())));
+    let visitor = known.unwrap_or_else(|| Visitor(crate::random_id()));
     let mut response = next.run(request).await;
     if is_new
         && let Ok(cookie) = HeaderValue::try_from(format!(

@@ -24,6 +24,8 @@ use snippets::sse::streams::{self, Config, Streams};
 use stream_probe::{Kind, News, Report, command};
 use tokio_util::sync::CancellationToken;
 
+use crate::random_id;
+
 /// Runs that are remembered; the oldest is ended and forgotten.
 const RUNS: usize = 8;
 /// The longest run, in seconds.
@@ -64,7 +66,7 @@ pub fn router(shutdown: CancellationToken) -> Router {
         ..Config::default()
     };
     let page = Page {
-        token: id(),
+        token: random_id(),
         runs: Mutex::default(),
         streams: Streams::start(config, shutdown.clone()),
         shutdown,
@@ -113,11 +115,6 @@ impl Page {
             .get("x-probe-token")
             .is_some_and(|token| token == self.token.as_str())
     }
-}
-
-/// 128 random bits: who has not been told them cannot name a run.
-fn id() -> String {
-    hex::encode(rand::random::<[u8; 16]>())
 }
 
 async fn own_page_only(request: Request, next: Next) -> Response {
@@ -251,7 +248,7 @@ async fn start(
         stop: page.shutdown.child_token(),
         report: Arc::default(),
     };
-    let id = id();
+    let id = random_id();
     {
         let mut runs = page.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.push_back((id.clone(), run.clone()));

@@ -6,8 +6,7 @@
 
 use super::failure::ModelError;
 use super::model_event::{FinishReason, ModelEvent, Usage};
-use super::providers::decode::failure_in;
-use super::providers::decode::{Decoder, EndRule};
+use super::providers::decode::{Decoder, EndRule, failure_in};
 use super::providers::json::{Json, other};
 use super::providers::tool_calls::{Piece, ToolCalls};
 

@@ -124,6 +124,13 @@ pub struct Question {
 }
 // ANCHOR_END: question
 
+/// Called with the user when an answer begins; `meter::measure` makes one.
+pub type Watch = dyn Fn(&str) -> Watching + Send + Sync;
+
+/// Gets each event of the model, or the code of the error that ended the answer and the status with which the provider refused. It is
+/// dropped at the end.
+pub type Watching = Box<dyn FnMut(Result<&ModelEvent, (&'static str, Option<u16>)>) + Send>;
+
 /// Which format the provider speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {

@@ -6,8 +6,7 @@
 
 use super::failure::ModelError;
 use super::model_event::{FinishReason, ModelEvent, Usage};
-use super::providers::decode::Decoder;
-use super::providers::decode::failure_in;
+use super::providers::decode::{Decoder, failure_in};
 use super::providers::json::{Json, other};
 use super::providers::tool_calls::{Piece, ToolCalls};
 
@@ -104,11 +103,7 @@ impl Gemini {
             let text = "streamed function arguments, which this decoder does not read";
             return Err(ModelError::Malformed(text.to_owned()));
         }
-        let arguments = match call.get("args") {
-            Json::Object(_) => call.get("args").to_string(),
-            Json::Text(text) => text.to_string(),
-            _ => String::new(),
-        };
+        let arguments = call.get("args").as_arguments();
         let piece = Piece {
             index: Some(self.next_call),
             id: call.get("id").text(),

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::model_event::{FinishReason, ModelEvent, Usage};
+use super::model_event::{FinishReason, ModelEvent, Usage, Watch};
 
 /// How an answer ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub type Report = Arc<dyn Fn(&Measured) + Send + Sync>;
 
 /// Measures every answer of `model`: the `watch` of a relay, which calls it with the user when an answer begins, passes it the model's
 /// events, or the code of the error that ended them with the provider's status, and drops it at the end.
-pub fn measure(model: &str, report: Report) -> Arc<Measure> {
+pub fn measure(model: &str, report: Report) -> Arc<Watch> {
     let model = model.to_owned();
     Arc::new(move |user| {
         let mut meter = Meter::start(user, &model, report.clone());
@@ -73,12 +73,6 @@ pub fn measure(model: &str, report: Report) -> Arc<Measure> {
         })
     })
 }
-
-/// See [`measure`].
-pub type Measure = dyn Fn(&str) -> Measuring + Send + Sync;
-
-/// Gets the events of one answer, or its error.
-pub type Measuring = Box<dyn FnMut(Result<&ModelEvent, (&'static str, Option<u16>)>) + Send>;
 
 /// Measures one answer; reports when it is dropped.
 pub struct Meter {

@@ -5,8 +5,7 @@
 
 use super::failure::ModelError;
 use super::model_event::{FinishReason, ModelEvent, Usage};
-use super::providers::decode::failure_in;
-use super::providers::decode::{Decoder, Framing};
+use super::providers::decode::{Decoder, Framing, failure_in};
 use super::providers::json::{Json, other};
 use super::providers::tool_calls::{Piece, ToolCalls};
 
@@ -35,11 +34,7 @@ impl Decoder for Ollama {
         out.extend(text("content").map(ModelEvent::Text));
         for call in message.get("tool_calls").items() {
             let function = call.get("function");
-            let arguments = match function.get("arguments") {
-                Json::Object(_) => function.get("arguments").to_string(),
-                Json::Text(text) => text.to_string(),
-                _ => String::new(),
-            };
+            let arguments = function.get("arguments").as_arguments();
             let piece = Piece {
                 index: Some(self.next_call),
                 id: call.get("id").text(),

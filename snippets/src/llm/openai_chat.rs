@@ -6,8 +6,7 @@
 
 use super::failure::ModelError;
 use super::model_event::{FinishReason, ModelEvent, Usage};
-use super::providers::decode::{Decoder, EndRule};
-use super::providers::decode::{failure_in, gave_up};
+use super::providers::decode::{Decoder, EndRule, failure_in, gave_up};
 use super::providers::json::{Json, other};
 use super::providers::tool_calls::{Piece, ToolCalls};
 
@@ -104,12 +103,7 @@ impl OpenAiChat {
             true => function.get("arguments"),
             false => custom.get("input"),
         };
-        // Some hosts write the arguments as an object.
-        let arguments = match arguments {
-            Json::Text(text) => text.to_string(),
-            Json::Object(_) => arguments.to_string(),
-            _ => String::new(),
-        };
+        let arguments = arguments.as_arguments();
         let piece = Piece {
             index: call.get("index").count(),
             id: call.get("id").text(),

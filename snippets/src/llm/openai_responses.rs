@@ -7,8 +7,7 @@ use std::collections::HashSet;
 
 use super::failure::ModelError;
 use super::model_event::{FinishReason, ModelEvent, Usage};
-use super::providers::decode::Decoder;
-use super::providers::decode::failure_in;
+use super::providers::decode::{Decoder, failure_in};
 use super::providers::json::{Json, other};
 use super::providers::tool_calls::{Piece, ToolCalls};
 

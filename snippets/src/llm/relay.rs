@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     chat::{ChatEvent, ChatRequest, Conversation, Done, Kind, Names, SystemMessages},
-    model_event::{ModelEvent, Question, Usage},
+    model_event::{ModelEvent, Question, Usage, Watch, Watching},
     public_error::{Body, Permits, PublicError, UserId},
 };
 use crate::{
@@ -56,13 +56,6 @@ pub type ModelEvents = BoxStream<'static, Result<ModelEvent, PublicError>>;
 /// Asks a model. The future ends with the provider's response headers; dropping it stops the model too.
 pub type Model =
     dyn Fn(Question) -> BoxFuture<'static, Result<ModelEvents, PublicError>> + Send + Sync;
-
-/// Called with the user when an answer begins: `meter::measure`.
-pub type Watch = dyn Fn(&str) -> Watching + Send + Sync;
-
-/// Gets each event of the model, or the code of the error that ended the answer and the status with which the provider refused. It is
-/// dropped at the end.
-pub type Watching = Box<dyn FnMut(Result<&ModelEvent, (&'static str, Option<u16>)>) + Send>;
 
 /// The contract with your clients: names, statuses and limits, in one place.
 #[derive(Clone)]

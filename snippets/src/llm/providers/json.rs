@@ -95,6 +95,15 @@ impl Json<'_> {
         fields.iter().map(|(name, value)| (&**name, value))
     }
 
+    /// The arguments of a call as JSON text: some hosts write an object, others its text.
+    pub fn as_arguments(&self) -> String {
+        match self {
+            Self::Object(_) => self.to_string(),
+            Self::Text(text) => text.to_string(),
+            _ => String::new(),
+        }
+    }
+
     /// A copy for code that keeps it.
     pub fn to_value(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
