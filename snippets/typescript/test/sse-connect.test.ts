@@ -500,7 +500,7 @@ describe("against the Rust patterns", () => {
     await post(`${base}/publish/done`, "x");
     let lastEventId = "";
     for await (const event of connect(`${base}/events`, { signal: never, ...quick })) lastEventId = event.lastEventId;
-    expect(lastEventId).toMatch(/^[0-9a-f]{16}-1$/);
+    expect(lastEventId).toMatch(/^[0-9a-f]{1,16}-1$/);
   });
 
   test("a cursor that the log no longer holds brings a reset event", async () => {
