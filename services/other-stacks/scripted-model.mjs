@@ -1,6 +1,7 @@
 // A provider in one file, for tests and demos without a key: OpenAI chat completions, with the faults of the Rust scripted model.
 // `node scripted-model.mjs 9000`, then set the base URL to http://127.0.0.1:9000/v1 and the model to `scripted/<name>`.
-// It prints a line for each request and one for its end: `left` says that the client has closed the connection.
+// It prints a line for each request, with the roles of its messages, and one for its end: `left` says that the client has closed
+// the connection.
 import { createServer } from "node:http";
 
 const TEXT =
@@ -26,6 +27,8 @@ const SCRIPTS = {
   error: { half: "error" },
   "rate-limit": { status: 429, retryAfter: 7 },
   overloaded: { status: 529 },
+  unauthorized: { status: 401 },
+  "late-rate-limit": { status: 429, retryAfter: 7, wait: 1_500 },
   slow: { pace: 100 },
 };
 
@@ -59,7 +62,9 @@ function framesOf(id, model, { calls = [], reason, field = "content" }) {
 
 /** As providers write it: it names the account, which no end user may read. */
 function errorBody(status) {
-  const [type, code] = status === 429 ? ["requests", "rate_limit_exceeded"] : ["server_error", null];
+  const [type, code] = { 401: ["invalid_request_error", "invalid_api_key"], 429: ["requests", "rate_limit_exceeded"] }[
+    status
+  ] ?? ["server_error", null];
   return { error: { message: "The server had an error (org-scripted, key sk-…cret)", type, param: null, code } };
 }
 
@@ -89,17 +94,19 @@ const server = createServer(async (request, response) => {
   const parts = [];
   for await (const part of request) parts.push(part);
   let model;
+  let messages;
   try {
-    ({ model } = JSON.parse(Buffer.concat(parts).toString()));
+    ({ model, messages } = JSON.parse(Buffer.concat(parts).toString()));
   } catch {
     return response.writeHead(400).end("not JSON");
   }
   const script = SCRIPTS[String(model).replace("scripted/", "")] ?? (String(model).startsWith("scripted/") ? null : {});
   if (script === null)
     return response.writeHead(404).end(`no such script; there are: ${Object.keys(SCRIPTS).join(", ")}`);
-  console.log(`${id} ${model} begun`);
+  console.log(`${id} ${model} begun (${messages?.map?.((message) => message?.role)})`);
   response.on("close", () => console.log(`${id} ${model} ${response.writableFinished ? "ended" : "left"}`));
   if (script.status) {
+    await sleep(script.wait ?? 0);
     const headers = { "content-type": "application/json" };
     if (script.retryAfter) headers["retry-after"] = script.retryAfter;
     return response.writeHead(script.status, headers).end(JSON.stringify(errorBody(script.status)));

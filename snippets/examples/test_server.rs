@@ -25,7 +25,7 @@ use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::public_error::UserId;
 use snippets::llm::relay::{self, Relay};
 use snippets::llm::resume::{self as llm_resume, Generations, Limits as Kept};
-use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
+use snippets::llm::scripted_model::{Fault, Reply, Script, ScriptedModel};
 use snippets::llm::ui_message_stream::{UiMessage, ui_parts, ui_response};
 use snippets::llm::upstream::{Decode, Dialect, Upstream};
 use snippets::llm::use_chat::{self, UseChat};
@@ -233,12 +233,25 @@ async fn llm(page: HeaderValue) -> std::io::Result<Router> {
             .route(&format!("/ui/{script}/chat"), post(ui));
     }
     router = router.merge(use_chat_routes(page).await?);
-    // `llm/resume` at `/slow/generations`: an answer that takes a second.
-    let slow = ScriptedModel::new(Script {
+    // `llm/resume` at `/slow/generations`: an answer that takes a second; at `/held/generations`: one that does not end by itself.
+    let words = Script::reply(Reply::text("one two three four five six"));
+    let slow = Script {
         pace: Duration::from_millis(150),
-        ..Script::reply(Reply::text("one two three four five six"))
-    });
-    let upstream = serve_model(&slow, silence).await?;
+        ..words.clone()
+    };
+    router = router.nest("/slow", generations(slow, silence).await?);
+    let held = words.with_fault(Fault::Stall { after: 2 });
+    router = router.nest("/held", generations(held, Duration::from_secs(600)).await?);
+    let provider = model.router();
+    Ok(router
+        .nest("/model", provider)
+        .route("/exchanges", get(async move || exchanges(&model)))
+        .layer(Extension(UserId("ada".to_owned()))))
+}
+
+/// `llm/resume` with answers of `script`.
+async fn generations(script: Script, silence: Duration) -> std::io::Result<Router> {
+    let upstream = serve_model(&ScriptedModel::new(script), silence).await?;
     let quick = Config {
         retry: Duration::from_millis(50),
         ..Config::default()
@@ -257,15 +270,9 @@ async fn llm(page: HeaderValue) -> std::io::Result<Router> {
     let (streams, places) = (relay.streams.clone(), relay.places.clone());
     let generations = Generations::new(streams, places, kept, relay.shutdown.clone());
     let relay = Arc::new(relay);
-    let slow = llm_resume::app(generations, move |user, question| {
+    Ok(llm_resume::app(generations, move |user, question| {
         relay.events(user, question)
-    });
-    router = router.nest("/slow", slow);
-    let provider = model.router();
-    Ok(router
-        .nest("/model", provider)
-        .route("/exchanges", get(async move || exchanges(&model)))
-        .layer(Extension(UserId("ada".to_owned()))))
+    }))
 }
 
 fn exchanges(model: &ScriptedModel) -> Json<serde_json::Value> {

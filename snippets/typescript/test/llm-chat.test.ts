@@ -29,17 +29,25 @@ function storage(): Pick<Storage, "getItem" | "setItem"> & { entries: Map<string
   };
 }
 
-/** Forwards to `target`; `cut` breaks each connection that is open. */
-async function proxy(target: string): Promise<{ origin: string; cut: () => void; connections: () => number }> {
+/** Forwards to `target`, and breaks the connection that has passed `cutAfter` on, once. */
+async function proxy(target: string, cutAfter: string): Promise<{ origin: string; connections: () => number }> {
   const { hostname, port } = new URL(target);
   const open = new Set<ReturnType<typeof dial>>();
   let connections = 0;
+  let done = false;
   const server = createServer((near) => {
     connections += 1;
     const far = dial(Number(port), hostname);
     open.add(near);
     near.pipe(far);
-    far.pipe(near);
+    far.on("end", () => near.end());
+    far.on("data", (chunk: Buffer) => {
+      near.write(chunk, () => {
+        if (done || !chunk.includes(cutAfter)) return;
+        done = true;
+        near.resetAndDestroy();
+      });
+    });
     for (const [one, other] of [
       [near, far],
       [far, near],
@@ -57,29 +65,23 @@ async function proxy(target: string): Promise<{ origin: string; cut: () => void;
     server.close();
     for (const socket of open) socket.destroy();
   });
-  const cut = (): void => {
-    for (const socket of open) socket.resetAndDestroy();
-  };
-  return { origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, cut, connections: () => connections };
+  return { origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, connections: () => connections };
 }
 
 describe("generationsSource against the Rust endpoint", () => {
   const question = { messages: [{ role: "user", content: "Hello" }] };
 
   test("a cut in the middle of the answer loses nothing and repeats nothing", async () => {
-    const network = await proxy(inject("rust"));
+    const network = await proxy(inject("rust"), '"two ');
     const source = generationsSource(`${network.origin}/slow/generations`, { storage: storage(), minDelay: 20 });
     const texts: string[] = [];
-    const done = await readChat(source.ask(question, never), (_, text) => {
-      texts.push(text);
-      if (texts.length === 2) network.cut();
-    });
+    const done = await readChat(source.ask(question, never), (_, text) => void texts.push(text));
     expect([texts.join(""), done.reason]).toEqual(["one two three four five six", "stop"]);
     expect(network.connections()).toBeGreaterThan(1);
   });
 
   test("after a reload the key of the tab finds the answer, and Stop ends it", async () => {
-    const url = `${inject("rust")}/slow/generations`;
+    const url = `${inject("rust")}/held/generations`;
     const tab = storage();
     const leave = new AbortController();
     const before = readChat(generationsSource(url, { storage: tab }).ask(question, leave.signal), () =>
@@ -133,6 +135,9 @@ describe("generationsSource against the Rust endpoint", () => {
     await page.evaluate(() => pattern.mountActivity(pattern.generationsSource("/slow/generations")));
     await shows("#status", "done");
     expect(await page.textContent("output")).toBe("one two three four five six");
+    await page.reload();
+    await load(page, "llm/answer-source.ts", "test/support/activity-chat.tsx");
+    await page.evaluate(() => pattern.mountActivity(pattern.generationsSource("/held/generations")));
     await page.click("#send");
     await shows("output", "one");
     await page.click("#stop");

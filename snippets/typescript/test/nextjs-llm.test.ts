@@ -6,6 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Page } from "playwright-core";
 import { describe, expect, inject, onTestFinished, test } from "vitest";
+import { relaySource } from "../src/llm/answer-source.ts";
+import { Chat, type ChatMessage } from "../src/llm/chat.ts";
 import type { Failed } from "../src/llm/chat-events.ts";
 import { postChat, readChat } from "../src/llm/read-chat.ts";
 import { newContext } from "./support/browser.ts";
@@ -85,15 +87,17 @@ describe("the route with the openai package", () => {
   });
 
   test("refuses what is not a question of a user before it asks anything", async () => {
-    for (const body of [
-      { ...ask("plain", "refused"), model: "scripted/unknown" },
-      { messages: [{ role: "system", content: "refused" }] },
-      { messages: [{ role: "user", content: "refused".padEnd(70_000) }] },
-      { messages: [] },
-      null,
+    for (const [code, body] of [
+      ["unknown_model", { ...ask("plain", "refused"), model: "scripted/unknown" }],
+      ["role_refused", { messages: [{ role: "system", content: "refused" }] }],
+      ["role_refused", { messages: [{ role: "toString", content: "refused" }] }],
+      ["invalid", { messages: [{ role: "user", content: "refused".padEnd(300_000) }] }],
+      ["invalid", { messages: [{ role: "user", content: 1 }, null] }],
+      ["invalid", { messages: [] }],
+      ["invalid", null],
     ]) {
       const [, outcome] = await read(`${origin()}/api/chat`, body);
-      expect(outcome).toMatchObject({ code: "invalid", retryable: false });
+      expect(outcome).toMatchObject({ code, retryable: false });
     }
     // What a page of another site may send without asking.
     for (const path of ["/api/chat", "/api/ai"])
@@ -128,6 +132,20 @@ describe("the route with the openai package", () => {
     await read(`${origin()}/api/chat`, ask("bytes"));
     await eventually(() => times() === before + 1);
   });
+});
+
+test("a conversation that outgrows the route continues with its newest turns", async () => {
+  const turns = Array.from({ length: 150 }, (_, at): ChatMessage => {
+    const role = at % 2 === 0 ? "user" : "assistant";
+    return { id: `${at}`, role, text: `turn ${at} ${"語".repeat(900)}` };
+  });
+  const ended = Promise.withResolvers<readonly ChatMessage[]>();
+  const source = relaySource(`${origin()}/api/chat`);
+  new Chat(source, { messages: turns, onEnd: ended.resolve }).send("the newest question");
+  const { answer, text } = (await ended.promise).at(-1)!;
+  expect([answer?.status, text]).toEqual(["done", ANSWER]);
+  expect(await exchanges("turn 148")).toEqual(await exchanges("the newest question"));
+  expect(await exchanges("turn 8 ")).toEqual([]);
 });
 
 test("both routes send their head while the model is silent, and close its connection when the client leaves", async () => {
@@ -211,6 +229,8 @@ describe("another start of the application", () => {
       ["MODEL_SILENCE_MS", "fast"],
       ["MODEL_SILENCE_MS", "0"],
       ["MODELS", "a,,b"],
+      ["OPENAI_API_KEY", ""],
+      ["OPENAI_BASE_URL", "api.openai.com"],
     ] as const) {
       // It may be called ready before it ends.
       const said = await start({ [name]: value }).then(

@@ -1,6 +1,7 @@
 import { EventSource as NodeEventSource } from "eventsource";
 import { describe, expect, inject, test, vi } from "vitest";
-import { type ConnectOptions, connect, EventStreamError, retryAfterMs } from "../src/sse/connect.ts";
+import { type ConnectOptions, connect, EventStreamError } from "../src/sse/connect.ts";
+import { retryAfterMs } from "../src/sse/event-stream.ts";
 import { EventTooLargeError, type ServerSentEvent } from "../src/sse/event-stream.ts";
 import { load, openPage } from "./support/browser.ts";
 import { eventually, gone, serve, signal, sse } from "./support/server.ts";

@@ -1,13 +1,63 @@
 import { describe, expect, test, vi } from "vitest";
 import { encodeEvent, eventEncoder, type OutgoingEvent } from "../src/sse/encode.ts";
 import { EventStreamParser } from "../src/sse/event-stream.ts";
-import { CopyLagError, copyOf, iterate, onOutcome, pullFrom, withHeartbeat } from "../src/streams/readable.ts";
+import {
+  CopyLagError,
+  copyOf,
+  holdFirst,
+  iterate,
+  onOutcome,
+  pullFrom,
+  withHeartbeat,
+} from "../src/streams/readable.ts";
 import { load, openPage } from "./support/browser.ts";
 import { eventually, gone, serve, signal } from "./support/server.ts";
 import * as facts from "./support/stream-facts.ts";
 
 declare const pattern: typeof facts;
 const tick = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
+
+describe("holdFirst", () => {
+  /** Yields 1, 2, 3 once `begin` has settled. */
+  function source(begin: Promise<void>): { values: AsyncIterable<number>; ended: () => boolean } {
+    let ended = false;
+    async function* values(): AsyncGenerator<number> {
+      try {
+        await begin;
+        yield* [1, 2, 3];
+      } finally {
+        ended = true;
+      }
+    }
+    return { values: values(), ended: () => ended };
+  }
+  const collect = async (all: AsyncIterable<number>): Promise<number[]> => {
+    const got = [];
+    for await (const value of all) got.push(value);
+    return got;
+  };
+
+  test("gives the first value early, or none, and then every value once", async () => {
+    const prompt = await holdFirst(source(Promise.resolve()).values, 60_000);
+    expect(prompt.early).toBe(1);
+    expect(await collect(prompt.all)).toEqual([1, 2, 3]);
+    const begin = Promise.withResolvers<void>();
+    const late = await holdFirst(source(begin.promise).values, 1);
+    expect(late.early).toBeUndefined();
+    begin.resolve();
+    expect(await collect(late.all)).toEqual([1, 2, 3]);
+    const broken = await holdFirst(source(Promise.reject(new Error("refused"))).values, 60_000).catch(String);
+    expect(broken).toBe("Error: refused");
+  });
+
+  test("return() ends a source of which nothing has been read", async () => {
+    const { values, ended } = source(Promise.resolve());
+    const { all } = await holdFirst(values, 60_000);
+    expect(ended()).toBe(false);
+    await all.return();
+    expect(ended()).toBe(true);
+  });
+});
 
 describe("ReadableStream in Node and Chromium", () => {
   const both = async <T>(fact: (its: typeof facts) => T | Promise<T>): Promise<T> => {

@@ -1,7 +1,7 @@
 // ANCHOR: answer
 import { channel } from "node:diagnostics_channel";
 import OpenAI from "openai";
-import { SETTINGS, silenceMs } from "@/lib/settings.ts";
+import { type Role, SETTINGS, silenceMs } from "@/lib/settings.ts";
 import { watchSilence } from "@/lib/silence.ts";
 import { CHAT_DATA, CHAT_EVENTS, type Done, type Failed } from "@/streaming/llm/chat-events.ts";
 import type { OutgoingEvent } from "@/streaming/sse/encode.ts";
@@ -14,19 +14,33 @@ const REASONS: Record<string, Done["reason"]> = {
 };
 
 export interface Message {
-  role: "user" | "assistant" | "system";
+  role: Role;
   content: string;
 }
 
+/** A part of an answer, in terms of this program. */
+export type Part =
+  | { kind: "text" | "refusal"; text: string }
+  | { kind: "done"; done: Done }
+  | { kind: "failed"; failed: Failed };
+
+/** The same in terms of the contract. */
+export function toEvent(part: Part): OutgoingEvent {
+  const type = CHAT_EVENTS[part.kind];
+  if (part.kind === "done") return { type, data: CHAT_DATA.done.write(part.done) };
+  if (part.kind === "failed") return { type, data: CHAT_DATA.failed.write(part.failed) };
+  return { type, data: CHAT_DATA.text.write(part.text) };
+}
+
 /**
- * One answer in the events of the Rust relay: deltas, then exactly one of `done` and `failed`. `signal` closes the
- * provider's connection, and nothing follows it.
+ * One answer as the Rust relay has it: text, then exactly one of `done` and `failed`. `signal` closes the provider's connection,
+ * and nothing follows it.
  */
 export async function* answer(
   model: string,
   messages: Message[],
   signal: AbortSignal,
-): AsyncGenerator<OutgoingEvent, void, void> {
+): AsyncGenerator<Part, void, void> {
   const asked = performance.now();
   const silence = watchSilence(silenceMs());
   const done: Done = { reason: "other", tools: [], usage: { input: null, output: null } };
@@ -43,14 +57,14 @@ export async function* answer(
       silence.pause();
       if (usage) done.usage = { input: usage.prompt_tokens, output: usage.completion_tokens };
       const choice = choices[0]; // none in the chunk with the usage
-      for (const [type, text] of [
-        [CHAT_EVENTS.text, choice?.delta.content],
-        [CHAT_EVENTS.refusal, choice?.delta.refusal],
+      for (const [kind, text] of [
+        ["text", choice?.delta.content],
+        ["refusal", choice?.delta.refusal],
       ] as const) {
         if (!text) continue;
         if (first) channel("llm:first-token").publish({ model, ms: performance.now() - asked });
         first = false;
-        yield { type, data: CHAT_DATA.text.write(text) };
+        yield { kind, text };
       }
       for (const { function: call } of choice?.delta.tool_calls ?? []) if (call?.name) done.tools.push(call.name);
       if (choice?.finish_reason) {
@@ -61,12 +75,12 @@ export async function* answer(
     }
     // The loop ends normally after an abort, and after a connection that was cut between two events.
     if (signal.aborted) return;
-    if (finished) yield { type: CHAT_EVENTS.done, data: CHAT_DATA.done.write(done) };
+    if (finished) yield { kind: "done", done };
     else yield silence.signal.aborted ? failed("model_silent", true) : failed("truncated", true);
   } catch (error) {
     if (signal.aborted) return;
     // Complete stays complete, whatever the connection does after the finish reason: only the usage may be missing.
-    if (finished) yield { type: CHAT_EVENTS.done, data: CHAT_DATA.done.write(done) };
+    if (finished) yield { kind: "done", done };
     else {
       console.error("the model failed", error); // the provider's text stays here
       yield silence.signal.aborted ? failed("model_silent", true) : publicError(error);
@@ -77,11 +91,11 @@ export async function* answer(
 }
 // ANCHOR_END: answer
 
-function publicError(error: unknown): OutgoingEvent {
+function publicError(error: unknown): Part {
   // What the package throws for a connection that was cut inside an event.
   if (error instanceof SyntaxError) return failed("truncated", true);
   const { status, headers, code } = error instanceof OpenAI.APIError ? error : {};
-  const wait = Number(headers?.get("retry-after")) || SETTINGS.retryAfter;
+  const wait = retryAfter(headers) ?? SETTINGS.retryAfter;
   // Our key, our model, our account: no retry of a user helps.
   if (code === "insufficient_quota" || [401, 402, 403, 404].includes(status ?? 0))
     return failed("misconfigured", false);
@@ -91,15 +105,20 @@ function publicError(error: unknown): OutgoingEvent {
   return failed("model_failed", true);
 }
 
-function failed(code: string, retryable: boolean, retryAfter?: number): OutgoingEvent {
-  const failed: Failed = { code, retryable, retry_after: retryAfter };
-  return { type: CHAT_EVENTS.failed, data: CHAT_DATA.failed.write(failed) };
+/** Seconds, at most an hour: `retry-after-ms` (OpenAI, Azure), else `Retry-After`, a number or a date (RFC 9110, section 10.2.3). */
+function retryAfter(headers: Headers | undefined): number | undefined {
+  const value = headers?.get("retry-after") ?? "";
+  const ms = Number(headers?.get("retry-after-ms")) || Number(value) * 1_000 || Date.parse(value) - Date.now();
+  return ms > 0 ? Math.ceil(Math.min(ms, 3_600_000) / 1_000) : undefined;
 }
 
-/** What ended the answer before anything of it was sent, as a status with the same body. */
-export function refusal({ data }: OutgoingEvent): Response {
-  const failed = CHAT_DATA.failed.read(data);
+function failed(code: string, retryable: boolean, retryAfter?: number): Part {
+  return { kind: "failed", failed: { code, retryable, retry_after: retryAfter } };
+}
+
+/** A response that refuses with a status, before anything of an answer is sent. */
+export function refusal(failed: Failed): Response {
   const headers: HeadersInit = failed.retry_after === undefined ? {} : { "retry-after": String(failed.retry_after) };
   const status = SETTINGS.statuses[failed.code] ?? SETTINGS.otherStatus;
-  return Response.json(SETTINGS.refusal(failed), { status, headers });
+  return Response.json(CHAT_DATA.refused.write(failed), { status, headers });
 }

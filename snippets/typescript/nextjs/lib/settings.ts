@@ -1,12 +1,15 @@
 // ANCHOR: settings
-import { CHAT_DATA, type Failed } from "@/streaming/llm/chat-events.ts";
+/** As providers of OpenAI's format name them. */
+export type Role = "user" | "assistant" | "system" | "developer";
 
 /** The contract and the bounds of the chat route. Names and data of the events: `streaming/llm/chat-events.ts`. */
 export const SETTINGS = {
-  /** Roles that a client may send; any other is refused. With `system`, it would speak with your authority. */
-  roles: ["user", "assistant"],
-  /** Bytes of a request, and messages in it. More is refused. */
-  maxBody: 64 * 1024,
+  /** What the model is told before the conversation; "" for nothing. */
+  instruction: "",
+  /** Roles that a client may send, and the provider's names for them; others are refused. With `system`, a client has your authority. */
+  roles: { user: "user", assistant: "assistant" } as Record<string, Role>,
+  /** Bytes of a request, and messages in it. More is refused; the page leaves out its oldest turns (`llm/chat.ts`). */
+  maxBody: 256 * 1024,
   maxMessages: 100,
   /** A refusal of the provider within this time is a status. Longer, and readers wait for the head of each slow answer. */
   headMs: 500,
@@ -17,14 +20,19 @@ export const SETTINGS = {
   silenceMs: 300_000,
   /** Models that a client may ask for; the first is the default. */
   models: ["gpt-5"],
-  /** Status of a request that is not valid; of a refused answer by its code; of any other code. */
-  invalid: 400,
-  statuses: { rate_limited: 429, overloaded: 503, rejected: 422, model_silent: 504 } as Record<string, number>,
+  /** Status of a refusal by its code, and of any other code. The body: `CHAT_DATA.refused`. */
+  statuses: {
+    invalid: 400,
+    unknown_model: 400,
+    role_refused: 422,
+    rejected: 422,
+    rate_limited: 429,
+    overloaded: 503,
+    model_silent: 504,
+  } as Record<string, number>,
   otherStatus: 502,
   /** Seconds of `Retry-After`, if the provider sends none. */
   retryAfter: 10,
-  /** Body of each refusal. Its codes: `invalid`, and those of `lib/answer.ts`. */
-  refusal: (failed: Failed): unknown => CHAT_DATA.failed.write(failed),
 };
 
 /** The model that the client asked for, if it may have it; the first one when it asked for none. */
@@ -41,6 +49,10 @@ export const silenceMs = (): number => positive("MODEL_SILENCE_MS", SETTINGS.sil
 /** Called at the start, so that a wrong value ends the server with its name, not each answer. */
 export function checkEnvironment(): void {
   silenceMs();
+  if (!process.env["OPENAI_API_KEY"]) throw new Error("OPENAI_API_KEY: set the key of the provider");
+  const base = process.env["OPENAI_BASE_URL"];
+  if (base && !/^https?:$/.test(URL.parse(base)?.protocol ?? ""))
+    throw new Error(`OPENAI_BASE_URL: ${JSON.stringify(base)} is not a URL such as https://api.openai.com/v1`);
   if (models().some((model) => model.trim() === ""))
     throw new Error("MODELS: write names with commas between, such as gpt-5,gpt-5-mini");
 }

@@ -35,7 +35,7 @@ export interface Done {
   usage: { input: number | null; output: number | null };
 }
 
-/** The answer is not complete. The same fields are the JSON body of a refusal with a status. */
+/** The answer is not complete. */
 export interface Failed {
   /** Stable, to choose words by: `truncated`, `rate_limited`, `stopped`, … */
   code: string;
@@ -44,7 +44,10 @@ export interface Failed {
   retry_after?: number | undefined;
 }
 
-/** The `data` of each event in the form of your contract: `write` on the server, `read` of the parsed JSON on the page. */
+/**
+ * The `data` of each event in the form of your contract: `write` on the server, `read` of the parsed JSON on the page. Without a
+ * `reason`, send `failed` for `max_tokens` and `content_filter`: a page would show such an answer as complete.
+ */
 export const CHAT_DATA = {
   text: {
     write: (text: string): unknown => ({ text }),
@@ -52,5 +55,7 @@ export const CHAT_DATA = {
   },
   done: { write: (done: Done): unknown => done, read: (data: unknown): Done => data as Done },
   failed: { write: (failed: Failed): unknown => failed, read: (data: unknown): Failed => data as Failed },
+  /** The body of a response that refuses with a status. */
+  refused: { write: (failed: Failed): unknown => failed, read: (body: unknown): Partial<Failed> => body as Failed },
 };
 // ANCHOR_END: table

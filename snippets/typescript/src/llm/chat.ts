@@ -24,8 +24,11 @@ export interface Turn {
 export interface ChatOptions {
   /** The conversation so far, from your server. */
   messages?: readonly ChatMessage[];
-  /** The body of the request. */
+  /** The body of the request; by default `{ messages }`. */
   toBody?: (turns: Turn[]) => unknown;
+  /** The oldest turns are left out beyond these, for a server refuses what is larger: 100, and 60,000 characters. */
+  maxTurns?: number;
+  maxCharacters?: number;
   /** After each answer, complete or not: store it here if the server does not. */
   onEnd?: (messages: readonly ChatMessage[]) => void;
 }
@@ -76,7 +79,8 @@ export class Chat {
 
   #ask(messages: readonly ChatMessage[]): void {
     this.#messages = messages;
-    this.#answer.ask((this.#options.toBody ?? ((turns) => ({ messages: turns })))(history(messages)));
+    const { toBody = (turns: Turn[]) => ({ messages: turns }), maxTurns = 100, maxCharacters = 60_000 } = this.#options;
+    this.#answer.ask(toBody(newest(history(messages), maxTurns, maxCharacters)));
   }
 
   #show(answer: AnswerState): void {
@@ -108,5 +112,18 @@ export function history(messages: readonly ChatMessage[]): Turn[] {
     }
   }
   return turns;
+}
+
+/** The newest turns that fit, from a question on. The last question is always sent. */
+function newest(turns: Turn[], maxTurns: number, maxCharacters: number): Turn[] {
+  let from = turns.length - 1;
+  let characters = turns[from]?.content.length ?? 0;
+  while (from > 0 && turns.length - from < maxTurns) {
+    characters += turns[from - 1]!.content.length;
+    if (characters > maxCharacters) break;
+    from -= 1;
+  }
+  while (turns[from]?.role === "assistant") from += 1;
+  return turns.slice(Math.max(from, 0));
 }
 // ANCHOR_END: history

@@ -6,7 +6,7 @@
 // none of them can be treated as a complete answer.
 
 // ANCHOR: types
-import { EventStreamParser, type ServerSentEvent } from "../sse/event-stream.ts";
+import { EventStreamParser, retryAfterMs, type ServerSentEvent } from "../sse/event-stream.ts";
 import { CHAT_DATA, CHAT_EVENTS, type ChatEventNames, type Done, type Failed, type Kind } from "./chat-events.ts";
 
 export type { Done, Kind } from "./chat-events.ts";
@@ -119,10 +119,9 @@ function reason(error: unknown, signal: AbortSignal, silence: Silence): unknown 
 /** Before the answer has begun, failures are statuses with the same codes. */
 async function refusal(response: Response): Promise<ChatError> {
   const body: unknown = await response.json().catch(() => undefined);
-  const error: Partial<Failed> = body && typeof body === "object" ? CHAT_DATA.failed.read(body) : {};
-  const seconds = Number(response.headers.get("retry-after") ?? 0);
+  const error: Partial<Failed> = body && typeof body === "object" ? CHAT_DATA.refused.read(body) : {};
   const code = typeof error.code === "string" ? error.code : `http_${response.status}`;
-  return new ChatError(code, error.retryable === true, Number.isFinite(seconds) ? seconds * 1_000 : 0);
+  return new ChatError(code, error.retryable === true, retryAfterMs(response.headers.get("retry-after")));
 }
 // ANCHOR_END: helpers
 

@@ -14,7 +14,7 @@
 // } // catch EventStreamError: its `status` is final
 // ```
 
-import { EventStreamParser, type ServerSentEvent } from "./event-stream.ts";
+import { AN_HOUR, EventStreamParser, retryAfterMs, type ServerSentEvent } from "./event-stream.ts";
 
 /** The server has answered in a way that asking again cannot change, or must not. */
 export class EventStreamError extends Error {
@@ -169,7 +169,6 @@ export async function* connect(
 // ANCHOR: helpers
 class RetryLater extends Error {}
 
-const AN_HOUR = 3_600_000; // ms
 const LONGEST_TIMER = 2 ** 31 - 1; // ms; setTimeout takes what is longer for 1
 const READ_AHEAD = 64 * 1024; // bytes
 
@@ -239,13 +238,6 @@ async function watched<T>(
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** `Retry-After` in ms: seconds or a date (RFC 9110, section 10.2.3), at most an hour. */
-export function retryAfterMs(value: string | null, now = Date.now()): number {
-  if (value === null) return 0;
-  const ms = /^\d+$/.test(value.trim()) ? Number(value) * 1_000 : Date.parse(value) - now;
-  return Number.isNaN(ms) ? 0 : Math.min(Math.max(ms, 0), AN_HOUR);
 }
 
 /** HTML section 9.2.3 sends the id as UTF-8; in a string for `Headers` each character is one byte. */

@@ -157,3 +157,12 @@ export function eventStream(options?: ParserOptions): ReadableWritablePair<Serve
   return { readable, writable };
 }
 // ANCHOR_END: transform
+
+export const AN_HOUR = 3_600_000; // ms
+
+/** `Retry-After` in ms: seconds or a date (RFC 9110, section 10.2.3), at most an hour. */
+export function retryAfterMs(value: string | null, now = Date.now()): number {
+  if (value === null) return 0;
+  const ms = /^\d+$/.test(value.trim()) ? Number(value) * 1_000 : Date.parse(value) - now;
+  return Number.isNaN(ms) ? 0 : Math.min(Math.max(ms, 0), AN_HOUR);
+}

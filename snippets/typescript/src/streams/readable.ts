@@ -45,26 +45,33 @@ export function pullFrom<T>(produce: (signal: AbortSignal) => AsyncIterable<T>):
 // ANCHOR: first
 /**
  * The first value of `source` if it comes within `ms`, and all values, that one included. While the head of a response is held,
- * a refusal can still be a status. `all` must be read or left: either ends the source.
+ * a refusal can still be a status. `all` must be read, or ended with `return()`: the source may hold a connection or a timer.
  */
 export async function holdFirst<T>(
   source: AsyncIterable<T>,
   ms: number,
-): Promise<{ early?: T; all: AsyncIterable<T> }> {
+): Promise<{ early?: T; all: AsyncIterable<T> & { return(): Promise<unknown> } }> {
   const iterator = source[Symbol.asyncIterator]();
   const first = iterator.next();
   first.catch(() => undefined); // thrown where `all` is read
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
   const early = await Promise.race([first, late]).finally(() => clearTimeout(timer));
-  async function* all(): AsyncGenerator<T, void, void> {
-    try {
-      for (let next = await first; !next.done; next = await iterator.next()) yield next.value;
-    } finally {
+  let held: typeof first | undefined = first;
+  // Not a generator: `return()` on one that has not begun would not reach the source.
+  const all = {
+    [Symbol.asyncIterator]: () => all,
+    next: () => {
+      const next = held ?? iterator.next();
+      held = undefined;
+      return next;
+    },
+    return: async (): Promise<IteratorResult<T>> => {
       await iterator.return?.();
-    }
-  }
-  return early && !early.done ? { early: early.value, all: all() } : { all: all() };
+      return { done: true, value: undefined };
+    },
+  };
+  return early && !early.done ? { early: early.value, all } : { all };
 }
 // ANCHOR_END: first
 

@@ -1,11 +1,10 @@
 // An answer of a model in the events that `llm/read-chat.ts` and `llm/use-token-stream.tsx` read.
 // ANCHOR: route
 import { after } from "next/server";
-import { answer, type Message, refusal } from "@/lib/answer.ts";
+import { answer, type Message, refusal, toEvent } from "@/lib/answer.ts";
 import { answers } from "@/lib/answers.ts";
 import { readJson } from "@/lib/read-json.ts";
 import { chooseModel, SETTINGS } from "@/lib/settings.ts";
-import { CHAT_DATA, CHAT_EVENTS } from "@/streaming/llm/chat-events.ts";
 import { COMMENT, encodeEvent, STREAM_HEADERS } from "@/streaming/sse/encode.ts";
 import { holdFirst, pullFrom, withHeartbeat } from "@/streaming/streams/readable.ts";
 
@@ -21,8 +20,8 @@ export async function POST(request: Request): Promise<Response> {
   const body = (await readJson(request, SETTINGS.maxBody)) as Body | null | undefined;
   const model = chooseModel(body?.model);
   const messages = parse(body?.messages);
-  if (model === undefined || messages === undefined)
-    return Response.json(SETTINGS.refusal({ code: "invalid", retryable: false }), { status: SETTINGS.invalid });
+  if (typeof messages === "string") return refusal({ code: messages, retryable: false });
+  if (model === undefined) return refusal({ code: "unknown_model", retryable: false });
 
   const record = { question: messages.at(-1)!.content, text: "", outcome: "stopped" };
   // Runs when the response has ended and when the client has left; a platform keeps the process alive until then.
@@ -33,28 +32,32 @@ export async function POST(request: Request): Promise<Response> {
     answer(model, messages, AbortSignal.any([left.signal, request.signal])),
     SETTINGS.headMs,
   );
-  if (early?.type === CHAT_EVENTS.failed) {
+  if (early?.kind === "failed") {
     record.outcome = "failed";
-    return refusal(early);
+    await all.return();
+    return refusal(early.failed);
   }
   const events = pullFrom(async function* (signal) {
     signal.addEventListener("abort", () => left.abort());
-    for await (const event of all) {
-      if (event.type === CHAT_EVENTS.text) record.text += CHAT_DATA.text.read(event.data);
-      if (event.type === CHAT_EVENTS.done) record.outcome = "done";
-      if (event.type === CHAT_EVENTS.failed) record.outcome = "failed";
-      yield encodeEvent(event);
+    for await (const part of all) {
+      if (part.kind === "text") record.text += part.text;
+      else if (part.kind !== "refusal") record.outcome = part.kind;
+      yield encodeEvent(toEvent(part));
     }
   });
   return new Response(withHeartbeat(events, PING, SETTINGS.pingEveryMs), { headers: STREAM_HEADERS });
 }
 
-/** What a client says the assistant has said is the client's word too. */
-function parse(messages: unknown): Message[] | undefined {
-  if (!Array.isArray(messages) || messages.length === 0 || messages.length > SETTINGS.maxMessages) return undefined;
-  const valid = (messages as Partial<Message>[]).every(
-    (message) => SETTINGS.roles.includes(String(message?.role)) && typeof message.content === "string",
-  );
-  return valid ? messages.map(({ role, content }: Message) => ({ role, content })) : undefined;
+/** The messages for the provider, or the code of a refusal. What a client says the assistant has said is the client's word too. */
+function parse(sent: unknown): Message[] | "invalid" | "role_refused" {
+  if (!Array.isArray(sent) || sent.length === 0 || sent.length > SETTINGS.maxMessages) return "invalid";
+  const { instruction, roles } = SETTINGS;
+  const messages: Message[] = instruction === "" ? [] : [{ role: "system", content: instruction }];
+  for (const message of sent as ({ role?: unknown; content?: unknown } | null)[]) {
+    if (typeof message?.role !== "string" || typeof message.content !== "string") return "invalid";
+    if (!Object.hasOwn(roles, message.role)) return "role_refused";
+    messages.push({ role: roles[message.role]!, content: message.content });
+  }
+  return messages;
 }
 // ANCHOR_END: route
