@@ -1,7 +1,7 @@
 //! A feed of events for each order: resumable, authorized, bounded, observed, and drained at a shutdown.
 //!
-//! `GET /orders/{order}/events` streams; `POST /orders/{order}/events` publishes; `POST /tickets` lets an `EventSource`, which sets no
-//! header, in. The contract (names, ids, where a newcomer starts, limits) is [`Settings`]; who may do what is [`Access`]. Events
+//! `GET /orders/{order}/events` streams; `POST /orders/{order}/events` publishes; `POST /tickets` lets an `EventSource` in, which sets no
+//! header. The contract (names, ids, where a newcomer starts, limits) is [`Settings`]; who may do what is [`Access`]. Events
 //! are in memory: if a restart must not reset clients, fill the logs from a broker (`production/topics`).
 
 use std::{sync::Arc, time::Duration};
@@ -10,7 +10,7 @@ use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Path, Query, State, rejection::JsonRejection},
     http::{
-        HeaderMap, StatusCode,
+        HeaderMap, Method, StatusCode, Uri,
         header::{AUTHORIZATION, RETRY_AFTER},
     },
     response::{IntoResponse, Response},
@@ -20,6 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use snippets::connections::per_user::PerUser;
 use snippets::connections::tickets::{TicketError, Tickets};
+use snippets::production::drain::Plan;
 use snippets::production::observe::Observer;
 use snippets::sse::event::{Event, LastEventId};
 use snippets::sse::fanout::feed;
@@ -44,8 +45,12 @@ pub struct Settings {
     pub recheck: Duration,
     /// Bytes of a published event. More gets 413.
     pub max_event: usize,
-    /// The response for a refusal: its status, its headers and its body.
+    /// The query parameter with the cursor of a client that cannot send `Last-Event-ID`.
+    pub cursor_parameter: &'static str,
+    /// The response for a refusal: its status, its headers and its body. [`Refusal::with`] has another body.
     pub refuse: fn(Refusal) -> Response,
+    /// The times of a shutdown. Their sum is below the time after which the process is killed (Kubernetes: 30 s by default).
+    pub shutdown: Plan,
 }
 
 impl Default for Settings {
@@ -63,13 +68,15 @@ impl Default for Settings {
             max_per_user: 20,
             recheck: Duration::from_secs(30),
             max_event: 16 * 1024,
+            cursor_parameter: "lastEventId",
             refuse: Refusal::into_response,
+            shutdown: Plan {
+                notice: Duration::from_secs(5),
+                deadline: Duration::from_secs(20),
+            },
         }
     }
 }
-
-/// `Retry-After` of the refusals that are not the streams' own.
-const RETRY: Duration = Duration::from_secs(5);
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy)]
@@ -92,23 +99,18 @@ impl Refusal {
     }
 
     const UNAUTHORIZED: Self = Self::new(StatusCode::UNAUTHORIZED, "unauthorized");
-    const TOO_MANY: Self = Self {
-        retry: Some(RETRY),
-        ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_streams")
-    };
 
-    const fn full(retry: Duration) -> Self {
+    const fn later(status: StatusCode, code: &'static str, retry: Duration) -> Self {
         Self {
+            status,
+            code,
             retry: Some(retry),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "full")
         }
     }
-}
 
-/// `{"code"}`, and `Retry-After` in whole seconds.
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, Json(json!({ "code": self.code }))).into_response();
+    /// The response with `status` and `body`, and `Retry-After` in whole seconds.
+    pub fn with(self, status: StatusCode, body: &Value) -> Response {
+        let mut response = (status, Json(body)).into_response();
         if let Some(retry) = self.retry {
             let seconds = retry.as_millis().div_ceil(1000) as u64;
             response
@@ -119,30 +121,38 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Who may do what: replace [`Demo`] with your sessions and your table of rights.
-pub trait Access: Send + Sync + 'static {
-    /// The user whose bearer token this is.
-    fn user(&self, token: &str) -> Option<String>;
-    /// Whether `user` may read `order`: checked on each connect, since a cursor comes from the client, and again while the stream is open.
-    fn may_read(&self, user: &str, order: &str) -> bool;
-    /// Whether `user` may publish.
-    fn may_publish(&self, user: &str) -> bool;
+/// With `{"code"}`.
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        self.with(self.status, &json!({ "code": self.code }))
+    }
 }
 
-/// One user, whose token is `demo`, and who may do everything.
+/// Who may do what: replace [`Demo`] with your sessions and your table of rights.
+pub trait Access: Send + Sync + 'static {
+    /// The user whose credential is in these headers. `None` without one, or with a wrong one.
+    fn user(&self, headers: &HeaderMap) -> Option<String>;
+    /// Whether `user` may read `order`: checked on each connect, since a cursor comes from the client, and again while the stream is open.
+    fn may_read(&self, user: &str, order: &str) -> bool;
+    /// Whether `user` may publish to `order`.
+    fn may_publish(&self, user: &str, order: &str) -> bool;
+}
+
+/// One user, whose bearer token is `demo`, and who may do everything.
 #[derive(Debug)]
 pub struct Demo;
 
 impl Access for Demo {
-    fn user(&self, token: &str) -> Option<String> {
-        (token == "demo").then(|| "demo".to_owned())
+    fn user(&self, headers: &HeaderMap) -> Option<String> {
+        let sent = headers.get(AUTHORIZATION)?.to_str().ok()?;
+        (sent == "Bearer demo").then(|| "demo".to_owned())
     }
 
     fn may_read(&self, _user: &str, _order: &str) -> bool {
         true
     }
 
-    fn may_publish(&self, _user: &str) -> bool {
+    fn may_publish(&self, _user: &str, _order: &str) -> bool {
         true
     }
 }
@@ -185,7 +195,7 @@ impl Service {
         Router::new()
             .route(
                 "/orders/{order}/events",
-                get(events).head(streams::head).post(publish).layer(limit),
+                get(events).post(publish).layer(limit),
             )
             .route("/tickets", post(ticket))
             .route("/health", get(async || "ok"))
@@ -206,21 +216,27 @@ impl Service {
         Ok(self.0.settings.log.ids.id(cursor).to_string())
     }
 
-    /// The user of a request: of its bearer token, or of the ticket in its query.
+    /// The user of a request: of its headers, or of the ticket in its query.
     async fn user(&self, headers: &HeaderMap, ticket: Option<&str>) -> Result<String, Refusal> {
-        let bearer = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        match (bearer, ticket) {
-            (Some(token), _) => self.0.access.user(token).ok_or(Refusal::UNAUTHORIZED),
-            (None, None) => Err(Refusal::UNAUTHORIZED),
-            (None, Some(ticket)) => match self.0.tickets.redeem::<()>(ticket).await {
-                Ok((user, ())) => Ok(user),
-                Err(TicketError::TooMany) => Err(Refusal::TOO_MANY),
-                Err(TicketError::Unavailable) => Err(Refusal::full(RETRY)),
-                Err(_) => Err(Refusal::UNAUTHORIZED),
-            },
+        let Some(ticket) = ticket else {
+            return self.0.access.user(headers).ok_or(Refusal::UNAUTHORIZED);
+        };
+        match self.0.tickets.redeem::<()>(ticket).await {
+            Ok((user, ())) => Ok(user),
+            Err(TicketError::TooMany) => Err(self.too_many()),
+            Err(TicketError::Unavailable) => Err(self.full()),
+            Err(_) => Err(Refusal::UNAUTHORIZED),
         }
+    }
+
+    fn too_many(&self) -> Refusal {
+        let retry = self.0.streams.refusal().retry;
+        Refusal::later(StatusCode::TOO_MANY_REQUESTS, "too_many_streams", retry)
+    }
+
+    fn full(&self) -> Refusal {
+        let retry = self.0.streams.refusal().retry;
+        Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "full", retry)
     }
 }
 
@@ -244,8 +260,9 @@ async fn events(
     State(service): State<Service>,
     Path(order): Path<String>,
     Query(Ticket { ticket }): Query<Ticket>,
+    method: Method,
+    uri: Uri,
     headers: HeaderMap,
-    cursor: LastEventId,
 ) -> Response {
     let Shared {
         access,
@@ -264,22 +281,26 @@ async fn events(
     if !access.may_read(&user, &order) {
         return (settings.refuse)(Refusal::new(StatusCode::NOT_FOUND, "not_found"));
     }
+    if method == Method::HEAD {
+        return streams::head().await; // the head of a stream, and none of it
+    }
     let Some(place) = users.enter(&user) else {
         observer.refused();
-        return (settings.refuse)(Refusal::TOO_MANY);
+        return (settings.refuse)(service.too_many());
     };
     let slot = match streams.admit() {
         Ok(slot) => slot,
-        Err(refused) => {
+        Err(_) => {
             observer.refused();
-            return (settings.refuse)(Refusal::full(refused.retry));
+            return (settings.refuse)(service.full());
         }
     };
+    let cursor = LastEventId::read(&headers, &uri, settings.cursor_parameter);
     let reader = match topics.read(&order, &cursor) {
         Ok(Some(reader)) => reader,
         // The client has the terminal event: after a 204, an EventSource does not reconnect.
         Ok(None) => return StatusCode::NO_CONTENT.into_response(),
-        Err(_) => return (settings.refuse)(Refusal::full(streams.refusal().retry)),
+        Err(_) => return (settings.refuse)(service.full()),
     };
     let Ok(unauthorized) = Event::unreserved(settings.streams.names.unauthorized, &json!({}))
     else {
@@ -310,7 +331,7 @@ async fn publish(
 ) -> Response {
     let refuse = service.0.settings.refuse;
     match service.user(&headers, None).await {
-        Ok(user) if service.0.access.may_publish(&user) => {}
+        Ok(user) if service.0.access.may_publish(&user, &order) => {}
         Ok(_) => return refuse(Refusal::new(StatusCode::FORBIDDEN, "forbidden")),
         Err(refusal) => return refuse(refusal),
     }
@@ -321,14 +342,15 @@ async fn publish(
         }
         Err(invalid) => return refuse(Refusal::new(invalid.status(), "invalid")),
     };
-    let event = match Event::new(&message.event, &message.data) {
+    let names = service.0.settings.streams.names;
+    let event = match names.event(&message.event, &message.data) {
         Ok(event) if message.last => event.last(),
         Ok(event) => event,
         Err(_) => return refuse(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid")),
     };
     match service.publish(&order, &event) {
         Ok(id) => (StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response(),
-        Err(NotPublished::TooManyOrders) => refuse(Refusal::full(RETRY)),
+        Err(NotPublished::TooManyOrders) => refuse(service.full()),
         Err(NotPublished::Log(PublishError::Finished)) => {
             refuse(Refusal::new(StatusCode::CONFLICT, "finished"))
         }

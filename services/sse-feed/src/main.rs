@@ -1,9 +1,9 @@
 //! Serves the feed on 127.0.0.1:3000, or on the address that is the first argument; `/metrics` and `/ready` on 127.0.0.1:3001,
 //! or on the second.
 
-use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, net::SocketAddr, sync::Arc};
 
-use snippets::production::drain::{self, Instance, Plan};
+use snippets::production::drain::{self, Instance};
 use snippets::production::scrape;
 use sse_feed::{Demo, Service, Settings};
 
@@ -24,6 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let settings = Settings::default();
     drain::raise_descriptors(settings.streams.max_streams);
+    let shutdown = settings.shutdown.clone();
     let instance = Instance::default();
     let service = Service::start(settings, Arc::new(Demo), instance.stopping.clone());
 
@@ -37,16 +38,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let admin = scrape::app(metrics).merge(instance.ready());
     tokio::spawn(async move { axum::serve(private, admin).await });
 
-    // Their sum is below the time after which the process is killed (Kubernetes: 30 s by default).
-    let plan = Plan {
-        notice: Duration::from_secs(5),
-        deadline: Duration::from_secs(20),
-    };
     let ended = instance
         .serve(
             listener,
             service.app(),
-            plan,
+            shutdown,
             drain::signal(),
             std::future::ready(()),
         )

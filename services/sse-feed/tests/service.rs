@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
+use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use snippets::connections::listen;
 use snippets::sse::event::Ids;
 use snippets::sse::event::Names;
-use snippets::sse::log::{Begin, Config as LogConfig};
+use snippets::sse::log::{Begin, Config as LogConfig, First};
 use snippets::sse::streams::Config as StreamsConfig;
 use sse_feed::{Access, Demo, Service, Settings};
 use stream_probe::{Finding, Kind, Options, Publish, Target, Verdict};
@@ -55,14 +56,16 @@ impl Running {
     }
 
     fn get(&self, path: &str) -> RequestBuilder {
-        self.client.get(self.url(path)).bearer_auth("demo")
+        let request = self.client.get(self.url(path));
+        request.bearer_auth("demo").header("x-shop", "demo")
     }
 
     async fn publish(&self, message: Value) -> Response {
         let request = self
             .client
             .post(self.url("/orders/1/events"))
-            .bearer_auth("demo");
+            .bearer_auth("demo")
+            .header("x-shop", "demo");
         request.json(&message).send().await.unwrap()
     }
 }
@@ -170,6 +173,7 @@ async fn refusals_have_their_statuses() {
         "a ticket is valid once"
     );
     assert_eq!(status(service.get("/orders/1/events")).await, 429);
+    assert_eq!(status(service.client.head(&events)).await, 401);
     assert_eq!(
         status(service.client.head(&events).bearer_auth("demo")).await,
         200
@@ -180,15 +184,15 @@ async fn refusals_have_their_statuses() {
 struct Revocable(CancellationToken);
 
 impl Access for Revocable {
-    fn user(&self, token: &str) -> Option<String> {
-        Some(token.to_owned())
+    fn user(&self, headers: &HeaderMap) -> Option<String> {
+        Some(headers.get("x-shop")?.to_str().ok()?.to_owned())
     }
 
     fn may_read(&self, _user: &str, order: &str) -> bool {
         order == "1" && !self.0.is_cancelled()
     }
 
-    fn may_publish(&self, _user: &str) -> bool {
+    fn may_publish(&self, _user: &str, _order: &str) -> bool {
         false
     }
 }
@@ -230,7 +234,7 @@ async fn another_contract_is_a_matter_of_settings() {
     let names = Names {
         heartbeat: None,
         reset: "resync",
-        restart: "bye",
+        restart: Some("bye"),
         ..Names::DEFAULT
     };
     let settings = Settings {
@@ -248,9 +252,13 @@ async fn another_contract_is_a_matter_of_settings() {
         },
         max_per_user: 2,
         refuse: |refusal| match refusal.code {
-            "too_many_streams" => StatusCode::CONFLICT.into_response(),
+            "too_many_streams" => refusal.with(
+                StatusCode::CONFLICT,
+                &json!({"error": {"code": "too_many"}}),
+            ),
             _ => refusal.into_response(),
         },
+        cursor_parameter: "since",
         ..Settings::default()
     };
     let service = Running::start(settings).await;
@@ -267,17 +275,65 @@ async fn another_contract_is_a_matter_of_settings() {
         text.contains("id: 1\nevent: tick\n") && !text.contains("reset"),
         "{text}"
     );
+    // A name of the pack's own, but not of this contract's.
+    let status = async |name: &str| {
+        let message = json!({"event": name, "data": 1});
+        service.publish(message).await.status()
+    };
+    assert_eq!(
+        (status("reset").await, status("resync").await),
+        (StatusCode::ACCEPTED, StatusCode::UNPROCESSABLE_ENTITY)
+    );
     let mut ahead = service
-        .get("/orders/1/events")
-        .header("last-event-id", "99")
+        .get("/orders/1/events?since=99")
         .send()
         .await
         .unwrap();
     until(&mut ahead, "event: resync\ndata: {\"load\":\"snapshot\"}\n").await;
     let third = service.get("/orders/1/events").send().await.unwrap();
     assert_eq!(third.status(), 409);
+    assert!(third.headers().contains_key("retry-after"));
+    assert_eq!(
+        third.text().await.unwrap(),
+        r#"{"error":{"code":"too_many"}}"#
+    );
     service.stop.cancel();
     until(&mut events, "event: bye\n").await;
+}
+
+/// Plain numbers that begin at the clock: a client of the earlier process is reset, although its number is no position.
+#[tokio::test]
+async fn plain_numbers_survive_a_restart() {
+    let numbers = || {
+        let mut settings = Settings::default();
+        settings.log.ids = Ids::Sequence;
+        settings.log.first = First::Clock;
+        settings.log.names.restart = None;
+        settings.streams.names.restart = None;
+        settings.streams.drain_spread = Duration::ZERO;
+        settings
+    };
+    let tick = async |service: &Running| -> Value {
+        let published = service.publish(json!({"event": "tick", "data": 1})).await;
+        published.json().await.unwrap()
+    };
+    let first = Running::start(numbers()).await;
+    let mut events = first.get("/orders/1/events").send().await.unwrap();
+    let id = tick(&first).await["id"].as_str().unwrap().to_owned();
+    until(&mut events, &format!("id: {id}\n")).await;
+    first.stop.cancel();
+    let rest = events.text().await.unwrap();
+    assert!(
+        rest.ends_with(":\n\n") && !rest.contains("event: restart"),
+        "{rest}"
+    );
+    assert_eq!(first.served.await.unwrap(), 0, "no connection is cut");
+    let second = Running::with(numbers(), Arc::new(Demo), first.addr).await;
+    let newer = tick(&second).await["id"].as_str().unwrap().to_owned();
+    assert!(newer.parse::<u64>().unwrap() > id.parse::<u64>().unwrap());
+    let again = second.get(&format!("/orders/1/events?lastEventId={id}"));
+    let mut again = again.send().await.unwrap();
+    until(&mut again, "event: reset\ndata: {\"reason\":\"trimmed\"}\n").await;
 }
 
 #[tokio::test]

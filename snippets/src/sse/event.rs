@@ -15,8 +15,8 @@ use std::{
 
 use axum::extract::{FromRequestParts, Query};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::request::Parts;
-use serde::{Deserialize, Serialize};
+use http::{HeaderMap, Uri, request::Parts};
+use serde::Serialize;
 
 // ANCHOR: names
 /// The names of the events that a stream sends on its own. Change them where your contract has others.
@@ -26,8 +26,8 @@ pub struct Names {
     pub heartbeat: Option<&'static str>,
     /// The cursor cannot be used: the client drops its state.
     pub reset: &'static str,
-    /// The server restarts: the client reconnects with its cursor.
-    pub restart: &'static str,
+    /// The server restarts: the client reconnects with its cursor. `None`: a comment, and the response ends.
+    pub restart: Option<&'static str>,
     /// The stream failed. The reason is logged and not sent.
     pub failed: &'static str,
     /// The session of the client is over.
@@ -40,15 +40,30 @@ impl Names {
     pub const DEFAULT: Self = Self {
         heartbeat: Some("ping"),
         reset: "reset",
-        restart: "restart",
+        restart: Some("restart"),
         failed: "stream_error",
         unauthorized: "unauthorized",
     };
 
     /// Whether `name` is one of them.
     pub fn has(&self, name: &str) -> bool {
-        let own = [self.reset, self.restart, self.failed, self.unauthorized];
-        own.contains(&name) || self.heartbeat == Some(name)
+        let own = [self.reset, self.failed, self.unauthorized];
+        own.contains(&name) || [self.heartbeat, self.restart].contains(&Some(name))
+    }
+
+    /// As [`Event::new`], for a stream with these names.
+    ///
+    /// # Errors
+    /// If the name is reserved or malformed, or if `data` has no JSON form.
+    pub fn event(
+        &self,
+        name: &str,
+        data: &(impl Serialize + ?Sized),
+    ) -> Result<Event, InvalidEvent> {
+        if self.has(name) || ["error", "open"].contains(&name) {
+            return Err(InvalidEvent::ReservedName);
+        }
+        Event::unreserved(name, data)
     }
 }
 
@@ -91,10 +106,7 @@ impl Event {
     /// # Errors
     /// If the name is reserved or malformed, or if `data` has no JSON form.
     pub fn new(name: &str, data: &(impl Serialize + ?Sized)) -> Result<Self, InvalidEvent> {
-        if Names::DEFAULT.has(name) || ["error", "open"].contains(&name) {
-            return Err(InvalidEvent::ReservedName);
-        }
-        Self::unreserved(name, data)
+        Names::DEFAULT.event(name, data)
     }
 
     /// As [`Event::new`], for a name that a contract prescribes. `error` and `open` are safe if no client is an
@@ -219,31 +231,39 @@ pub enum LastEventId {
     Unusable,
 }
 
-/// Reads the header `Last-Event-ID` (HTML 9.2.4) or, without it, `?lastEventId=`, which a page uses for a new
-/// `EventSource`. The header wins: the URL of a reconnecting `EventSource` still holds its first cursor.
-impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        #[derive(Deserialize)]
-        struct Sent {
-            #[serde(rename = "lastEventId")]
-            id: Option<String>,
-        }
-        let mut headers = parts.headers.get_all("last-event-id").iter();
+impl LastEventId {
+    /// Reads the header `Last-Event-ID` (HTML 9.2.4) or, without it, `parameter` of the query, which a page uses for a new
+    /// `EventSource`. The header wins: the URL of a reconnecting `EventSource` still holds its first cursor.
+    pub fn read(headers: &HeaderMap, uri: &Uri, parameter: &str) -> Self {
+        let mut headers = headers.get_all("last-event-id").iter();
         let sent = match (headers.next(), headers.next()) {
-            (None, _) => Query::<Sent>::try_from_uri(&parts.uri)
-                .map(|Query(sent)| sent.id.unwrap_or_default())
-                .map_err(drop),
+            (None, _) => Query::<Vec<(String, String)>>::try_from_uri(uri)
+                .map_err(drop)
+                .and_then(|Query(pairs)| {
+                    let mut ids = pairs.into_iter().filter(|(name, _)| name == parameter);
+                    match (ids.next(), ids.next()) {
+                        (id, None) => Ok(id.map(|(_, id)| id).unwrap_or_default()),
+                        _ => Err(()),
+                    }
+                }),
             // A browser sends the UTF-8 bytes of an id: `to_str` fails on "é1".
             (Some(value), None) => value.to_str().map(str::to_owned).map_err(drop),
             (Some(_), Some(_)) => Err(()),
         };
-        Ok(match sent {
+        match sent {
             Ok(id) if id.is_empty() => Self::None,
             Ok(id) if is_token(&id, 128) => Self::Id(id),
             _ => Self::Unusable,
-        })
+        }
+    }
+}
+
+/// [`LastEventId::read`] with `?lastEventId=`.
+impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::read(&parts.headers, &parts.uri, "lastEventId"))
     }
 }
 
@@ -279,8 +299,9 @@ pub enum Ids {
     /// `EPOCH-SEQUENCE`.
     #[default]
     Epoch,
-    /// The sequence number alone. A cursor of an earlier lifetime is noticed only if it is ahead of the log: let the
-    /// numbers continue over restarts ([`Log::starting_after`](super::log::Log::starting_after)).
+    /// The sequence number alone. A cursor of an earlier lifetime is noticed only if it is ahead of the log or behind it: let the
+    /// numbers begin at the clock ([`First::Clock`](super::log::First::Clock)), or continue over restarts
+    /// ([`Log::starting_after`](super::log::Log::starting_after)).
     Sequence,
 }
 

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::Waker,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -48,6 +48,25 @@ pub enum Begin {
     /// At the first event of all, and with a `reset` if that is trimmed. For an answer that is useless without its start.
     First,
 }
+
+/// The number of the first event of a new log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// 1.
+    One,
+    /// The milliseconds since 1970. For [`Ids::Sequence`]: a cursor of an earlier lifetime is behind the log, and its client is
+    /// reset. It holds while the clock does not go back, and a log gets less than 1,000 events a second on average.
+    Clock,
+}
+
+impl First {
+    fn number(self) -> u64 {
+        match self {
+            Self::One => 1,
+            Self::Clock => UNIX_EPOCH.elapsed().map_or(1, |age| age.as_millis() as u64),
+        }
+    }
+}
 // ANCHOR_END: policies
 
 // ANCHOR: settings
@@ -68,6 +87,8 @@ pub struct Config {
     pub join: Duration,
     /// The format of the ids.
     pub ids: Ids,
+    /// The number of the first event.
+    pub first: First,
     /// The data of the event [`Names::reset`].
     pub reset_data: fn(Reason) -> Value,
     /// The event that this log sends on its own is [`Names::reset`]; no publisher can use any of these names. The same as in
@@ -87,6 +108,7 @@ impl Config {
             begin: Begin::Oldest,
             join: Duration::ZERO,
             ids: Ids::Epoch,
+            first: First::One,
             reset_data: |reason| json!({ "reason": reason }),
             names: Names::DEFAULT,
         }
@@ -134,6 +156,8 @@ pub(super) struct Ring {
     pub(super) epoch: u64,
     /// Counts the restarts of the window: a reader of an earlier one is reset, even if its number exists again.
     pub(super) generation: u32,
+    /// Sequence number of the first event of all.
+    origin: u64,
     /// Sequence number of the oldest event that is kept, or of the next one.
     pub(super) first: u64,
     pub(super) events: VecDeque<Bytes>,
@@ -149,21 +173,21 @@ pub(super) struct Ring {
 impl Log {
     /// An empty log. Its epoch is random: it differs from that of every earlier process.
     pub fn new(config: Config) -> Arc<Self> {
-        Self::starting_after(
-            Cursor {
-                epoch: rand::random(),
-                seq: 0,
-            },
-            config,
-        )
+        let first = config.first.number();
+        Self::starting_at(first, rand::random(), first, config)
     }
 
     /// An empty log whose next event follows `cursor`: for numbers that continue over restarts.
     pub fn starting_after(cursor: Cursor, config: Config) -> Arc<Self> {
+        Self::starting_at(1, cursor.epoch, cursor.seq + 1, config)
+    }
+
+    fn starting_at(origin: u64, epoch: u64, first: u64, config: Config) -> Arc<Self> {
         let ring = Ring {
-            epoch: cursor.epoch,
+            epoch,
             generation: 0,
-            first: cursor.seq + 1,
+            origin,
+            first,
             events: VecDeque::new(),
             bytes: 0,
             finished: false,
@@ -275,7 +299,7 @@ impl Log {
             Err(reason) => Err(reason),
             Ok(None) => match self.config.begin {
                 Begin::Now => Ok(next),
-                Begin::First if first > 1 => Err(Reason::Trimmed),
+                Begin::First if first > ring.origin => Err(Reason::Trimmed),
                 Begin::First | Begin::Oldest => Ok(first),
             },
             Ok(Some(at)) if at.epoch != epoch => Err(Reason::Epoch),

@@ -150,7 +150,7 @@ impl Encoded {
         };
         Self {
             heartbeat: chunk(names.heartbeat, false),
-            restart: chunk(Some(names.restart), true),
+            restart: chunk(names.restart, true),
         }
     }
 }
@@ -355,6 +355,7 @@ pub const EVENT_STREAM: [(&str, &str); 3] = [
 ];
 
 /// Answers HEAD. A `get` route runs its handler for HEAD too, and drops the stream: `get(events).head(streams::head)`.
+/// It says the same of every path: where HEAD must be refused as GET is, authorize in a layer, or return it from the handler.
 /// The body has no known length, so that no `Content-Length` is sent that a GET would not have (RFC 9110, section 8.6).
 pub async fn head() -> Response {
     (

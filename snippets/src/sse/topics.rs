@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     event::{Cursor, Event, Ids, LastEventId},
-    log::{Config, Log, PublishError},
+    log::{Config, First, Log, PublishError},
     log_reader::Reader,
 };
 
@@ -27,8 +27,8 @@ use super::{
 pub struct Bounds {
     /// Most topics at once.
     pub max_topics: usize,
-    /// How long a topic without readers keeps its events for clients that reconnect. With [`Ids::Sequence`] a topic stays once
-    /// it has had an event, because its numbers must not begin again: `max_topics` then bounds all topics of the process.
+    /// How long a topic without readers keeps its events for clients that reconnect. With [`Ids::Sequence`] and [`First::One`] a topic
+    /// stays once it has had an event, because its numbers must not begin again: `max_topics` then bounds all topics of the process.
     pub linger: Duration,
 }
 
@@ -155,7 +155,7 @@ async fn sweep(topics: Weak<Shared>, linger: Duration) {
             let Some(topics) = topics.upgrade() else {
                 return;
             };
-            let counts = topics.config.ids == Ids::Sequence;
+            let counts = topics.config.ids == Ids::Sequence && topics.config.first == First::One;
             let mut shard = lock(&topics.shards[shard]);
             let before = shard.len();
             shard.retain(|_, topic| {
