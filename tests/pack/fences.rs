@@ -64,7 +64,7 @@ pub fn directive(line: &str, name: &str) -> Option<String> {
     Some(argument.trim().to_owned())
 }
 
-/// The text that `from` (`path` or `path#anchor`) stands for.
+/// The text that `from` names: `path`, `path#anchor`, or `path.snap#2` for the second request of a transcript.
 pub fn source(root: &Path, from: &str) -> Result<String, String> {
     let (path, anchor) = match from.split_once('#') {
         Some((path, anchor)) => (path, Some(anchor)),
@@ -72,7 +72,12 @@ pub fn source(root: &Path, from: &str) -> Result<String, String> {
     };
     let text = fs::read_to_string(root.join(path)).map_err(|e| format!("{path}: {e}"))?;
     let text = if path.ends_with(".snap") {
-        snapshot_body(&text).ok_or_else(|| format!("{path}: not a snapshot file"))?
+        let body = snapshot_body(&text).ok_or_else(|| format!("{path}: not a snapshot file"))?;
+        return match anchor {
+            None => Ok(body.to_owned()),
+            Some(number) => exchange(body, number)
+                .ok_or_else(|| format!("{path}: no exchange with the number {number}")),
+        };
     } else {
         &text
     };
@@ -115,6 +120,28 @@ fn snapshot_body(text: &str) -> Option<&str> {
     let rest = text.strip_prefix("---\n")?;
     let at = rest.find("\n---\n")?;
     Some(rest[at + 5..].trim_matches('\n'))
+}
+
+/// The request with this number (from 1) in a transcript: from its request line, or from the note above that, to the next one.
+fn exchange(body: &str, number: &str) -> Option<String> {
+    let lines: Vec<&str> = body.lines().collect();
+    let is_request = |line: &str| {
+        let mut words = line.split(' ');
+        let method = words.next().unwrap_or_default();
+        method.bytes().all(|b| b.is_ascii_uppercase())
+            && words.next().is_some_and(|target| target.starts_with('/'))
+    };
+    let starts: Vec<usize> = (0..lines.len())
+        .filter(|at| is_request(lines[*at]))
+        .map(|at| match at.checked_sub(2) {
+            Some(note) if lines[note].starts_with('[') && lines[at - 1].is_empty() => note,
+            _ => at,
+        })
+        .collect();
+    let at = number.parse::<usize>().ok()?.checked_sub(1)?;
+    let end = starts.get(at + 1).copied().unwrap_or(lines.len());
+    let text = lines[*starts.get(at)?..end].join("\n");
+    Some(text.trim_matches('\n').to_owned())
 }
 
 fn dedent(lines: &[&str]) -> String {
