@@ -4,7 +4,6 @@
 // Promise: the events that Chromium dispatches, whatever the chunks, each as soon as its blank line is complete.
 // `sse/connect.ts` reconnects on top of it.
 
-// ANCHOR: parser
 export interface ServerSentEvent {
   /** `message` unless the stream names it. */
   readonly type: string;
@@ -50,6 +49,7 @@ export class EventStreamParser {
     this.#maxEventSize = maxEventSize;
   }
 
+  // ANCHOR: push
   /**
    * Takes decoded text, in pieces of any size; gives the events that are complete now, before it throws
    * `EventTooLargeError`. It reads on as it is iterated: finish the loop before the next piece.
@@ -79,6 +79,7 @@ export class EventStreamParser {
     }
     this.#take(text.slice(start));
   }
+  // ANCHOR_END: push
 
   #take(piece: string): void {
     this.#line += piece;
@@ -108,6 +109,7 @@ export class EventStreamParser {
     } else if (name === "retry" && /^[0-9]+$/.test(value)) this.retry = Number(value);
   }
 
+  // ANCHOR: dispatch
   #dispatch(): ServerSentEvent | undefined {
     // The id counts from here, not from its line: a block that was cut must be sent again.
     this.lastEventId = this.#id;
@@ -119,8 +121,8 @@ export class EventStreamParser {
     this.#type = "";
     return fires ? event : undefined;
   }
+  // ANCHOR_END: dispatch
 }
-// ANCHOR_END: parser
 
 // ANCHOR: transform
 /** Bytes in, events out, one for each read: `response.body.pipeThrough(eventStream())`. */
