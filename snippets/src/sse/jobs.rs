@@ -42,7 +42,7 @@ pub struct Jobs(Arc<RwLock<HashMap<u64, Arc<Log>>>>);
 
 impl Jobs {
     // ANCHOR: worker
-    /// Registers a job at 0 percent and returns its worker's end.
+    /// Registers a job at 0 percent and returns its writing end, for the worker.
     ///
     /// # Errors
     /// If [`Worker::set`] fails.

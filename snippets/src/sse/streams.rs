@@ -101,8 +101,8 @@ pub struct Config {
     pub max_streams: usize,
     /// Longest silence. HTML 9.2.7 recommends about 15 s; keep it below half of the shortest idle timeout on the path.
     pub heartbeat: Duration,
-    /// A response ends at a random age from 0.8 times this to this, checked at the heartbeat, so that authorization,
-    /// routing and load are decided again. `Duration::MAX`: never.
+    /// Each response ends at a random age between 0.8 times this and this, so that authorization, routing and load are
+    /// decided again. The age is checked at heartbeats. `Duration::MAX`: never.
     pub max_age: Duration,
     /// Reconnection time: each client gets 0.5 to 1.5 times this. Never near 0, because browsers obey it.
     pub retry: Duration,
