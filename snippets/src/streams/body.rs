@@ -112,7 +112,7 @@ where
             None => ReadError::Cut,
         };
         Some((Err(error), (None, count)))
-    // ANCHOR_END: read
+        // ANCHOR_END: read
     })
     .fuse()
 }
