@@ -112,9 +112,9 @@ where
             None => ReadError::Cut,
         };
         Some((Err(error), (None, count)))
-        // ANCHOR_END: read
     })
     .fuse()
+    // ANCHOR_END: read
 }
 
 // ANCHOR: download

@@ -86,9 +86,9 @@ export function shareAcrossTabs(
       if (leads) say({ kind: "event", event });
       receive(event);
     };
-  // ANCHOR_END: lead
     closeStream = openStream(last?.lastEventId ?? "", publish, end);
   };
+  // ANCHOR_END: lead
 
   const join = (): void => {
     if (navigator.locks === undefined) {
