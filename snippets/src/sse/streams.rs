@@ -304,7 +304,7 @@ impl<S: Source> http_body::Body for Events<S> {
         let chunk = match slot.place.poll(cx) {
             Due::Shutdown => {
                 over = true;
-                // First the events that are ready, as many as fit in one write: no other process may have them.
+                // Events that are ready go first, as far as they fit in one write: after the shutdown, no process may have them.
                 match source.poll(cx) {
                     Poll::Ready(None) => None,
                     Poll::Ready(Some(chunk)) if chunk.last => Some(chunk),

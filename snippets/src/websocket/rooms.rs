@@ -39,7 +39,7 @@ pub struct Rules {
     pub keep_empty: Duration,
     /// How long a user stays present after the last connection, so that a reconnect does not show as leaving and joining.
     pub grace: Duration,
-    /// Whether members are sent who is present: `presence` messages, and `count` and `users` in the answer to a join.
+    /// Whether members are notified who is present: by `presence` messages, and by `count` and `users` in the answer to a join.
     pub presence: bool,
     /// Least time between two `presence` messages of a room.
     pub presence_every: Duration,
