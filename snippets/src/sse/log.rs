@@ -64,7 +64,7 @@ pub struct Config {
     pub slow: Slow,
     /// Where a client without a cursor starts.
     pub begin: Begin,
-    /// An event is sent immediately; those that follow it within this time are sent together.
+    /// An event after a pause is sent immediately; those that follow it within this time are sent together.
     pub join: Duration,
     /// The format of the ids.
     pub ids: Ids,
