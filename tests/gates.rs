@@ -375,11 +375,13 @@ fn a_chapter_over_its_budget_or_out_of_shape_is_found() {
     let root = copy.path();
     let (path, _) = chapter(root);
     edit(root, &path, |t| {
-        t.replacen("## Verify", "## Verification", 1) + &"word ".repeat(4_000)
+        let listing = format!("\n```text\n{}```\n", "a line\n".repeat(61));
+        t.replacen("## Verify", "## Verification", 1) + &listing + &"word ".repeat(4_000)
     });
     let problems = pack::budgets::check(root, &path);
     assert_red(&problems, "the budget is");
     assert_red(&problems, "## Verify");
+    assert_red(&problems, "a listing of 61 lines");
 }
 
 #[test]

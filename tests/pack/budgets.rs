@@ -6,6 +6,9 @@ use std::path::Path;
 /// Tokens are counted as characters / 4, as the stores do.
 pub const CHAPTER_TOKENS: usize = 4_000;
 
+/// Lines of the longest listing of a chapter. A longer one is shown as its pieces, each after a sentence that explains it.
+pub const LISTING_LINES: usize = 60;
+
 const HEADINGS: [&str; 5] = [
     "Code",
     "Guarantees",
@@ -39,6 +42,15 @@ pub fn check(root: &Path, document: &Path) -> Vec<String> {
         problems.push(format!(
             "{name}: {used} tokens, the budget is {CHAPTER_TOKENS}"
         ));
+    }
+    for fence in super::fences::parse(&text).unwrap_or_default() {
+        let lines = fence.close - fence.open - 1;
+        if lines > LISTING_LINES {
+            problems.push(format!(
+                "{name}:{}: a listing of {lines} lines, the limit is {LISTING_LINES}: show its pieces (ANCHOR), each after a sentence",
+                fence.open + 1
+            ));
+        }
     }
     let mut in_fence = false;
     let found: Vec<&str> = text

@@ -6,7 +6,6 @@
 //! something to send, loses its connection. Its kernel announces room in steps, not byte by byte: leave a slow client the time
 //! for one.
 
-// ANCHOR: send-deadline
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -46,6 +45,7 @@ impl<S> SendDeadline<S> {
         self.stalled.is_some()
     }
 
+    // ANCHOR: watch
     fn watch<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -63,6 +63,7 @@ impl<S> SendDeadline<S> {
             "the peer has stopped reading",
         )))
     }
+    // ANCHOR_END: watch
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for SendDeadline<S> {
@@ -98,15 +99,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SendDeadline<S> {
         self.inner.is_write_vectored() // without it, hyper would copy all that it sends
     }
 
+    // ANCHOR: flush
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A layer such as TLS keeps bytes of its own and writes them here.
+        // A layer such as TLS keeps bytes and writes them here.
         let flush = Pin::new(&mut self.inner).poll_flush(cx);
-        // A socket has nothing to flush and is always ready here: that is no progress of a write that waits.
+        // A socket has nothing to flush and is always ready: that does not mean that a waiting write has made progress.
         if flush.is_ready() {
             return flush;
         }
         self.watch(cx, flush)
     }
+    // ANCHOR_END: flush
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shutdown = Pin::new(&mut self.inner).poll_shutdown(cx);
@@ -135,4 +138,3 @@ impl<L: Listener> Listener for WithSendDeadline<L> {
         self.listener.local_addr()
     }
 }
-// ANCHOR_END: send-deadline

@@ -6,7 +6,6 @@
 //! than was read): apply them by id. Goes with `super::reconnect`, `super::wire`
 //! and, for reqwest or hyper, `super::transports`.
 
-// ANCHOR: client
 use std::fmt::Display;
 use std::pin::Pin;
 use std::time::Duration;
@@ -32,6 +31,7 @@ pub struct Event {
     pub last_event_id: String,
 }
 
+// ANCHOR: end
 /// Why a client has stopped before the end of its stream.
 #[derive(Debug, thiserror::Error)]
 pub enum End {
@@ -51,6 +51,7 @@ pub enum End {
     #[error("gave up: {0}")]
     GaveUp(String),
 }
+// ANCHOR_END: end
 
 /// A client of one event stream, over any transport.
 pub struct EventSource<C, F, B> {
@@ -104,6 +105,7 @@ where
         self
     }
 
+    // ANCHOR: next
     /// The next event; `None` when the stream has finished (204, or the end of a request that is sent once).
     ///
     /// Call it in `select!` if you like: dropping the returned future loses no event, restarts no attempt and no timeout.
@@ -151,6 +153,7 @@ where
             }
         }
     }
+    // ANCHOR_END: next
 
     fn parse(&mut self) -> Result<Option<Event>, End> {
         let mut events = self.parser.push(&self.chunk);
@@ -221,4 +224,3 @@ where
         end
     }
 }
-// ANCHOR_END: client

@@ -6,7 +6,6 @@
 //! `EPOCH-SEQUENCE`: sequence numbers count within one epoch (one lifetime of a log), so a cursor of an earlier process is
 //! recognized. HTML, section 9.2.
 
-// ANCHOR: event
 use std::{
     borrow::Cow,
     convert::Infallible,
@@ -19,7 +18,7 @@ use http::{HeaderMap, Uri, request::Parts};
 use serde::Serialize;
 
 // ANCHOR: names
-/// The names of the events that a stream sends on its own. Change them where your contract has others.
+/// The names of the events that a stream sends on its own. Change them if your contract has others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Names {
     /// Sent during silence. `None`: a comment, which `EventSource` hides from the page and a `fetch` reader sees.
@@ -100,6 +99,7 @@ pub enum InvalidEvent {
 }
 
 impl Event {
+    // ANCHOR: new
     /// An event called `name` with `data` as JSON. `order:paid` is a name; the names of [`Names::DEFAULT`], `error` and
     /// `open` are reserved.
     ///
@@ -130,6 +130,7 @@ impl Event {
         }
         Ok(Self::block(name, text))
     }
+    // ANCHOR_END: new
 
     /// The event `message` with `text`, as [`Event::text`] makes it: for protocols without names.
     pub fn message(text: &str) -> Self {
@@ -216,7 +217,6 @@ fn put(block: &mut BytesMut, parts: &[&str]) {
         .iter()
         .for_each(|part| block.extend_from_slice(part.as_bytes()));
 }
-// ANCHOR_END: event
 
 // ANCHOR: last-event-id
 /// The cursor that a client sends.

@@ -35,8 +35,8 @@ use super::{
 };
 
 // ANCHOR: feed
-/// A feed: a client without a cursor starts at the next event, and one that is 256 events behind reconnects and is served
-/// what the log keeps. Change what your contract has otherwise.
+/// A feed: a client without a cursor starts at the next event. The response of a client that is 256 events behind ends; it
+/// reconnects and gets what the log keeps. Change what your contract defines differently.
 pub fn feed() -> Config {
     Config {
         queue: 256,

@@ -42,7 +42,7 @@ pub struct Jobs(Arc<RwLock<HashMap<u64, Arc<Log>>>>);
 
 impl Jobs {
     // ANCHOR: worker
-    /// Registers a job at 0 percent and returns its worker's end.
+    /// Registers a job at 0 percent and returns its writing end, for the worker.
     ///
     /// # Errors
     /// If [`Worker::set`] fails.
@@ -70,7 +70,7 @@ impl Jobs {
 }
 
 // ANCHOR: set
-/// The end of a job that its worker holds. Dropped before 100 percent (a panic, an aborted task), it publishes `failed`.
+/// A job's writing end. If it is dropped before 100 percent (a panic, an aborted task), the log publishes `failed`.
 pub struct Worker(Writer);
 
 impl Worker {

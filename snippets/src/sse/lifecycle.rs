@@ -22,6 +22,7 @@ pub enum WorkError<E> {
     Panicked,
 }
 
+// ANCHOR: produce
 /// Runs `work` as a task for one response. At most `capacity` events wait for the client; then
 /// `send` waits, and the work with it. The task is aborted as soon as the response is dropped, wherever
 /// it waits: a task that only checks the result of `send` continues until its next event, which
@@ -51,4 +52,5 @@ where
     });
     items.boxed()
 }
+// ANCHOR_END: produce
 // ANCHOR_END: lifecycle

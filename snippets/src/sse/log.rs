@@ -27,7 +27,7 @@ use super::{
 };
 
 // ANCHOR: policies
-/// What happens to a slow client: more than [`Config::queue`] events wait for it, or its next one is trimmed.
+/// What happens to a slow client: one for which more than [`Config::queue`] events wait, or whose next event is trimmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slow {
     /// The response ends: the client reconnects with its cursor, and is served what the log still keeps.
@@ -45,7 +45,7 @@ pub enum Begin {
     Now,
     /// At the oldest event that is kept.
     Oldest,
-    /// At the first event of all, and with a `reset` if that is trimmed. For an answer that is useless without its start.
+    /// At the first event ever published, and with a `reset` if that is trimmed. For an answer that is useless without its start.
     First,
 }
 
@@ -77,13 +77,13 @@ pub struct Config {
     pub events: usize,
     /// Most bytes that are kept. A larger event is refused.
     pub bytes: usize,
-    /// Most events, published since it subscribed, that may wait for a reader.
+    /// Most events that may wait for a reader. Only those published since it subscribed count.
     pub queue: usize,
     /// What happens beyond that.
     pub slow: Slow,
     /// Where a client without a cursor starts.
     pub begin: Begin,
-    /// Events within this time of one another are written together; the first is not held back.
+    /// An event after a pause is sent immediately; those that follow it within this time are sent together.
     pub join: Duration,
     /// The format of the ids.
     pub ids: Ids,
@@ -91,8 +91,8 @@ pub struct Config {
     pub first: First,
     /// The data of the event [`Names::reset`].
     pub reset_data: fn(Reason) -> Value,
-    /// The event that this log sends on its own is [`Names::reset`]; no publisher can use any of these names. The same as in
-    /// `streams::Config`.
+    /// The names of the events that a stream sends on its own, of which the log sends [`Names::reset`]. No publisher can use
+    /// them. Set the same ones in `streams::Config`.
     pub names: Names,
 }
 // ANCHOR_END: settings

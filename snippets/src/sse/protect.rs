@@ -79,10 +79,12 @@ impl From<TicketError> for PublicError {
 pub struct Sessions(RwLock<HashMap<String, String>>);
 
 impl Sessions {
+    // ANCHOR: key
     /// Names the session of `token`, and does not open it: a ticket shows its claims to everyone who reads the URL.
     fn key(token: &str) -> String {
         BASE64.encode(Sha256::digest(token))
     }
+    // ANCHOR_END: key
 
     /// Starts the session of `user` whose secret is `token`.
     pub fn start(&self, token: &str, user: &str) {

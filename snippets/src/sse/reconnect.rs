@@ -7,19 +7,20 @@ use http::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 
+// ANCHOR: policy
 /// How a client treats silence and failure.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// What the request is: [`Request::Once`] for a POST.
     pub request: Request,
-    /// From the request to the head of the response.
+    /// Most time from the request to the response headers.
     pub open: Duration,
-    /// Between two reads. Above the server's heartbeat, twice at least; never a limit on the whole body.
+    /// Most silence between two reads. At least twice the server's heartbeat interval; never a limit on the whole body.
     pub idle: Duration,
-    /// Bounds of the least wait before a retry; within them the stream's own `retry` counts. A random part is added, at
-    /// first as much again, doubled with each failure.
+    /// The stream's `retry` is the least wait, within these bounds. A random part is added: at first up to as much again,
+    /// and its bound doubles with each failure.
     pub retry: (Duration, Duration),
-    /// Most of that random part, and the most that a `Retry-After` is honored.
+    /// Upper bound of that random part, and of a `Retry-After` that is honored.
     pub longest: Duration,
     /// A stream that lasted this long was healthy: only then the waits restart. If each event reset them, clients would
     /// hammer a server that fails after one event.
@@ -28,15 +29,16 @@ pub struct Policy {
     pub attempts: u32,
 }
 
-/// Whether the request may be sent again.
+/// Whether the request may be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     /// A GET that continues after `Last-Event-ID`: the end of a response is a pause.
     Resume,
-    /// A request that does work: repeated only after a 429, the one status that a rate limit returns in front of the work.
-    /// The end of the response is the end.
+    /// A request that does work. It is repeated only after a 429, which a rate limit returns before the work starts. When
+    /// the response ends, the stream ends.
     Once,
 }
+// ANCHOR_END: policy
 
 impl Default for Policy {
     fn default() -> Self {

@@ -33,6 +33,7 @@ use super::{
     streams::{self, Streams},
 };
 
+// ANCHOR: endpoint
 /// `GET /events`: everything after the client's cursor, then each new event.
 pub fn app(log: Arc<Log>, streams: Streams) -> Router {
     Router::new()
@@ -53,4 +54,5 @@ async fn events(
         Err(refused) => refused.into_response(),
     }
 }
+// ANCHOR_END: endpoint
 // ANCHOR_END: resume

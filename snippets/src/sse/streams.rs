@@ -33,17 +33,17 @@ pub trait Source: Send + Unpin + 'static {
     /// The next bytes: complete events. `None` ends the response.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>>;
 
-    /// The id that the client has before the first event: sent first, so that a client that is cut before it resumes.
+    /// The client's position before the first event. It is sent first: a client that is cut before any event resumes from it.
     fn id(&self) -> Option<String> {
         None
     }
 
-    /// Called at each heartbeat. An event ends the stream with it: a session that is over, a broker that is down.
+    /// Called at each heartbeat. If it returns an event, the stream ends with that event: the session is over, a broker is down.
     fn beat(&mut self) -> Option<Event> {
         None
     }
 
-    /// Replaces what the stream sends on its own: for a client of another protocol, which may fail on `ping` and `restart`.
+    /// Replaces what the stream sends on its own, for clients of another protocol, which may fail on `ping` and `restart`.
     fn own(&mut self, _: Own) -> Option<Chunk> {
         None
     }
@@ -101,14 +101,14 @@ pub struct Config {
     pub max_streams: usize,
     /// Longest silence. HTML 9.2.7 recommends about 15 s; keep it below half of the shortest idle timeout on the path.
     pub heartbeat: Duration,
-    /// A response ends at a random age from 0.8 times this to this, checked at the heartbeat, so that authorization,
-    /// routing and load are decided again. `Duration::MAX`: never.
+    /// Each response ends at a random age between 0.8 times this and this, so that authorization, routing and load are
+    /// decided again. The age is checked at heartbeats. `Duration::MAX`: never.
     pub max_age: Duration,
-    /// Middle of the reconnection times: each client gets 0.5 to 1.5 times this. Never near 0: browsers obey.
+    /// Reconnection time: each client gets 0.5 to 1.5 times this. Never near 0, because browsers obey it.
     pub retry: Duration,
     /// A shutdown ends the streams evenly within this.
     pub drain_spread: Duration,
-    /// The names of the events that a stream sends on its own. A log of it gets the same in its `Config`.
+    /// The names of the events that a stream sends on its own. Set the same ones in `log::Config`.
     pub names: Names,
 }
 // ANCHOR_END: settings
@@ -274,7 +274,7 @@ impl Slot {
 /// The body of an event stream.
 struct Events<S> {
     begun: bool,
-    /// Dropped at its end, however long the rest takes to be sent.
+    /// Dropped when it ends, even if the client takes long to read the rest.
     source: Option<S>,
     slot: Slot,
 }
@@ -300,10 +300,11 @@ impl<S: Source> http_body::Body for Events<S> {
             let prelude = own.unwrap_or_else(|| slot.prelude(source.id()));
             return Poll::Ready(Some(Ok(Frame::data(prelude))));
         }
+        // ANCHOR: due
         let chunk = match slot.place.poll(cx) {
             Due::Shutdown => {
                 over = true;
-                // What is ready goes first, as far as one write holds: it may exist in this process alone.
+                // Events that are ready go first, as far as they fit in one write: after the shutdown, no process may have them.
                 match source.poll(cx) {
                     Poll::Ready(None) => None,
                     Poll::Ready(Some(chunk)) if chunk.last => Some(chunk),
@@ -334,6 +335,7 @@ impl<S: Source> http_body::Body for Events<S> {
             },
             Due::Nothing => ready!(source.poll(cx)),
         };
+        // ANCHOR_END: due
         if over || chunk.as_ref().is_none_or(|chunk| chunk.last) {
             this.source = None;
         }

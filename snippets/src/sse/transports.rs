@@ -1,11 +1,11 @@
 //! How `super::consume` sends its requests: over reqwest, or over hyper.
 
-// ANCHOR: transports
 use std::pin::Pin;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 
+// ANCHOR: reqwest
 /// Over reqwest. Its `timeout` must not be set: it limits the whole body.
 pub fn over_reqwest(
     client: reqwest::Client,
@@ -18,6 +18,7 @@ pub fn over_reqwest(
         Box::pin(async move { request.send().await.map(Response::from) })
     }
 }
+// ANCHOR_END: reqwest
 
 type HyperClient = hyper_util::client::legacy::Client<
     hyper_util::client::legacy::connect::HttpConnector,
@@ -36,4 +37,3 @@ pub fn over_hyper(
         client.request(request)
     }
 }
-// ANCHOR_END: transports

@@ -22,7 +22,6 @@ use super::{
     streams::{Chunk, Own, Source},
 };
 
-// ANCHOR: ending
 /// `source`, until `over` completes; then the terminal event `last`. A busy source does not delay it.
 pub struct Until<S> {
     source: S,
@@ -42,12 +41,14 @@ impl<S> Until<S> {
 }
 
 impl<S: Source> Source for Until<S> {
+    // ANCHOR: poll
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
         if self.over.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Chunk::from(&self.last)));
         }
         self.source.poll(cx)
     }
+    // ANCHOR_END: poll
 
     fn id(&self) -> Option<String> {
         self.source.id()
@@ -62,7 +63,8 @@ impl<S: Source> Source for Until<S> {
     }
 }
 
-/// Completes when `valid` returns false. It is asked after `every`, and again that long after each of its answers.
+// ANCHOR: invalid
+/// Completes when `valid` returns false. `valid` is called after `every`, and again `every` after each of its results.
 pub async fn invalid<F: Future<Output = bool>>(every: Duration, valid: impl Fn() -> F) {
     loop {
         sleep(every).await;
@@ -71,7 +73,7 @@ pub async fn invalid<F: Future<Output = bool>>(every: Duration, valid: impl Fn()
         }
     }
 }
-// ANCHOR_END: ending
+// ANCHOR_END: invalid
 
 /// The users that have open streams in this process. It keeps nothing of a user without one. Cloning is cheap.
 #[derive(Clone, Default)]

@@ -17,6 +17,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+// ANCHOR: pages
 /// Reads page after page, each one when the reader asks for it: with a stalled reader no further page is fetched.
 ///
 /// `fetch` gets the cursor of a page and returns its rows and the next cursor, `None` after the last page. The first error ends the stream.
@@ -33,6 +34,7 @@ where
         Ok(Some((rows, (next, fetch))))
     })
 }
+// ANCHOR_END: pages
 
 /// Why [`pump`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +45,17 @@ pub enum Ended {
     Consumer,
 }
 
+// ANCHOR: pump
 /// Moves items from `source` into a bounded channel, at the pace of its receiver.
 pub async fn pump<S>(mut source: S, to: mpsc::Sender<S::Item>) -> Ended
 where
     S: Stream + Unpin,
 {
-    // Room first, then the item: nothing is taken from the source that has nowhere to go, so nothing is lost when this future is
-    // dropped. `to.send(item)` would drop the item that it holds.
+    // First the room, then the item: an item that was taken from the source has a place, so dropping this future loses nothing.
+    // `to.send(item)` would drop the item that it holds.
     while let Ok(room) = to.reserve().await {
         tokio::select! {
-            // The source may be silent for minutes; without this branch nobody would notice that the receiver has left.
+            // The source may be silent for minutes: without this branch, the end of the receiver would go unnoticed.
             () = to.closed() => return Ended::Consumer,
             item = source.next() => match item {
                 Some(item) => room.send(item),
@@ -62,6 +65,7 @@ where
     }
     Ended::Consumer
 }
+// ANCHOR_END: pump
 
 /// Sending half of [`byte_channel`].
 #[derive(Clone)]
@@ -76,6 +80,7 @@ pub struct ByteSender {
 #[error("the receiver is gone")]
 pub struct Closed;
 
+// ANCHOR: bytes
 /// A channel that holds at most `items` chunks and at most `bytes` bytes. A bound on items alone bounds nothing when one chunk has
 /// 20 bytes and the next 2 MiB. A chunk larger than `bytes` passes when the channel is empty.
 pub fn byte_channel(
@@ -96,15 +101,17 @@ pub fn byte_channel(
     });
     (sender, chunks)
 }
+// ANCHOR_END: bytes
 
 impl ByteSender {
+    // ANCHOR: send
     /// Waits until there is room for `chunk`. Dropped while it waits, the chunk is not sent.
     pub async fn send(&self, chunk: Bytes) -> Result<(), Closed> {
-        // More permits than exist would be waited for until the end of time.
+        // A wait for more permits than exist would never end.
         let cost = u32::try_from(chunk.len())
             .unwrap_or(u32::MAX)
             .min(self.limit);
-        // Bytes before the slot: a slot held while waiting for bytes would hide that the receiver has gone.
+        // First the bytes, then the slot: waiting for bytes with a slot in hand would hide that the receiver has disconnected.
         let permit = self
             .budget
             .clone()
@@ -113,13 +120,15 @@ impl ByteSender {
             .map_err(|_| Closed)?;
         self.queue.send((chunk, permit)).await.map_err(|_| Closed)
     }
+    // ANCHOR_END: send
 }
 
+// ANCHOR: ahead
 /// Runs up to `at_once` of the futures at a time and yields their results in order; `Err` is a call that panicked.
 ///
-/// `buffered(n)` alone polls its futures only while something polls the stream: when the reader is busy, calls that have begun stand
-/// still and their deadlines pass. As tasks they go on; dropped with the stream, they are aborted. A further call begins when a
-/// result is taken.
+/// `buffered(n)` alone polls its futures only while something polls the stream: while the reader is busy, calls that have started
+/// are not polled, and their deadlines pass. As tasks they continue; they are aborted when the stream is dropped. A further call
+/// starts when a result is taken.
 pub fn ahead<S, T>(calls: S, at_once: usize) -> impl Stream<Item = Result<T, JoinError>>
 where
     S: Stream,
@@ -130,3 +139,4 @@ where
         .map(|call| AbortOnDropHandle::new(tokio::spawn(call)))
         .buffered(at_once)
 }
+// ANCHOR_END: ahead

@@ -21,6 +21,7 @@ use tokio_util::{
     io::ReaderStream,
 };
 
+// ANCHOR: line
 /// One line of the answer. Exactly one `End` or `Failed` comes, and it comes last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,6 +33,7 @@ pub enum Line<T> {
     /// The answer is not complete: a code that the client may see. The reason goes to the log.
     Failed(String),
 }
+// ANCHOR_END: line
 
 /// Streams `rows` as NDJSON. `public` turns an error into the code that the client sees.
 pub fn ndjson<T, E, S>(rows: S, public: fn(&E) -> &'static str) -> Response
@@ -40,11 +42,12 @@ where
     T: Serialize + Send + 'static,
     E: Send + 'static,
 {
+    // ANCHOR: write
     let lines = stream::unfold((Some(rows), 0), move |(rows, count)| async move {
         let mut rows = rows?;
         match rows.next().await {
             Some(Ok(row)) => Some((Line::Item(row), (Some(rows), count + 1))),
-            // In band: an `Err` of the body would cut the connection and take lines with it that were not flushed yet.
+            // In band: an `Err` of the body would cut the connection, and lines that were not flushed would be lost.
             Some(Err(error)) => Some((Line::Failed(public(&error).to_owned()), (None, count))),
             None => Some((Line::End(count), (None, count))),
         }
@@ -57,9 +60,10 @@ where
     // `CompressionLayer` polls once more after the end, where an `unfold` that is not fused panics.
     let body = Body::from_stream(bytes.fuse());
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+    // ANCHOR_END: write
 }
 
-/// Why reading failed. What was read before stands; it is not the whole answer.
+/// Why reading failed. The items read before are valid, but they are not the complete answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The body ended, cleanly or not, before the last line: some proxies end a cut body properly.
@@ -87,11 +91,12 @@ pub fn read_ndjson<T>(
 where
     T: for<'de> Deserialize<'de>,
 {
+    // ANCHOR: read
     let lines = FramedRead::new(body, LinesCodec::new_with_max_length(longest));
     stream::unfold((Some(lines), 0), |(lines, count)| async move {
         let mut lines = lines?;
         let error = match lines.next().await {
-            // The codec hands out a last line that has no line break too: when it does not parse to its end, it was cut.
+            // The codec also yields a last line without a line break: if it ends within its JSON, it was cut.
             Some(Ok(line)) => match serde_json::from_str(&line) {
                 Ok(Line::Item(item)) => return Some((Ok(item), (Some(lines), count + 1))),
                 Ok(Line::End(sent)) if sent == count => return None,
@@ -109,10 +114,12 @@ where
         Some((Err(error), (None, count)))
     })
     .fuse()
+    // ANCHOR_END: read
 }
 
-/// Sends a file in pieces of 64 KiB. The length goes out first: it is how the client notices a body that was cut, and here an `Err`
-/// that cuts it is right, since half a file has no place for a message.
+// ANCHOR: download
+/// Sends a file in pieces of 64 KiB. By the Content-Length the client notices a body that was cut, so here an `Err` may cut it: half
+/// a file has no place for a message.
 ///
 /// # Errors
 /// The file cannot be opened. `path` must come from your own records, never from the request.
@@ -129,3 +136,4 @@ pub async fn download(path: &Path) -> io::Result<Response> {
     ];
     Ok((headers, body).into_response())
 }
+// ANCHOR_END: download

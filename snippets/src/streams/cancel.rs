@@ -24,8 +24,9 @@ use tokio_util::{
 
 use super::backpressure::pump;
 
-/// Reads `source` in a task of its own, at most `ahead` items ahead of the reader; the task ends when the returned stream is
-/// dropped, also while the source is silent.
+// ANCHOR: background
+/// Reads `source` in a task of its own, at most `ahead` items ahead of the reader. When the returned stream is dropped, the task
+/// ends, even while the source is silent.
 pub fn in_background<S>(source: S, ahead: usize) -> impl Stream<Item = S::Item> + Unpin
 where
     S: Stream + Send + Unpin + 'static,
@@ -49,6 +50,7 @@ where
         Poll::Ready(item)
     })
 }
+// ANCHOR_END: background
 
 /// How a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +105,7 @@ impl<S, R: FnOnce(Report)> Observed<S, R> {
     }
 }
 
+// ANCHOR: observed
 impl<S: Stream + Unpin, R: FnOnce(Report) + Unpin> Stream for Observed<S, R> {
     type Item = S::Item;
 
@@ -120,15 +123,17 @@ impl<S: Stream + Unpin, R: FnOnce(Report) + Unpin> Stream for Observed<S, R> {
     }
 }
 
-// `Drop` is the only code that runs when the reader leaves: nothing behind the next `.await` does.
+// `Drop` is the only code that runs when the reader disconnects: code after the pending `.await` does not.
 impl<S, R: FnOnce(Report)> Drop for Observed<S, R> {
     fn drop(&mut self) {
         self.end(Outcome::Cancelled);
     }
 }
+// ANCHOR_END: observed
 
-/// Runs `work` to its end even if the caller is dropped: a handler is dropped at its next `.await` when the client leaves, half-way
-/// through two writes. At shutdown `tracker.close()` and `tracker.wait()` wait for what is still running.
+// ANCHOR: finish
+/// Runs `work` to its end even if the caller is dropped. A handler is dropped at an `.await` when its client disconnects, which may
+/// be halfway through two writes. At shutdown, call `tracker.close()` and await `tracker.wait()`, which waits for running work.
 ///
 /// # Errors
 /// The work panicked.
@@ -138,6 +143,7 @@ pub async fn finish<T: Send + 'static>(
 ) -> Result<T, tokio::task::JoinError> {
     tracker.spawn(work).await
 }
+// ANCHOR_END: finish
 
 /// Why [`read_commands`] ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -150,11 +156,12 @@ pub enum Stop {
     Shutdown,
 }
 
+// ANCHOR: commands
 /// Reads lines until the peer ends, is silent for `idle`, or the service shuts down.
 ///
-/// A `select!` drops the branches that lose. So each branch is either a future that loses nothing when dropped (`next()` of a
-/// [`FramedRead`], which keeps the half line in its buffer; `recv()`, `reserve()`, `cancelled()`), or one that lives outside the
-/// loop and is only borrowed here. `read_exact`, `read_line`, `send(item)` and `sleep(…)` inside the loop are the mistakes.
+/// A `select!` drops the branches that lose. So each branch must be a future that loses nothing when dropped (`next()` of a
+/// [`FramedRead`], which keeps a partial line in its buffer; `recv()`, `reserve()`, `cancelled()`), or one that is created outside
+/// the loop and only borrowed in it. Do not create `read_exact`, `read_line`, `send(item)` or `sleep(…)` inside the loop.
 pub async fn read_commands(
     peer: impl AsyncRead + Unpin,
     idle: Duration,
@@ -181,3 +188,4 @@ pub async fn read_commands(
         }
     }
 }
+// ANCHOR_END: commands

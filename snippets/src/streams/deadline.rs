@@ -11,9 +11,10 @@ use futures::{Stream, StreamExt, stream};
 use reqwest::{Client, ClientBuilder};
 use tokio::time::{Instant, timeout};
 
-/// A client for upstreams that stream. `connect` bounds the TCP (and TLS) handshake, `silence` bounds each wait: for the response
-/// head, and between two reads of the body, where reqwest counts the reader's own pauses too; `more` adds what else the client
-/// needs. `ClientBuilder::timeout` is left out on purpose: it spans the whole body and cuts a healthy stream.
+// ANCHOR: client
+/// Returns a client for upstreams that stream. `connect` bounds the TCP (and TLS) handshake. `silence` bounds the wait for the
+/// response headers and each wait between two reads of the body, in which reqwest counts the reader's own pauses too. `more` adds
+/// further settings. `ClientBuilder::timeout` is left out on purpose: it spans the complete body and cuts a healthy stream.
 ///
 /// # Errors
 /// The TLS backend cannot be initialised.
@@ -27,6 +28,7 @@ pub fn client(
         .read_timeout(silence);
     more(builder).build()
 }
+// ANCHOR_END: client
 
 /// The source was silent for the given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +46,7 @@ pub fn until_silent<S: Stream + Unpin>(
     until_stuck(source, limit, |_| true)
 }
 
+// ANCHOR: stuck
 /// As [`until_silent`], but only items for which `progress` returns true end the silence: the heartbeats of a source that hangs
 /// do not. Put it around [`until_silent`], with a longer limit.
 pub fn until_stuck<S: Stream + Unpin>(
@@ -71,3 +74,4 @@ pub fn until_stuck<S: Stream + Unpin>(
     })
     .fuse()
 }
+// ANCHOR_END: stuck

@@ -23,14 +23,17 @@ use tokio::{
 };
 use tokio_stream::wrappers::WatchStream;
 
+// ANCHOR: merge
 /// Items that [`coalesce`] may join.
 pub trait Merge: Sized {
-    /// Appends `next`, or gives it back when the two must stay apart (another kind, or too large together: this is the bound).
+    /// Appends `next`, or returns it if the two must stay apart: they differ in kind, or would be too large together. The latter
+    /// bounds what [`coalesce`] holds.
     fn merge(&mut self, next: Self) -> Result<(), Self>;
 
-    /// Whether the item must go out at once, with all that was held before it: an end, an error.
+    /// Whether the item must be sent immediately, after all that was held before it: an end, an error.
     fn urgent(&self) -> bool;
 }
+// ANCHOR_END: merge
 
 /// Merges items: an item after a pause goes out at once, those that follow are held and merged until `window` has passed.
 pub fn coalesce<S>(source: S, window: Duration) -> impl Stream<Item = S::Item> + Unpin
@@ -66,6 +69,7 @@ where
 {
     type Item = S::Item;
 
+    // ANCHOR: coalesce
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         let this = &mut *self;
         loop {
@@ -89,6 +93,7 @@ where
             }
         }
     }
+    // ANCHOR_END: coalesce
 }
 
 /// Lists of up to `most` items for a sink that takes lists (a database, a bulk API); one that is not full waits at most `longest`.
@@ -110,14 +115,17 @@ pub fn latest<T: Clone + Send + Sync + 'static>(
     WatchStream::new(state)
 }
 
-/// Ticks every `period`, first after one `period`. After a stall the missed ticks are left out: the default (`Burst`) sends them
-/// all at once. Panics if `period` is zero.
+// ANCHOR: ticker
+/// Ticks every `period`, the first time after one `period`. After a stall it leaves out the missed ticks, which the default
+/// (`Burst`) sends all at once. Panics if `period` is zero.
 pub fn ticker(period: Duration) -> Interval {
     let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
+// ANCHOR_END: ticker
 
+// ANCHOR: fair
 /// Lets the other tasks of the thread run when `source` is always ready. Tokio's own sockets, channels and timers take part in the
 /// cooperative budget automatically; `stream::iter`, `stream::repeat` and parsers over a full buffer do not.
 pub fn fair<S: Stream + Unpin>(mut source: S) -> impl Stream<Item = S::Item> + Unpin {
@@ -130,3 +138,4 @@ pub fn fair<S: Stream + Unpin>(mut source: S) -> impl Stream<Item = S::Item> + U
         next
     })
 }
+// ANCHOR_END: fair

@@ -21,8 +21,9 @@ pub enum Undelivered {
     Gone,
 }
 
-/// Sends to one reader, waiting at most `limit` for room. Where one producer serves many readers, use a limit of zero
-/// (`try_send`): one slow reader must not set the pace of the others.
+// ANCHOR: send
+/// Sends to one reader, waiting at most `limit` for room. If one producer serves many readers, use a limit of zero, so that a
+/// slow reader does not set the pace of the others.
 ///
 /// # Errors
 /// See [`Undelivered`].
@@ -39,3 +40,4 @@ pub async fn send_within<T>(
             SendTimeoutError::Closed(_) => Undelivered::Gone,
         })
 }
+// ANCHOR_END: send

@@ -8,6 +8,7 @@
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 
+// ANCHOR: kinds
 /// What to do when the copy's channel is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
@@ -25,6 +26,7 @@ pub enum Copied<T> {
     /// The source has ended. A receiver that sees its channel close without this has an incomplete copy.
     End,
 }
+// ANCHOR_END: kinds
 
 /// Passes `source` on and copies each item into `copy`, a bounded channel.
 pub fn tee<S>(
@@ -39,10 +41,11 @@ where
     stream::unfold(
         (source, Some(copy)),
         move |(mut source, mut copy)| async move {
+            // ANCHOR: tee
             let item = match (&copy, full) {
                 (Some(sender), WhenFull::Wait) => {
-                    // Room first: an item that was taken from the source is never waiting for the copy. A receiver that is gone
-                    // (`Err`) must not end the answer.
+                    // First the room, so that an item that was taken from the source never waits for the copy. If the copy's
+                    // receiver has disconnected (`Err`), the answer continues.
                     let room = sender.reserve().await.ok();
                     let item = source.next().await;
                     if let Some(room) = room {
@@ -62,6 +65,7 @@ where
                 }
                 (None, _) => source.next().await,
             };
+            // ANCHOR_END: tee
             item.map(|item| (item, (source, copy)))
         },
     )

@@ -4,7 +4,6 @@
 //! For arrays of numbers and for long texts. tungstenite negotiates no permessage-deflate, and needs none for this: an event
 //! for many members is compressed once, and no connection keeps a compressor. Goes with [`super::serve`].
 
-// ANCHOR: codec
 use std::io::{Read, Write};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -13,18 +12,20 @@ use flate2::bufread::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
-/// Largest payload, in bytes before compression. What the peer says of its size is no bound, and neither is
-/// [`super::serve::Limits::message`]: zlib packs up to a thousand bytes into one.
+// ANCHOR: format
+/// Largest payload, in bytes before compression. [`super::serve::Limits::message`] does not bound it, because zlib packs up to a
+/// thousand bytes into one; a size that the peer states is not a bound either.
 pub const MAX_PAYLOAD: usize = 256 * 1024;
 /// Shorter payloads gain nothing.
 const COMPRESS_FROM: usize = 512;
 
 /// Byte 0 of a message: what it is.
 const SERIES: u8 = 1;
-/// Byte 1, flags: the payload is compressed (zlib, RFC 1950). Others are refused, so that they can get a meaning.
+/// Byte 1, flags: the payload is compressed (zlib, RFC 1950). Other flags are refused, so that a later version can use them.
 const COMPRESSED: u8 = 1;
 /// Bytes 2 to 5: the id, big-endian. Then the payload: values of 8 bytes, IEEE 754, little-endian, as in a `Float64Array`.
 const HEADER: usize = 6;
+// ANCHOR_END: format
 
 /// Some numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,6 +65,7 @@ pub fn encode(series: &Series) -> Bytes {
     message.freeze()
 }
 
+// ANCHOR: decode
 /// The series of a message.
 pub fn decode(message: &[u8]) -> Result<Series, Bad> {
     let (header, payload) = message
@@ -89,6 +91,7 @@ pub fn decode(message: &[u8]) -> Result<Series, Bad> {
         values: values.iter().map(|v| f64::from_le_bytes(*v)).collect(),
     })
 }
+// ANCHOR_END: decode
 
 fn deflate(payload: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
@@ -96,7 +99,8 @@ fn deflate(payload: &[u8]) -> Vec<u8> {
     written.and_then(|()| encoder.finish()).unwrap_or_default() // into a Vec: cannot fail
 }
 
-/// Reads at most one byte more than `max`, so that a bomb costs no more than a message that is just allowed.
+// ANCHOR: inflate
+/// Reads at most one byte more than `max`, so that a decompression bomb costs no more than the largest allowed message.
 fn inflate(data: &[u8], max: usize) -> Result<Vec<u8>, Bad> {
     let mut decoder = ZlibDecoder::new(data);
     let mut payload = Vec::new();
@@ -107,10 +111,10 @@ fn inflate(data: &[u8], max: usize) -> Result<Vec<u8>, Bad> {
     if payload.len() > max {
         return Err(Bad::TooLarge);
     }
-    // What follows the stream would be smuggled past a reader of the payload.
+    // Bytes after the compressed stream would pass unchecked.
     if decoder.total_in() != data.len() as u64 {
         return Err(Bad::Compression);
     }
     Ok(payload)
 }
-// ANCHOR_END: codec
+// ANCHOR_END: inflate

@@ -5,7 +5,6 @@
 //! a refusal that is only for now (rate limit, overload, restart, expired session) never stops it; it stops if the server
 //! says that a retry is useless.
 
-// ANCHOR: client
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -24,6 +23,7 @@ pub use super::client_session::{Command, Update};
 /// (session expired) `request` must fetch a new credential.
 const FINAL_CODES: [u16; 3] = [1008, 4401, 4403];
 
+// ANCHOR: config
 /// How a client behaves.
 pub struct Config {
     /// Called before each attempt, since a ticket or token may have expired.
@@ -34,7 +34,7 @@ pub struct Config {
     pub min_delay: Duration,
     /// Upper bound of the delay, unless the server asks for a longer one.
     pub max_delay: Duration,
-    /// A connection that lived this long counts as good: only then does the delay start over.
+    /// A connection that lived this long was healthy, and only such a one resets the delay.
     pub stable_after: Duration,
     /// Time between two pings; after two without any frame the connection is dropped.
     pub heartbeat: Duration,
@@ -43,6 +43,7 @@ pub struct Config {
     /// Messages that are not acknowledged.
     pub pending: Pending,
 }
+// ANCHOR_END: config
 
 /// Why the client has stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,6 +58,7 @@ pub enum Stopped {
     Request,
 }
 
+// ANCHOR: run
 /// Runs until it is stopped. Bound both channels; drop `commands` to stop.
 pub async fn run(
     mut config: Config,
@@ -69,7 +71,7 @@ pub async fn run(
         let Ok(request) = (config.request)() else {
             return Stopped::Request;
         };
-        // The same limit twice: a message may come in one frame.
+        // Both limits, because a message may be one frame.
         let limits = WebSocketConfig::default()
             .read_buffer_size(16 * 1024)
             .max_message_size(Some(config.max_message))
@@ -105,13 +107,16 @@ pub async fn run(
         }
     }
 }
+// ANCHOR_END: run
 
-/// At least `min`, and a random part of up to `min` · 2ⁿ on top, below `max` in all: clients that were cut off together do not
-/// reconnect together, and none at the same instant.
+// ANCHOR: backoff
+/// Returns at least `min`, plus a random part of up to `min` · 2ⁿ, and at most `max` in all. Clients that were cut off together
+/// thus do not reconnect together, and none reconnects immediately.
 pub fn backoff(failures: u32, min: Duration, max: Duration) -> Duration {
     let spread = min.saturating_mul(2_u32.saturating_pow(failures));
     min + spread.min(max.saturating_sub(min)).mul_f64(rand::random())
 }
+// ANCHOR_END: backoff
 
 /// The seconds of `Retry-After` (RFC 9110, 10.2.3), at most an hour; none for a date.
 fn retry_after<B>(response: &http::Response<B>) -> Duration {
@@ -119,4 +124,3 @@ fn retry_after<B>(response: &http::Response<B>) -> Duration {
     let seconds = value.and_then(|value| value.to_str().ok()?.parse().ok());
     Duration::from_secs(seconds.unwrap_or(0).min(3600))
 }
-// ANCHOR_END: client

@@ -4,7 +4,6 @@
 //! one is a code with its id; too many malformed ones within a minute end the connection; slow work is bounded and ends with
 //! it. Needs `serve.rs` and its files; put `protect.rs` before it.
 
-// ANCHOR: messages
 use std::time::Duration;
 
 use axum::extract::State;
@@ -27,7 +26,8 @@ pub const SUBPROTOCOL: &str = "demo.v1";
 /// Requests of one connection that run at the same time.
 pub const MAX_WORK: usize = 4;
 
-/// What a client may ask.
+// ANCHOR: request
+/// What a client may request.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -47,6 +47,7 @@ pub enum Request {
         text: String,
     },
 }
+// ANCHOR_END: request
 
 /// What the server answers.
 #[derive(Debug, Serialize)]
@@ -91,6 +92,7 @@ struct Endpoint {
 /// A request that is not carried out: its id, where it has one, and the code of the answer.
 type Refusal = (Option<u64>, &'static str);
 
+// ANCHOR: handle
 impl Handler for Endpoint {
     fn on_message(&mut self, message: Message, outbox: &Outbox) {
         let Message::Text(text) = message else {
@@ -101,7 +103,7 @@ impl Handler for Endpoint {
             return;
         };
         send(outbox, &Reply::Error { id, code });
-        // `busy` and `forbidden` depend on the server's state, not on how the client was written.
+        // `busy` and `forbidden` depend on the server's state: they do not mean that the client is broken.
         if code.starts_with("invalid_") && self.malformed.is_too_many() {
             outbox.close(1008, "too many malformed messages");
         }
@@ -133,6 +135,7 @@ impl Endpoint {
         Ok(())
     }
 }
+// ANCHOR_END: handle
 
 /// Slow work: it waits for room in the queue, so a peer that reads slowly slows this request and nothing else.
 async fn count(id: u64, to: u32, outbox: Outbox) {
@@ -145,6 +148,7 @@ async fn count(id: u64, to: u32, outbox: Outbox) {
     outbox.send_when_room(encode(&Reply::Done { id })).await;
 }
 
+// ANCHOR: parse
 fn parse(text: &str) -> Result<Request, Refusal> {
     #[derive(Deserialize)]
     struct Id {
@@ -160,6 +164,7 @@ fn parse(text: &str) -> Result<Request, Refusal> {
         _ => (None, "invalid_json"),
     })
 }
+// ANCHOR_END: parse
 
 fn encode(reply: &Reply<'_>) -> Message {
     // Cannot fail: no map with keys that are not strings, no failing Serialize.
@@ -169,4 +174,3 @@ fn encode(reply: &Reply<'_>) -> Message {
 fn send(outbox: &Outbox, reply: &Reply<'_>) {
     outbox.send(encode(reply));
 }
-// ANCHOR_END: messages

@@ -3,7 +3,6 @@
 //! A sent message is not a delivered one: it is kept until the server has acknowledged its id, sent again after a reconnect
 //! or a refusal that was only for now, and dropped when it is too old to still be meant. Used by `client_session.rs`.
 
-// ANCHOR: pending
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -41,8 +40,9 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// At most `max` messages; at most `window` of them sent and not acknowledged; each kept for `keep_for`, which has to be
-    /// shorter than the server remembers ids. The window bounds what goes out at once after a reconnect: keep it near the burst
+    // ANCHOR: window
+    /// Keeps at most `max` messages, each for `keep_for`, which must be shorter than the time for which the server remembers ids.
+    /// At most `window` messages are sent and not acknowledged, which bounds the burst after a reconnect: keep it near the burst
     /// that the server allows (20 in `rates`).
     pub fn new(max: usize, window: usize, keep_for: Duration) -> Self {
         Self {
@@ -54,8 +54,10 @@ impl Pending {
             counter: 0,
         }
     }
+    // ANCHOR_END: window
 
-    /// Keeps a message and returns its id; None when the queue is full: the caller must see that, not lose it silently.
+    // ANCHOR: push
+    /// Keeps a message and returns its id. Returns None if the queue is full: the caller must handle that, or the message is lost.
     pub fn push(&mut self, room: String, data: Value) -> Option<String> {
         if self.kept.len() >= self.max {
             return None;
@@ -74,9 +76,10 @@ impl Pending {
         });
         Some(id)
     }
+    // ANCHOR_END: push
 
-    /// The next message to send, in order, while fewer than `window` are under way. Messages to rooms that are not `ready`
-    /// wait.
+    /// Returns the next message to send, in order, if fewer than `window` are sent and not acknowledged. Messages to rooms that
+    /// are not `ready` wait.
     pub fn next_unsent(&mut self, ready: impl Fn(&str) -> bool) -> Option<Publish> {
         let at = self.find_unsent(ready)?;
         let kept = self.kept.get_mut(at)?;
@@ -122,4 +125,3 @@ impl Pending {
         (oldest.until <= Instant::now()).then(|| oldest.message.id.clone())
     }
 }
-// ANCHOR_END: pending

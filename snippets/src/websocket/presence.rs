@@ -3,7 +3,6 @@
 //! Guarantees: a user counts once, with any number of connections; one who reconnects within the grace period has neither left
 //! nor come; entering and leaving cost the same in a room of ten and of ten thousand.
 
-// ANCHOR: presence
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -37,7 +36,8 @@ impl Presence {
         present.until = None;
     }
 
-    /// One less; after the last one the user counts until `until`.
+    // ANCHOR: leave
+    /// One connection of `user` less. After the last one, the user counts as present until `until`.
     pub fn leave(&mut self, user: &Arc<str>, until: Instant) {
         if let Some(present) = self.users.get_mut(user) {
             present.connections = present.connections.saturating_sub(1);
@@ -48,12 +48,12 @@ impl Presence {
         }
     }
 
-    /// Lets users go whose time is over. Returns whether the state has changed since the last call.
+    /// Removes users whose `until` has passed. Returns whether the state has changed since the last call.
     pub fn take_changes(&mut self, now: Instant) -> bool {
         while let Some((until, user)) = self.leaving.front()
             && *until <= now
         {
-            // Not if the user has returned, and perhaps left again.
+            // Not if the user has returned since, even if the user has left again: that has another `until`.
             let present = self.users.get(user);
             if present.is_some_and(|present| present.until == Some(*until)) {
                 self.users.remove(user);
@@ -63,6 +63,7 @@ impl Presence {
         }
         std::mem::take(&mut self.changed)
     }
+    // ANCHOR_END: leave
 
     /// Whether a change is still to be taken, now or later.
     pub fn is_pending(&self) -> bool {
@@ -80,4 +81,3 @@ impl Presence {
         names.take(USERS_SHOWN).collect()
     }
 }
-// ANCHOR_END: presence

@@ -4,7 +4,6 @@
 //! 4401 and stops; one whose ticket has expired gets 4408 and fetches a new one. Goes with [`super::serve`] and
 //! `connections/tickets.rs`; [`super::admission`] has authentication by the first message, and the end of a session.
 
-// ANCHOR: protect
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +30,7 @@ pub trait Accounts: Send + Sync + 'static {
     fn by_token(&self, token: &str) -> Option<User>;
 }
 
+// ANCHOR: guard
 /// What protects a WebSocket route: `.layer(middleware::from_fn_with_state(guard, protect::authenticate))`.
 #[derive(Clone)]
 pub struct Guard {
@@ -44,11 +44,12 @@ pub struct Guard {
     pub accounts: Arc<dyn Accounts>,
     /// Issued at `POST /ticket` with [`issue_ticket`].
     pub tickets: Tickets,
-    /// For the close codes: a browser sees nothing of a refused handshake.
+    /// Accepts a socket to refuse it with a close code, because a browser cannot see why a handshake was refused.
     pub sockets: Sockets,
     /// Whether this user may use the route at all; refused with 4403.
     pub allowed: fn(&User) -> bool,
 }
+// ANCHOR_END: guard
 
 /// Why there is no connection.
 enum Refused {
@@ -94,6 +95,7 @@ pub async fn authenticate(
         }
         Err(refused) => refused,
     };
+    // ANCHOR: refuse
     let (code, reason, status) = refused.answer();
     if matches!(refused, Refused::Origin) {
         return (status, reason).into_response();
@@ -111,6 +113,7 @@ pub async fn authenticate(
         }
         Err(_) => status.into_response(),
     }
+    // ANCHOR_END: refuse
 }
 
 struct Nobody;
@@ -120,6 +123,7 @@ impl Handler for Nobody {
 }
 
 impl Guard {
+    // ANCHOR: user
     async fn user_of(&self, parts: &Parts) -> Result<User, Refused> {
         let headers = &parts.headers;
         // RFC 6455, 10.2. A browser always sends Origin with a handshake, and no page can forge it. SameSite cookies do not
@@ -137,7 +141,7 @@ impl Guard {
             Some(ticket) => Some(redeem(&self.tickets, &ticket).await?),
             None => bearer(headers)
                 .map(|token| self.accounts.by_token(token))
-                // The browser sends a cookie to every page's socket: only an allowed Origin makes it a proof.
+                // A browser sends the cookie with every page's socket: it proves a login only together with an allowed Origin.
                 .or_else(|| {
                     let jar = origin.map(|_| CookieJar::from_headers(headers))?;
                     Some(self.accounts.by_session(jar.get(self.cookie)?.value()))
@@ -153,6 +157,7 @@ impl Guard {
             Err(Refused::Forbidden)
         }
     }
+    // ANCHOR_END: user
 }
 
 fn ticket(parts: &Parts) -> Option<String> {
@@ -214,4 +219,3 @@ async fn redeem(tickets: &Tickets, ticket: &str) -> Result<User, Refused> {
         expires: Instant::now() + Duration::from_secs(claims.session),
     })
 }
-// ANCHOR_END: protect

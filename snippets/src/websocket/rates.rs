@@ -5,7 +5,6 @@
 //! One instance: each process counts for itself. A handler sees no fragments and no incomplete messages: [`super::throttle`]
 //! bounds those. Needs `serve.rs`, `protect.rs`, `admission.rs`, `users.rs` and `connections/client_ip.rs`.
 
-// ANCHOR: rates
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -41,6 +40,7 @@ type Direct = Limiter<NotKeyed, InMemoryState>;
 /// After so many checks the keys that are idle are forgotten; governor never forgets one on its own.
 const SWEEP_EVERY: usize = 1024;
 
+// ANCHOR: quotas
 /// How much is allowed.
 #[derive(Debug, Clone, Copy)]
 pub struct Quotas {
@@ -52,17 +52,19 @@ pub struct Quotas {
     pub bytes: Quota,
     /// Open sockets of one user; one more is closed with 1013.
     pub sockets: usize,
-    /// Pings and pongs of one connection. A pong answers each ping of ours, so stay well above their rate.
+    /// Pings and pongs of one connection. The peer sends a pong for each of our pings, so stay well above their rate.
     pub control: Quota,
-    /// Messages over the limit that are answered with `rate_limited`; then the connection is closed with 1013. More than a client
-    /// has in flight: all that it sends at once after a reconnect may be refused. `None`: it is never closed for them.
+    /// Messages over the limit that are answered with `rate_limited`; beyond them the connection is closed with 1013. Allow more
+    /// than a client has in flight, because all that it sends at once after a reconnect may be refused. `None`: never closed.
     pub refusals: Option<Quota>,
     /// Handshakes of one address, which may be an office or a mobile network with thousands of users.
     pub connects: Quota,
 }
+// ANCHOR_END: quotas
 
 impl Default for Quotas {
     fn default() -> Self {
+        // ANCHOR: defaults
         let per_second = |rate: u32| Quota::per_second(NonZeroU32::MIN.saturating_add(rate - 1));
         Self {
             messages: per_second(20),
@@ -73,6 +75,7 @@ impl Default for Quotas {
             refusals: Some(Quota::per_minute(NonZeroU32::MIN.saturating_add(149))),
             connects: per_second(20).allow_burst(NonZeroU32::MIN.saturating_add(199)),
         }
+        // ANCHOR_END: defaults
     }
 }
 
@@ -190,6 +193,7 @@ impl Limit<User> for Rates {
 }
 
 impl<H: Handler> Handler for Limited<H> {
+    // ANCHOR: check
     fn on_message(&mut self, message: Message, outbox: &Outbox) {
         let Self { users, user, .. } = self;
         let allowed = self.messages.check().map_err(|until| wait(&until));
@@ -209,6 +213,7 @@ impl<H: Handler> Handler for Limited<H> {
             Err(_) => outbox.close(1013, "rate limit"),
         }
     }
+    // ANCHOR_END: check
 
     fn on_control(&mut self, outbox: &Outbox) {
         match self.control.check() {
@@ -239,6 +244,7 @@ fn refusal(message: &Message, wait: Wait) -> String {
         room: Option<&'a RawValue>,
         retry_after_ms: Wait,
     }
+    // ANCHOR: refusal
     let names: Names<'_> = match message {
         Message::Text(text) => serde_json::from_str(text).unwrap_or_default(),
         _ => Names::default(),
@@ -254,8 +260,10 @@ fn refusal(message: &Message, wait: Wait) -> String {
         retry_after_ms: wait,
     };
     serde_json::to_string(&refusal).unwrap_or_default()
+    // ANCHOR_END: refusal
 }
 
+// ANCHOR: connects
 /// A layer: refuses handshakes of an address over its quota with 429, before anything is allocated for them. Behind proxies,
 /// add [`crate::connections::client_ip::TrustedProxies`] outside of it, or all clients count as one.
 pub async fn limit_connects(
@@ -276,4 +284,4 @@ pub async fn limit_connects(
         }
     }
 }
-// ANCHOR_END: rates
+// ANCHOR_END: connects

@@ -27,19 +27,19 @@ pub struct Rules {
     pub history: usize,
     /// The same, in bytes. A larger message is refused.
     pub history_bytes: usize,
-    /// Events that may wait for a member since it joined. They cost nothing while the history keeps them, so a burst need not
-    /// disconnect a member that reads.
+    /// Events that may wait for a member since it joined. They cost nothing while the history keeps them: allow for a burst, so
+    /// that it does not disconnect a member that reads.
     pub queue: usize,
     /// Rooms of the hub.
     pub rooms: usize,
     /// Connections in one room.
     pub members: usize,
-    /// How long an empty room keeps its history for the last member's return. Its next life has another epoch and counts from 1:
-    /// a protocol without epochs needs rooms that stay.
+    /// How long an empty room keeps its history for the last member's return. After that it restarts with another epoch, and
+    /// counts from 1: if a protocol has no epochs, its rooms must not end.
     pub keep_empty: Duration,
-    /// How long a user stays present after the last connection: a reconnect is not a coming and going.
+    /// How long a user stays present after the last connection, so that a reconnect does not show as leaving and joining.
     pub grace: Duration,
-    /// Whether members learn who is there: `presence` messages, `count` and `users` in the answer to a join.
+    /// Whether members are notified who is present: by `presence` messages, and by `count` and `users` in the answer to a join.
     pub presence: bool,
     /// Least time between two `presence` messages of a room.
     pub presence_every: Duration,

@@ -5,7 +5,6 @@
 //! `drained` waits for the sockets, which `axum::serve` does not. Under `connections/listen.rs` an idle connection costs less
 //! memory; it works under `axum::serve` too. Needs `connection.rs`, `outbox.rs` and `connections/crowd.rs`.
 
-// ANCHOR: serve
 use std::future::ready;
 use std::io;
 use std::sync::Arc;
@@ -28,22 +27,24 @@ use super::connection::Connection;
 use super::outbox::Outbox;
 use crate::connections::crowd::{Crowd, Rules};
 
-/// What an endpoint does. It is not async: the connection must go back to reading at once, because pongs and Close are
-/// only handled while the socket is polled. Spawn slow work and let it answer through the outbox. The value is dropped as soon as
-/// the connection ends; if it panics, the connection ends.
+// ANCHOR: handler
+/// What an endpoint does. Its methods are not async: the connection must return to reading immediately, because pongs and Close
+/// are only handled while the socket is polled. Spawn slow work and let it answer through the outbox. The value is dropped as soon
+/// as the connection ends; if it panics, the connection ends.
 pub trait Handler: Send + 'static {
-    /// One whole message, text or binary, at most [`Limits::message`] long. To end the connection, close the outbox.
+    /// A complete message, text or binary, at most [`Limits::message`] long. To end the connection, close the outbox.
     fn on_message(&mut self, message: Message, outbox: &Outbox);
 
     /// A ping or pong has come. Pings are answered already.
     fn on_control(&mut self, _outbox: &Outbox) {}
 
-    /// Whole frames ([`super::outbox::text_frame`]) from elsewhere: the logs of the rooms that the connection is in. It is
-    /// called when the socket has room, so such a source queues nothing.
+    /// Returns complete frames ([`super::outbox::text_frame`]) of another source, such as the logs of the connection's rooms. It
+    /// is called when the socket has room, so such a source needs no queue.
     fn poll_frames(&mut self, _cx: &mut Context<'_>, _outbox: &Outbox) -> Poll<Bytes> {
         Poll::Pending
     }
 }
+// ANCHOR_END: handler
 
 /// Limits of a connection of the user `U`, put around its handler. `()` has none.
 pub trait Limit<U>: Clone + Send + Sync + 'static {
@@ -159,6 +160,7 @@ impl Sockets {
         }
     }
 
+    // ANCHOR: accept
     /// Answers the handshake and runs the connection; 503 above [`Limits::sockets`] or after the shutdown has begun.
     /// `start` makes the handler once the socket is open.
     pub fn accept<H: Handler>(
@@ -180,11 +182,12 @@ impl Sockets {
             let Ok(transport) = upgrade.transport.await else {
                 return;
             };
-            // A task of its own: the one that has waited for the upgrade keeps room for all that it ever held.
+            // In a new task: the task that waited for the upgrade never frees the memory that the wait needed.
             tokio::spawn(Connection::new(transport, shared, place, start));
         });
         upgrade.ws.on_upgrade(|_| ready(()))
     }
+    // ANCHOR_END: accept
 
     /// Open connections, for a gauge.
     pub fn count(&self) -> usize {
@@ -196,7 +199,6 @@ impl Sockets {
         self.crowd.drained(deadline).await
     }
 }
-// ANCHOR_END: serve
 
 // ANCHOR: limits
 /// What the sockets of a process may use, and how long each side may take.
@@ -238,6 +240,7 @@ impl Default for Limits {
         }
     }
 }
+// ANCHOR_END: limits
 
 /// Why a connection ended: one label for logs and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -304,4 +307,3 @@ impl Malformed {
         self.count >= Self::MAX
     }
 }
-// ANCHOR_END: limits

@@ -1,5 +1,5 @@
-//! Wrong: `tokio::spawn` the work, let it stop when `send` fails.
-//! Harm: after the client has left, it runs until its next `send`: one more paid step, or forever if the upstream is silent.
+//! Wrong: work in a `tokio::spawn` that ends when `send` fails.
+//! Harm: after the client has disconnected, the work runs until its next `send`: one more paid step, or forever if the upstream is silent.
 //! Instead: sse/lifecycle
 
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
 //! Wrong: an error of the source is yielded as `Err` from the stream of the response.
-//! Harm: hyper cuts the connection and discards what it has not flushed, down to the status line; the client learns nothing.
+//! Harm: hyper cuts the connection and discards the bytes that it has not flushed, even the status line; the client gets no reason.
 //! Instead: sse/serve
 
 use axum::Router;

@@ -1,5 +1,5 @@
-//! Wrong: a heartbeat from `tokio::time::interval` as it is.
-//! Harm: its default is `Burst`: after a stall every missed tick fires at once, on every stream of the process.
+//! Wrong: a heartbeat from `tokio::time::interval` with its default settings.
+//! Harm: the default is `Burst`: after a stall every missed tick fires at once, on every stream of the process.
 //! Instead: sse/serve
 
 use std::convert::Infallible;

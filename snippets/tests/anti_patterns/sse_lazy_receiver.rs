@@ -1,5 +1,5 @@
-//! Wrong: the subscription is made inside the stream of the response.
-//! Harm: it begins when the body is first polled: what is published while the response is on its way is lost.
+//! Wrong: a subscription that is made inside the stream of the response.
+//! Harm: it starts when the body is first polled, so events that are published before that are lost.
 //! Instead: sse/resume
 
 use futures::{FutureExt, Stream, StreamExt};

@@ -1,5 +1,5 @@
-//! Wrong: text goes into `Event::data` as it is.
-//! Harm: axum turns each CRLF into two line breaks, and leaves CR in the bytes, where a client that knows only LF reads one broken line.
+//! Wrong: text that is passed to `Event::data` unchanged.
+//! Harm: axum turns each CRLF into two line breaks and leaves its CR in the bytes, so a client that knows only LF reads one broken line.
 //! Instead: sse/serve
 
 use std::convert::Infallible;

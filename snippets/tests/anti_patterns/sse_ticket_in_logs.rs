@@ -1,5 +1,5 @@
-//! Wrong: a token in the URL of an EventSource, behind `TraceLayer::new_for_http()` as it is.
-//! Harm: its span holds the whole URI: who can read the log, or the proxy's, can open the user's stream for as long as the token lives.
+//! Wrong: a token in the URL of an EventSource, with the default `TraceLayer::new_for_http()`.
+//! Harm: its span contains the complete URI: anyone who can read this log or a proxy's can open the user's stream while the token is valid.
 //! Instead: sse/protect
 
 use axum::Router;

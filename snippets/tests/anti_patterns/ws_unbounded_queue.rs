@@ -1,5 +1,5 @@
 //! Wrong: an unbounded channel per connection between the fan-out and the task that writes.
-//! Harm: a peer that does not read is no error: everything that is published is kept for it until memory runs out.
+//! Harm: a peer that does not read causes no error: everything that is published is kept for it until memory runs out.
 //! Instead: websocket/rooms
 
 use axum::Router;

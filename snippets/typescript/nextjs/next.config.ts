@@ -5,10 +5,10 @@ import type { NextConfig } from "next";
 const BACKEND = process.env["BACKEND_URL"] ?? "http://127.0.0.1:3000";
 
 const config = {
-  // Next gzips what a rewrite brings and flushes at the end only, unless the backend's response says
-  // `Cache-Control: no-transform`. WebSockets pass too; a route handler cannot take them.
+  // Next gzips the response of a rewrite and flushes it only at its end, unless the backend sends
+  // `Cache-Control: no-transform`. WebSockets pass too; a route handler cannot accept them.
   rewrites: async () => [{ source: "/backend/:path*", destination: `${BACKEND}/:path*` }],
-  // `next build` runs every GET that looks at nothing of its request, and keeps what ends at once: streams too.
+  // With this, `next build` runs every GET that reads nothing of its request, and stores a response that ends without waiting.
   cacheComponents: true,
   partialPrefetching: true,
 } satisfies NextConfig;

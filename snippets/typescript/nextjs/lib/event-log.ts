@@ -1,7 +1,6 @@
 // A bounded log of events in this process, which any number of responses read at their own pace.
 //
 // Promise: a reader has no queue of its own; a cursor that the log cannot continue from gets one `reset`.
-// ANCHOR: log
 import type { OutgoingEvent } from "@/streaming/sse/encode.ts";
 
 export class EventLog {
@@ -33,12 +32,13 @@ export class EventLog {
     for (const wake of this.#waiting) wake();
   }
 
-  /** Whether a client with this cursor has everything: answer 204, or EventSource asks again forever. */
+  // ANCHOR: read
+  /** Whether a client with this cursor has every event: then return 204, or EventSource reconnects forever. */
   isFinished(cursor: string | null): boolean {
     return this.#ended && this.#position(cursor) === this.#dropped + this.#events.length;
   }
 
-  /** What follows `cursor`, then what is published, to the last event or until `signal`. */
+  /** Yields the events after `cursor`, then each new one, until the last event or until `signal` aborts. */
   async *read(cursor: string | null, signal: AbortSignal): AsyncGenerator<OutgoingEvent, void, void> {
     let position = cursor === null ? 0 : this.#position(cursor);
     this.readers += 1;
@@ -46,7 +46,7 @@ export class EventLog {
       while (!signal.aborted) {
         if (position === undefined || position < this.#dropped) {
           position = this.#dropped;
-          // Load the state again: also for a reader that was overtaken. Without an id: the next event moves the cursor.
+          // Also for a reader that the log has overtaken. The reset has no id: the next event moves the cursor.
           yield { type: "reset", data: {} };
         } else if (position < this.#dropped + this.#events.length) {
           yield this.#events[position - this.#dropped]!;
@@ -59,12 +59,13 @@ export class EventLog {
     }
   }
 
-  /** How many events a client with this cursor has had; undefined when the log does not know it. */
+  /** Returns how many events a client with this cursor has had, or undefined if the log does not know the cursor. */
   #position(cursor: string | null): number | undefined {
     const [, epoch, digits] = /^([0-9a-f]{8})-([0-9]{1,15})$/.exec(cursor ?? "") ?? [];
     const position = Number(digits);
     return epoch === this.#epoch && position <= this.#dropped + this.#events.length ? position : undefined;
   }
+  // ANCHOR_END: read
 
   #change(signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
@@ -78,4 +79,3 @@ export class EventLog {
     });
   }
 }
-// ANCHOR_END: log

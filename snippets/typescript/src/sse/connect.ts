@@ -41,26 +41,25 @@ export interface Contract {
 export interface ConnectOptions extends Contract {
   /** Ends everything: request, read, wait. The generator then throws `signal.reason`. */
   signal: AbortSignal;
-  /** Asked before each attempt: method, body and headers with a token that is still valid. */
+  /** Called before each attempt. Returns method, body and headers, with a token that is still valid. */
   request?: () => RequestInit | Promise<RequestInit>;
   /**
-   * Sent with each attempt. Without it a request other than GET is not sent again once it may
-   * have had an effect: the server must know that the second one is the first one resumed.
+   * Sent with each attempt, so that the server recognizes a repeated request. Without it, a request other than GET is
+   * not repeated once it may have had an effect.
    */
   idempotencyKey?: string;
   /**
-   * Statuses that say that no work was done, after which such a request is sent again. Not 503: a proxy
-   * answers it for a server that has died after it got the request. `[429]` unless given.
+   * Statuses after which a request other than GET is repeated, because they mean that no work was done. Not 503: a proxy
+   * returns it for a server that died after it had received the request. `[429]` unless given.
    */
   refusals?: readonly number[];
   lastEventId?: string;
   /** Silence in ms after which the connection counts as dead: three heartbeats of the server. `Infinity`: never. */
   idleTimeout?: number;
   /**
-   * No attempt follows another sooner than `minDelay`, the server's `retry` and its `Retry-After`, of which at most an
-   * hour counts. To the longest of them a random time is added, so that the
-   * clients of a server that restarts do not return together. Its bound is at first the longer of `minDelay` and
-   * `retry`, doubles with each failure, and ends at `maxDelay`. In ms.
+   * In ms. The delay before an attempt is the longest of `minDelay`, the server's `retry` and its `Retry-After` (each at
+   * most an hour), plus a random time, so that the clients of a restarted server do not return together. The bound of the
+   * random time starts at the longer of `minDelay` and `retry`, and doubles with each failure up to `maxDelay`.
    */
   minDelay?: number;
   maxDelay?: number;
@@ -70,13 +69,12 @@ export interface ConnectOptions extends Contract {
   maxEventSize?: number;
 }
 
-/** Other statuses answer the same next time; 520 to 530 are those of CDNs whose origin is away. */
+/** A retry would get any other status again. 520 to 530 come from CDNs that cannot reach their origin. */
 function mayPass(status: number): boolean {
   return [408, 425, 429].includes(status) || (status >= 500 && status !== 501 && status !== 505);
 }
 // ANCHOR_END: options
 
-// ANCHOR: connect
 /**
  * Yields events until the consumer breaks off, which it does at the terminal event of its protocol:
  * the end of a response means nothing (a proxy ends a cut one just as properly), so it reconnects.
@@ -119,22 +117,25 @@ export async function* connect(
     const request = new Request(target, { cache: "no-store", ...init, headers, signal: either });
     let safeToRepeat = request.method === "GET" || idempotencyKey !== undefined;
     try {
+      // ANCHOR: judge
       const response = await watched(idleTimeout, attempt, either, fetch(request));
       if (over.includes(response.status)) return;
-      // HTML section 9.2.2: 200 alone is a stream; a 206 is a part of one.
+      // HTML section 9.2.2: only 200 is a stream; a 206 is a part of one.
       if (response.status !== 200) {
         if (!again(response.status)) throw new EventStreamError(`HTTP ${response.status}`, response.status);
         safeToRepeat ||= refusals.includes(response.status);
         retryAfter = retryAfterMs(response.headers.get("retry-after"));
         throw new RetryLater(`HTTP ${response.status}`);
       }
-      // The error page of a proxy is no stream: parsed as one, it would be a stream without events.
+      // A proxy's error page, parsed as a stream, would be a stream without events.
       const type = response.headers.get("content-type") ?? "";
       if (!/^text\/event-stream\s*(;|$)/i.test(type)) {
         throw new EventStreamError(`content-type ${JSON.stringify(type)}`, response.status);
       }
       // React Native's own fetch: `expo/fetch` has a body.
       if (response.body == null) throw new EventStreamError("this fetch gives no body to read", response.status);
+      // ANCHOR_END: judge
+      // ANCHOR: read
       openedAt = performance.now();
       const parser = new EventStreamParser({ ...options, lastEventId });
       const decoder = new TextDecoder();
@@ -151,6 +152,7 @@ export async function* connect(
         lastEventId = parser.lastEventId; // a block with an id alone moves the cursor too
         if (parser.retry !== undefined) base = Math.min(Math.max(parser.retry, minDelay), AN_HOUR);
       }
+      // ANCHOR_END: read
     } catch (error) {
       if (!(error instanceof RetryLater)) throw error; // a fault, or what the consumer has thrown at `yield`
       signal.throwIfAborted();
@@ -158,13 +160,14 @@ export async function* connect(
     } finally {
       attempt.abort(); // also when the consumer breaks off at `yield`
     }
+    // ANCHOR: retry
     if (!safeToRepeat) throw new EventStreamError("interrupted, and the request must not be repeated", 0, { cause });
     if (performance.now() - openedAt >= stableAfter) failures = 0;
     await sleep(Math.max(base, retryAfter) + Math.random() * Math.min(maxDelay, base * 2 ** failures), signal);
     failures += 1;
+    // ANCHOR_END: retry
   }
 }
-// ANCHOR_END: connect
 
 // ANCHOR: helpers
 class RetryLater extends Error {}

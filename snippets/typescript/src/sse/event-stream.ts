@@ -4,7 +4,6 @@
 // Promise: the events that Chromium dispatches, whatever the chunks, each as soon as its blank line is complete.
 // `sse/connect.ts` reconnects on top of it.
 
-// ANCHOR: parser
 export interface ServerSentEvent {
   /** `message` unless the stream names it. */
   readonly type: string;
@@ -50,14 +49,15 @@ export class EventStreamParser {
     this.#maxEventSize = maxEventSize;
   }
 
+  // ANCHOR: push
   /**
-   * Takes decoded text, in pieces of any size; gives the events that are complete now, before it throws
-   * `EventTooLargeError`. It reads on as it is iterated: finish the loop before the next piece.
+   * Takes decoded text in pieces of any size, and yields the events that are complete, then throws `EventTooLargeError` if one
+   * is too large. It parses while it is iterated, so finish the loop before the next call.
    */
   *push(text: string): Generator<ServerSentEvent, void, void> {
     let start = 0;
-    // CRLF may be split over chunks. The CR has ended its line already: waiting for the next
-    // byte would hold the event back until the server speaks again.
+    // CRLF may be split over chunks. The CR has ended its line already: a parser that waits for the next byte would
+    // hold the event back until the server sends again.
     if (this.#afterCr && text !== "") {
       this.#afterCr = false;
       if (text[0] === "\n") start = 1;
@@ -79,6 +79,7 @@ export class EventStreamParser {
     }
     this.#take(text.slice(start));
   }
+  // ANCHOR_END: push
 
   #take(piece: string): void {
     this.#line += piece;
@@ -108,10 +109,11 @@ export class EventStreamParser {
     } else if (name === "retry" && /^[0-9]+$/.test(value)) this.retry = Number(value);
   }
 
+  // ANCHOR: dispatch
   #dispatch(): ServerSentEvent | undefined {
-    // The id counts from here, not from its line: a block that was cut must be sent again.
+    // The id moves the cursor here, not at its line, so that a block that was cut is sent again.
     this.lastEventId = this.#id;
-    // No data line at all: nothing fires. An empty one: an event with data "".
+    // A block without a data line fires no event. One with an empty data line fires an event with data "".
     const fires = this.#data.length > 0;
     const event = { type: this.#type || "message", data: this.#data.join("\n"), lastEventId: this.#id };
     this.#data = [];
@@ -119,8 +121,8 @@ export class EventStreamParser {
     this.#type = "";
     return fires ? event : undefined;
   }
+  // ANCHOR_END: dispatch
 }
-// ANCHOR_END: parser
 
 // ANCHOR: transform
 /** Bytes in, events out, one for each read: `response.body.pipeThrough(eventStream())`. */

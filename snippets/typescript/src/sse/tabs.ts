@@ -6,7 +6,6 @@
 // takes over from the last event that it has seen itself. A tab that opens later gets the current state, and each tab
 // the end. Without Web Locks, which exist in secure contexts only, each tab connects on its own.
 
-// ANCHOR: tabs
 export interface SharedEvent {
   readonly type: string;
   readonly data: string;
@@ -20,15 +19,17 @@ export type OpenStream = (
   end: (reason: string) => void,
 ) => () => void;
 
+// ANCHOR: options
 export interface TabsOptions {
-  /** The stream is over, for `end`'s reason: no tab opens it again. */
+  /** Called in every tab when the stream is over, with the reason that was given to `end`. No tab opens it again. */
   onEnd?(reason: string): void;
   /**
-   * Called in the connected tab for one that opens later: the events that bring it to the current state. Unless given,
-   * the last event, which is right if each event is the complete state.
+   * Called in the connected tab when another tab opens: returns the events that bring that tab to the current state.
+   * Default: the last event, which is right if each event is the complete state.
    */
   current?(): readonly SharedEvent[];
 }
+// ANCHOR_END: options
 
 type Message =
   | { kind: "event"; event: SharedEvent; to?: string } // `to`: for the tab that has said hello
@@ -61,9 +62,10 @@ export function shareAcrossTabs(
     if (leads) say({ kind: "end", reason });
     onEnd?.(reason);
   };
+  // ANCHOR: message
   channel.addEventListener("message", ({ data: message }: MessageEvent<Message>) => {
     if (leads) {
-      // Not its own: a tab that leads has its events from the server.
+      // A tab that leads has its events from the server, so it ignores those of the channel.
       if (message.kind !== "hello") return;
       for (const event of current?.() ?? (last === undefined ? [] : [last]))
         say({ kind: "event", event, to: message.from });
@@ -72,7 +74,9 @@ export function shareAcrossTabs(
     else if (message.kind === "end") end(message.reason);
     else if (message.kind === "leads" && last === undefined) say({ kind: "hello", from: me }); // it was not heard before
   });
+  // ANCHOR_END: message
 
+  // ANCHOR: lead
   const lead = (alone: boolean): void => {
     leads = !alone;
     if (leads) say({ kind: "leads" });
@@ -84,6 +88,7 @@ export function shareAcrossTabs(
     };
     closeStream = openStream(last?.lastEventId ?? "", publish, end);
   };
+  // ANCHOR_END: lead
 
   const join = (): void => {
     if (navigator.locks === undefined) {
@@ -123,4 +128,3 @@ export function shareAcrossTabs(
     channel.close();
   };
 }
-// ANCHOR_END: tabs

@@ -6,8 +6,8 @@
 
 // ANCHOR: pull
 /**
- * A stream of what `produce` yields, started by the first read and paced by the reader. `produce` gets the signal
- * that its own awaits must obey: leaving an async generator waits for the `await` that is under way.
+ * Returns a stream of the chunks that `produce` yields, started by the first read and paced by the reader. Pass the signal
+ * to every await in `produce`: a cancelled generator ends only after its pending `await`.
  */
 export function pullFrom<T>(produce: (signal: AbortSignal) => AsyncIterable<T>): ReadableStream<T> {
   const abort = new AbortController();
@@ -24,19 +24,19 @@ export function pullFrom<T>(produce: (signal: AbortSignal) => AsyncIterable<T>):
           if (done) controller.close();
           else controller.enqueue(value);
         } catch (error) {
-          // Discards what is queued. Last words are a chunk of their own, followed by the end.
+          // Discards queued chunks. To send a last message, yield it and return.
           if (!abort.signal.aborted) controller.error(error);
         }
       },
-      // The only word of it that the producer gets.
+      // The producer has no other notice that its reader has left.
       cancel(reason) {
         abort.abort(reason);
         // In a function of its own: an iterator made by hand may throw here, or return no promise.
         void (async () => iterator?.return?.())().catch(() => undefined);
       },
     },
-    // The default of 1 would begin the work before anybody reads, 16384 would be that many chunks:
-    // bytes are counted by `new ByteLengthQueuingStrategy({ highWaterMark: 16384 })` only.
+    // The default of 1 would start the work before anyone reads. 16384 would mean as many chunks: only
+    // `new ByteLengthQueuingStrategy({ highWaterMark: 16384 })` counts bytes.
     { highWaterMark: 0 },
   );
 }
@@ -77,9 +77,9 @@ export async function holdFirst<T>(
 
 // ANCHOR: heartbeat
 /**
- * Passes whole chunks on, and `beat` after each `everyMs` of silence, beginning with one at once: some servers hold
- * back the head of the response until the first byte. The time is taken while the reader waits, so there is no
- * timer after the end, and for a reader that does not read there are no beats that pile up.
+ * Passes chunks on, and sends `beat` first and after each `everyMs` of silence. The first one releases the response
+ * headers, which some servers hold back until the first byte. Its timer runs only while the reader waits, so no timer
+ * is left after the end, and no beats pile up for a reader that does not read.
  */
 export function withHeartbeat<T>(source: ReadableStream<T>, beat: T, everyMs = 15_000): ReadableStream<T> {
   const reader = source.getReader();
@@ -101,8 +101,8 @@ export function withHeartbeat<T>(source: ReadableStream<T>, beat: T, everyMs = 1
         }
         if (next === undefined) {
           settled = false;
-          next = reader.read(); // kept over beats: a read that was given up would lose its chunk
-          // Once for each read. Promise.race would leave something on it with each beat.
+          next = reader.read(); // kept over beats: an abandoned read would lose its chunk
+          // One reaction per read. Promise.race would add one with each beat.
           next.then(settle, settle);
         }
         await new Promise<void>((resolve) => {
@@ -127,7 +127,6 @@ export function withHeartbeat<T>(source: ReadableStream<T>, beat: T, everyMs = 1
 }
 // ANCHOR_END: heartbeat
 
-// ANCHOR: tee
 /** The copy was read too slowly. */
 export class CopyLagError extends Error {
   override readonly name = "CopyLagError";
@@ -158,6 +157,7 @@ export function copyOf<T extends Uint8Array>(
     { start: (controller) => void (copy = controller), pull: fail, cancel: () => void (copy = undefined) },
     { highWaterMark: maxBytes, size: cost },
   );
+  // ANCHOR: copy
   const stream = new ReadableStream<T>(
     {
       async pull(controller) {
@@ -188,9 +188,9 @@ export function copyOf<T extends Uint8Array>(
     },
     { highWaterMark: 0 },
   );
+  // ANCHOR_END: copy
   return [stream, copied];
 }
-// ANCHOR_END: tee
 
 // ANCHOR: outcome
 /**

@@ -5,7 +5,6 @@
 // that StrictMode and a change of route keep it; what the stream has built stays in the store. Components render at
 // most once for each frame, and not while the page is hidden. Nothing connects on the server.
 
-// ANCHOR: store
 import { useSyncExternalStore } from "react";
 
 export class SharedStore<S> {
@@ -26,7 +25,8 @@ export class SharedStore<S> {
     this.#lingerMs = lingerMs;
   }
 
-  // Fields, not methods: React takes them out of the object, and must get the same function each time.
+  // ANCHOR: subscribe
+  // Fields, not methods: React calls them without the object, and must get the same function each time.
   readonly subscribe = (listener: () => void): (() => void) => {
     clearTimeout(this.#linger);
     this.#listeners.add(listener);
@@ -43,7 +43,7 @@ export class SharedStore<S> {
     };
   };
 
-  /** The same object until something changes, or React would render without end. */
+  /** Returns the same object until the state changes; otherwise React would render endlessly. */
   readonly getSnapshot = (): S => this.#state;
   readonly getServerSnapshot = (): S => this.#initial;
 
@@ -59,6 +59,7 @@ export class SharedStore<S> {
       for (const listener of this.#listeners) listener();
     });
   }
+  // ANCHOR_END: subscribe
 }
 
 /** The part of the state that `select` takes; it must give the same value for the same state: no new objects. */
@@ -69,4 +70,3 @@ export function useShared<S, T>(store: SharedStore<S>, select: (state: S) => T):
     () => select(store.getServerSnapshot()),
   );
 }
-// ANCHOR_END: store

@@ -4,7 +4,6 @@
 // keeps the order although reading is asynchronous. The codec of `websocket/binary` in Rust, byte for byte.
 // Promise: a message is read whole or refused; a bomb costs no more than 1 MiB above what is allowed.
 
-// ANCHOR: binary
 /** Offer both while servers of either generation are about, and check `socket.protocol`: it names the one. */
 export const SUBPROTOCOLS = ["series.v2", "series.v1"];
 
@@ -39,6 +38,7 @@ export async function encodeSeries({ id, values }: Series): Promise<ArrayBuffer>
   return message.buffer;
 }
 
+// ANCHOR: decode
 export async function decodeSeries(message: ArrayBuffer): Promise<Series> {
   const [kind, flags] = new Uint8Array(message);
   if (message.byteLength < HEADER || kind !== SERIES || flags! > COMPRESSED) throw new MalformedError("header");
@@ -49,10 +49,12 @@ export async function decodeSeries(message: ArrayBuffer): Promise<Series> {
   const view = new DataView(payload.buffer, payload.byteOffset);
   return { id, values: Float64Array.from({ length: payload.length / 8 }, (_, n) => view.getFloat64(n * 8, true)) };
 }
+// ANCHOR_END: decode
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
-/** In slices: the stream inflates all of what it is given at once, whether it is read or not. */
+// ANCHOR: through
+/** Passes `data` in slices, because the stream inflates all that it is given at once, even if nothing reads it. */
 async function through(stream: GenericTransformStream, data: Bytes, max = Infinity): Promise<Bytes> {
   const slices = new ReadableStream<Bytes>(
     {
@@ -86,4 +88,4 @@ async function through(stream: GenericTransformStream, data: Bytes, max = Infini
   }
   return whole;
 }
-// ANCHOR_END: binary
+// ANCHOR_END: through

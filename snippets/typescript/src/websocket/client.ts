@@ -115,7 +115,6 @@ export class WebSocketClient {
     this.#abandon(code, reason);
   }
 
-  // ANCHOR: connection
   async #connect(): Promise<void> {
     const generation = ++this.#generation;
     clearTimeout(this.#timer);
@@ -133,7 +132,8 @@ export class WebSocketClient {
       return;
     }
     this.#socket = socket;
-    socket.binaryType = "arraybuffer"; // a Blob would have to be read asynchronously: messages overtake each other
+    socket.binaryType = "arraybuffer"; // a Blob is read asynchronously, so messages would overtake each other
+    // ANCHOR: events
     socket.onopen = () => {
       if (generation !== this.#generation) return;
       this.#openedAt = performance.now();
@@ -150,12 +150,13 @@ export class WebSocketClient {
       if (generation !== this.#generation) return;
       this.#unanswered = 0;
       this.#pending.push(event.data);
-      // The browser reads on whatever this side does. Resuming costs less than running out of memory.
+      // The browser reads on even if this side does not keep up. Resuming costs less than running out of memory.
       if (this.#pending.length > this.#options.maxPending) this.#lost(generation, 4008);
       else void this.#handle();
     };
     socket.onerror = () => undefined; // says nothing, and `close` follows; the package `ws` throws without a listener
     socket.onclose = ({ code }) => this.#lost(generation, code);
+    // ANCHOR_END: events
   }
 
   async #handle(): Promise<void> {
@@ -178,6 +179,7 @@ export class WebSocketClient {
     this.#timer = setTimeout(() => this.#beat(generation, heartbeat), heartbeatEvery);
   }
 
+  // ANCHOR: beat
   /** Judges the last heartbeat, which had a full interval for its answer, and sends the next. */
   #beat(generation: number, heartbeat: () => string): void {
     if (generation !== this.#generation) return;
@@ -192,7 +194,9 @@ export class WebSocketClient {
     this.#unanswered += 1;
     this.#nextBeat(generation);
   }
+  // ANCHOR_END: beat
 
+  // ANCHOR: lost
   #lost(generation: number, code: number): void {
     if (generation !== this.#generation || this.#state === "stopped") return;
     // Not awaited: the closing handshake of a dead connection takes the browser a minute.
@@ -216,7 +220,7 @@ export class WebSocketClient {
     this.#say("waiting");
   }
 
-  // ANCHOR_END: connection
+  // ANCHOR_END: lost
 
   /** The network or the page is back: a wait ends, and an open connection proves that it lives. */
   #wake(networkChanged: boolean): void {

@@ -6,7 +6,6 @@
 // reconnect, in order, so the server must know the ids that it has seen. At most `window` commands wait for their
 // answers at once, so that a backlog does not meet a rate limit. In memory: a reload loses it.
 
-// ANCHOR: outbox
 export interface Command<T> {
   readonly id: string;
   readonly body: T;
@@ -56,6 +55,7 @@ export class Outbox<T, A = void> {
     return this.#waiting.size;
   }
 
+  // ANCHOR: send
   /** Settles when the server has answered: only then has the command arrived. */
   send(body: T): Promise<A> {
     if (this.#waiting.size >= this.#maxCommands) {
@@ -67,6 +67,7 @@ export class Outbox<T, A = void> {
       this.flush();
     });
   }
+  // ANCHOR_END: send
 
   /** The acknowledgement. One for a command that has expired, or a second one, is ignored. */
   acknowledge(id: string, answer: A): void {
@@ -77,20 +78,21 @@ export class Outbox<T, A = void> {
     this.#take(id)?.reject(error);
   }
 
-  /** The server did nothing with the command, and takes it again in `ms`. Those after it may overtake it. */
+  // ANCHOR: hold
+  /** The server did not execute the command, and accepts it again in `ms`. Later commands may overtake it. */
   hold(id: string, ms: number): void {
     this.#sent.delete(id);
     this.#window.refused(id, ms);
   }
 
-  /** Call it in `onOpen`: whatever the old connection took without an answer is sent again. */
+  /** Call it in `onOpen`: sends all commands again that the old connection took and that were not answered. */
   resend(): void {
     for (const id of this.#sent) this.#window.untake(id);
     this.#sent.clear();
     this.flush();
   }
 
-  /** Sends what was not sent on this connection yet, until the client or the window takes no more. */
+  /** Sends the commands that were not sent on this connection yet, until the client or the window takes no more. */
   flush(): void {
     clearTimeout(this.#timer);
     const now = Date.now();
@@ -115,6 +117,7 @@ export class Outbox<T, A = void> {
     }
     return true;
   }
+  // ANCHOR_END: hold
 
   #take(id: string): Entry<T, A> | undefined {
     const entry = this.#waiting.get(id);
@@ -124,7 +127,6 @@ export class Outbox<T, A = void> {
     return entry;
   }
 }
-// ANCHOR_END: outbox
 
 // ANCHOR: window
 /** Bounds what is sent and not answered yet, and paces it once the server has refused some of it. */

@@ -40,7 +40,7 @@ export function createSocket<S>({ initial, reduce, lingerMs, ...options }: Socke
         });
       },
       onState: (connection, code) => {
-        // Closed because no component is left: that is no stop to show.
+        // Closed because no component uses it any more: do not show that as a stop.
         if (connection === "stopped" && code === 1000) return;
         store.update((state) => ({ ...state, connection, ...(code === undefined ? {} : { code }) }));
       },

@@ -1,5 +1,5 @@
-// Wrong: `return` at `[DONE]` out of a loop over `reader.read()`, without cancel() or an AbortController
-// Harm: the connection stays open and keeps one of the browser's six; there is nothing to press Stop with
+// Wrong: `return` at `[DONE]` from a loop over `reader.read()`, without cancel() or an AbortController
+// Harm: the connection stays open and takes one of the browser's six; a Stop button has nothing to abort
 // Instead: sse/browser
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";

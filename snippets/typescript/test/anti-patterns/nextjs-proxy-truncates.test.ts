@@ -1,4 +1,4 @@
-// Wrong: a proxy.ts (middleware) whose matcher takes in a route that is given large or streamed bodies
+// Wrong: a proxy.ts (middleware) whose matcher includes a route that receives large or streamed bodies
 // Harm: Next reads the body into memory first and cuts it at 10 MB: the route gets part of it and answers 200, and only one log line reveals it
 // Instead: streams/nextjs
 import { expect, inject, test } from "vitest";

@@ -1,4 +1,4 @@
-// Wrong: `rewrites()` to a backend whose stream does not say `no-transform`
+// Wrong: `rewrites()` to a backend whose stream is sent without `no-transform`
 // Harm: Next gzips it and flushes at the end: browsers get all events at once, curl without gzip shows nothing wrong
 // Instead: streams/nextjs
 import { once } from "node:events";

@@ -1,5 +1,5 @@
-// Wrong: leave `onerror` empty, "EventSource automatically reconnects"
-// Harm: one 503 during a deploy, or a 429, and the page stays without events until it is reloaded
+// Wrong: an empty `onerror`, because "EventSource automatically reconnects"
+// Harm: after one 503 during a deploy, or a 429, the page gets no events until it is reloaded
 // Instead: sse/event-source
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
