@@ -1,8 +1,7 @@
 import { EventSource as NodeEventSource } from "eventsource";
 import { describe, expect, inject, test, vi } from "vitest";
-import { type ConnectOptions, connect, EventStreamError } from "../src/sse/connect.ts";
-import { retryAfterMs } from "../src/sse/event-stream.ts";
-import { EventTooLargeError, type ServerSentEvent } from "../src/sse/event-stream.ts";
+import { type ConnectOptions, connect, EventStreamError, RetryLater } from "../src/sse/connect.ts";
+import { EventTooLargeError, retryAfterMs, type ServerSentEvent } from "../src/sse/event-stream.ts";
 import { load, openPage } from "./support/browser.ts";
 import { eventually, gone, serve, signal, sse } from "./support/server.ts";
 
@@ -83,6 +82,63 @@ describe("connect", () => {
     expect(events).toEqual(["a"]);
     const after = ["/events?room=1&since=7", undefined];
     expect(asked).toEqual([["/events?room=1", undefined], after, after]);
+  });
+
+  test("a token that has expired is renewed once, and a refused new one is final", async () => {
+    const tokens: (string | undefined)[] = [];
+    const server = await serve({
+      "/events": (request, response, nth) => {
+        const token = request.headers.authorization;
+        tokens.push(token);
+        if (token === "Bearer 0" || token === "Bearer 2") response.writeHead(401).end();
+        else sse(response, nth === 2 ? "id: 1\ndata: a\n\n" : DONE).end();
+      },
+    });
+    let token = 0;
+    const states: string[] = [];
+    const options = {
+      request: () => ({ method: "POST", headers: { authorization: `Bearer ${token}` } }),
+      idempotencyKey: "k",
+      renew: async () => void (token += 1),
+      onState: (state: string, status?: number) => void states.push(status ? `${state} ${status}` : state),
+    };
+    const events = await untilDone(`${server.origin}/events`, options);
+    expect(events.map(({ data }) => data)).toEqual(["a", "{}"]);
+    expect(tokens).toEqual(["Bearer 0", "Bearer 1", "Bearer 1"]);
+    expect(states).toEqual(["connecting", "connecting", "open", "waiting", "connecting", "open"]);
+    token = 2; // and what `renew` brings is refused as well
+    const final = untilDone(`${server.origin}/events`, { ...options, renew: async () => undefined });
+    await expect(final).rejects.toMatchObject({ status: 401 });
+    await expect(untilDone(`${server.origin}/events`, { ...options, renew: undefined! })).rejects.toMatchObject({
+      status: 401,
+    });
+  });
+
+  test("RetryLater of request and renew is a failed attempt, and anything else ends the stream", async () => {
+    const server = await serve({
+      "/events": (request, response) => {
+        if (request.headers.authorization === undefined) response.writeHead(401).end();
+        else sse(response, DONE);
+      },
+    });
+    let asked = 0;
+    let renewals = 0;
+    const states: string[] = [];
+    await untilDone(`${server.origin}/events`, {
+      request: () => {
+        if (++asked === 1) throw new RetryLater("the token's server is away");
+        return renewals < 2 ? { method: "POST" } : { method: "POST", headers: { authorization: "Bearer 1" } };
+      },
+      renew: async () => {
+        if (++renewals === 1) throw new RetryLater("still away");
+      },
+      onState: (state, status) => void states.push(status ? `${state} ${status}` : state),
+    });
+    expect(states).toEqual(["connecting", "waiting", "connecting", "waiting 401", "connecting", "connecting", "open"]);
+    const broken = (): never => {
+      throw new TypeError("a bug");
+    };
+    await expect(untilDone(`${server.origin}/events`, { request: broken })).rejects.toThrow("a bug");
   });
 
   test("break closes the connection", async () => {

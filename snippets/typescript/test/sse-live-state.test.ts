@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { RetryLater } from "../src/sse/connect.ts";
 import { liveState } from "../src/sse/live-state.ts";
 import { serve, sse } from "./support/server.ts";
 
@@ -51,6 +52,31 @@ test("loads the state again after a reset, and keeps nothing of the old one", as
   expect(await states(server.origin)).toEqual([[1], [10, 11], [10, 11, 12], [10, 11, 12]]);
   expect(cursors).toEqual(["a-1", "b-7"]);
   expect(loads).toBe(2);
+});
+
+test("another name for the reset, and a snapshot that is away for a while", async () => {
+  const server = await serve({
+    "/events": (_request, response, nth) =>
+      void sse(
+        response,
+        nth === 1 ? "event: resync\ndata: {}\n\n" : "event: reset\ndata: {}\n\nevent: done\ndata: {}\n\n",
+      ),
+  });
+  let loads = 0;
+  const seen: number[] = [];
+  const live = liveState<number>(`${server.origin}/events`, {
+    ...quick,
+    signal: never,
+    resetType: "resync",
+    snapshot: async () => {
+      if (++loads === 2) throw new RetryLater("503");
+      return { cursor: `${loads}`, state: loads };
+    },
+    apply: (state) => state,
+  });
+  for await (const state of live) seen.push(state);
+  // After the first load, after the third, and after each of the two events that follow it.
+  expect(seen).toEqual([1, 3, 3, 3]);
 });
 
 test("an abort ends it, also while it waits", async () => {

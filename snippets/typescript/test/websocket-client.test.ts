@@ -6,7 +6,7 @@ import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { WebSocket as PackageSocket } from "ws";
 import { CLOSE_CODES, type ClientOptions, type Data, WebSocketClient } from "../src/websocket/client.ts";
 import { CreditError, type CreditMessage, creditedMessages } from "../src/websocket/flow.ts";
-import { CommandExpiredError, Outbox, OutboxFullError } from "../src/websocket/outbox.ts";
+import { Outbox, OutboxFullError } from "../src/websocket/outbox.ts";
 import { load, openPage } from "./support/browser.ts";
 import { eventually, serve, signal } from "./support/server.ts";
 import { serveSockets } from "./support/websocket.ts";
@@ -25,7 +25,7 @@ function open(
     url: () => url,
     onOpen: () => undefined,
     onMessage: (data) => void messages.push(data),
-    onState: (state, code) => states.push(code === undefined ? state : `${state} ${code}`),
+    onState: (state, code) => states.push(state === "stopped" ? `${state} ${code}` : state),
     minDelay: 1,
     maxDelay: 5,
     ...options,
@@ -52,6 +52,14 @@ describe("WebSocketClient", () => {
     await eventually(() => tickets.length === 3);
     expect(tickets).toEqual(["/?ticket=1", "/?ticket=2", "/?ticket=3"]);
     expect(states.slice(0, 4)).toEqual(["connecting", "open", "waiting", "connecting"]);
+  });
+
+  test("says after which close code it waits, for a page that must get a new token", async () => {
+    const server = await serveSockets((socket, nth) => void (nth === 1 && socket.close(4408)));
+    const waits: (number | undefined)[] = [];
+    open(server.ws, { onState: (state, code) => void (state === "waiting" && waits.push(code)) });
+    await eventually(() => server.sockets.length === 2);
+    expect(waits).toEqual([4408]);
   });
 
   test("stops on the codes that say it is pointless", async () => {
@@ -514,11 +522,11 @@ describe("Outbox", () => {
     const outbox = new Outbox<string>(({ body }) => online && sent.push(body) > 0, { maxCommands: 1, timeToLive: 20 });
     const first = outbox.send("old");
     await expect(outbox.send("second")).rejects.toThrow(OutboxFullError);
-    await expect(first).rejects.toThrow(CommandExpiredError);
+    await expect(first).rejects.toMatchObject({ name: "CommandExpiredError", sent: false });
     online = true;
     const next = outbox.send("new");
     outbox.resend();
-    await expect(next).rejects.toThrow(CommandExpiredError);
+    await expect(next).rejects.toMatchObject({ name: "CommandExpiredError", sent: true });
     expect(new Set(sent)).toEqual(new Set(["new"]));
   });
 });

@@ -49,12 +49,12 @@ export const silenceMs = (): number => positive("MODEL_SILENCE_MS", SETTINGS.sil
 /** Called at the start, so that a wrong value ends the server with its name, not each answer. */
 export function checkEnvironment(): void {
   silenceMs();
-  if (!process.env["OPENAI_API_KEY"]) throw new Error("OPENAI_API_KEY: set the key of the provider");
+  if (models().some((model) => model.trim() === ""))
+    throw new Error("MODELS: write names with commas between, such as gpt-5,gpt-5-mini");
   const base = process.env["OPENAI_BASE_URL"];
   if (base && !/^https?:$/.test(URL.parse(base)?.protocol ?? ""))
     throw new Error(`OPENAI_BASE_URL: ${JSON.stringify(base)} is not a URL such as https://api.openai.com/v1`);
-  if (models().some((model) => model.trim() === ""))
-    throw new Error("MODELS: write names with commas between, such as gpt-5,gpt-5-mini");
+  if (!process.env["OPENAI_API_KEY"]) throw new Error("OPENAI_API_KEY: set the key of the provider");
 }
 
 function positive(name: string, otherwise: number): number {

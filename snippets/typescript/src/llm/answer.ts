@@ -109,16 +109,17 @@ export class Answer {
 // ANCHOR: frame
 /** Browsers give a hidden page no frames, even if it is hidden after asking for one: then the timer shows the text. Returns how to cancel it. */
 function nextFrame(run: () => void): () => void {
+  const hasFrames = typeof requestAnimationFrame === "function"; // Node has none
   const cancel = (): void => {
     clearTimeout(timer);
-    cancelAnimationFrame(frame);
+    if (hasFrames) cancelAnimationFrame(frame);
   };
   const once = (): void => {
     cancel();
     run();
   };
-  const timer = setTimeout(once, 250);
-  const frame = requestAnimationFrame(once);
+  const timer = setTimeout(once, hasFrames ? 250 : 16);
+  const frame = hasFrames ? requestAnimationFrame(once) : 0;
   return cancel;
 }
 // ANCHOR_END: frame

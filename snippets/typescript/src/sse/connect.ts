@@ -41,8 +41,15 @@ export interface Contract {
 export interface ConnectOptions extends Contract {
   /** Ends everything: request, read, wait. The generator then throws `signal.reason`. */
   signal: AbortSignal;
-  /** Called before each attempt. Returns method, body and headers, with a token that is still valid. */
+  /**
+   * Called before each attempt. Returns method, body and headers, with a token that is still valid. If it throws `RetryLater`, the
+   * attempt has failed; anything else ends the stream.
+   */
   request?: () => RequestInit | Promise<RequestInit>;
+  /** Gets a new token for `request` after a 401; a second 401 before a stream has opened is final. Throws as `request` does. */
+  renew?: () => Promise<void>;
+  /** For the page. `waiting` comes before each further attempt, with the status of the response if that was the reason. */
+  onState?: (state: "connecting" | "open" | "waiting", status?: number) => void;
   /**
    * Sent with each attempt, so that the server recognizes a repeated request. Without it, a request other than GET is
    * not repeated once it may have had an effect.
@@ -98,34 +105,45 @@ export async function* connect(
   let lastEventId = options.lastEventId ?? "";
   let base = minDelay;
   let failures = 0;
+  let renewed = false;
   for (;;) {
     const attempt = new AbortController();
     let openedAt = Infinity;
     let retryAfter = 0;
+    let status: number | undefined;
     let cause: unknown;
+    let safeToRepeat = true; // nothing is sent yet
     signal.throwIfAborted();
-    const init = (await options.request?.()) ?? {};
-    signal.throwIfAborted();
-    const headers = new Headers(init.headers);
-    headers.set("accept", "text/event-stream");
-    if (lastEventId !== "" && options.cursorQuery === undefined)
-      headers.set("last-event-id", cursorHeader(lastEventId));
-    if (idempotencyKey !== undefined) headers.set("idempotency-key", idempotencyKey);
-    // Made outside of `try`: a wrong URL or header is a mistake, not a network that recovers.
-    const either = AbortSignal.any([signal, attempt.signal]);
-    const target = withCursor(url, options.cursorQuery, lastEventId);
-    const request = new Request(target, { cache: "no-store", ...init, headers, signal: either });
-    let safeToRepeat = request.method === "GET" || idempotencyKey !== undefined;
+    options.onState?.("connecting");
     try {
+      const init = (await options.request?.()) ?? {};
+      signal.throwIfAborted();
+      const headers = new Headers(init.headers);
+      headers.set("accept", "text/event-stream");
+      if (lastEventId !== "" && options.cursorQuery === undefined)
+        headers.set("last-event-id", cursorHeader(lastEventId));
+      if (idempotencyKey !== undefined) headers.set("idempotency-key", idempotencyKey);
+      const either = AbortSignal.any([signal, attempt.signal]);
+      const target = withCursor(url, options.cursorQuery, lastEventId);
+      // Not in `watched`: a wrong URL or header is a mistake, not a network that recovers.
+      const request = new Request(target, { cache: "no-store", ...init, headers, signal: either });
+      safeToRepeat = request.method === "GET" || idempotencyKey !== undefined;
       // ANCHOR: judge
       const response = await watched(idleTimeout, attempt, either, fetch(request));
       if (over.includes(response.status)) return;
       // HTML section 9.2.2: only 200 is a stream; a 206 is a part of one.
       if (response.status !== 200) {
-        if (!again(response.status)) throw new EventStreamError(`HTTP ${response.status}`, response.status);
-        safeToRepeat ||= refusals.includes(response.status);
+        ({ status } = response);
+        if (status === 401 && options.renew !== undefined && !renewed) {
+          safeToRepeat = true; // refused before any work
+          await options.renew();
+          renewed = true;
+          continue;
+        }
+        if (!again(status)) throw new EventStreamError(`HTTP ${status}`, status);
+        safeToRepeat ||= refusals.includes(status);
         retryAfter = retryAfterMs(response.headers.get("retry-after"));
-        throw new RetryLater(`HTTP ${response.status}`);
+        throw new RetryLater(`HTTP ${status}`);
       }
       // A proxy's error page, parsed as a stream, would be a stream without events.
       const type = response.headers.get("content-type") ?? "";
@@ -137,6 +155,8 @@ export async function* connect(
       // ANCHOR_END: judge
       // ANCHOR: read
       openedAt = performance.now();
+      renewed = false;
+      options.onState?.("open");
       const parser = new EventStreamParser({ ...options, lastEventId });
       const decoder = new TextDecoder();
       const read = readAhead(response.body.getReader());
@@ -163,6 +183,7 @@ export async function* connect(
     // ANCHOR: retry
     if (!safeToRepeat) throw new EventStreamError("interrupted, and the request must not be repeated", 0, { cause });
     if (performance.now() - openedAt >= stableAfter) failures = 0;
+    options.onState?.("waiting", status);
     await sleep(Math.max(base, retryAfter) + Math.random() * Math.min(maxDelay, base * 2 ** failures), signal);
     failures += 1;
     // ANCHOR_END: retry
@@ -170,7 +191,8 @@ export async function* connect(
 }
 
 // ANCHOR: helpers
-class RetryLater extends Error {}
+/** What is thrown for a reason that may pass: the token's server is away. */
+export class RetryLater extends Error {}
 
 const LONGEST_TIMER = 2 ** 31 - 1; // ms; setTimeout takes what is longer for 1
 const READ_AHEAD = 64 * 1024; // bytes

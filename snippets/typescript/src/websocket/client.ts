@@ -32,7 +32,7 @@ export interface ClientOptions {
   onOpen(client: WebSocketClient): void;
   /** Awaited before the next message is handled; a resumed connection may bring one again. */
   onMessage(data: Data): void | Promise<void>;
-  /** `stopped` is final: the close code says so, close() was called, or `error` was thrown here. */
+  /** `waiting` has the close code, if there was one. `stopped` is final: the close code says so, close() was called, or `error` was thrown here. */
   onState?(state: ClientState, code?: number, error?: unknown): void;
   /** What the server answers with any message. Browsers neither expose nor send protocol pings. */
   heartbeat?: () => string;
@@ -203,10 +203,10 @@ export class WebSocketClient {
     this.#abandon(code >= 4000 ? code : 1000, "");
     const next = this.#options.closeCodes[code] ?? "retry";
     if (next === "stop") this.#stop(code);
-    else this.#retry(this.#generation, next === "later" ? 3 : 0);
+    else this.#retry(this.#generation, next === "later" ? 3 : 0, code);
   }
 
-  #retry(generation: number, more = 0): void {
+  #retry(generation: number, more = 0, code?: number): void {
     if (generation !== this.#generation || this.#state === "stopped") return;
     const { minDelay, maxDelay, stableAfter } = this.#options;
     // Not at once: a server that accepts and closes would be called at full speed.
@@ -217,7 +217,7 @@ export class WebSocketClient {
     this.#failures += 1;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => void this.#connect(), minDelay + Math.random() * bound);
-    this.#say("waiting");
+    this.#say("waiting", code);
   }
 
   // ANCHOR_END: lost

@@ -16,14 +16,21 @@ export class OutboxFullError extends Error {
   override readonly name = "OutboxFullError";
 }
 
-/** The command was not acknowledged in time. It may have taken effect anyway: ask the server. */
+/** The command was not acknowledged in time. If it was sent, it may have taken effect, or may yet: ask the server. */
 export class CommandExpiredError extends Error {
   override readonly name = "CommandExpiredError";
+  readonly sent: boolean;
+  constructor(id: string, sent: boolean) {
+    super(id);
+    this.sent = sent;
+  }
 }
 
 interface Entry<T, A> {
   command: Command<T>;
   expiresAt: number;
+  /** On any connection. */
+  sent: boolean;
   resolve(answer: A): void;
   reject(error: Error): void;
 }
@@ -63,7 +70,13 @@ export class Outbox<T, A = void> {
     }
     const command = { id: this.#newId(), body };
     return new Promise((resolve, reject) => {
-      this.#waiting.set(command.id, { command, expiresAt: Date.now() + this.#timeToLive, resolve, reject });
+      this.#waiting.set(command.id, {
+        command,
+        expiresAt: Date.now() + this.#timeToLive,
+        sent: false,
+        resolve,
+        reject,
+      });
       this.flush();
     });
   }
@@ -98,7 +111,7 @@ export class Outbox<T, A = void> {
     const now = Date.now();
     for (const [id, entry] of this.#waiting) {
       // Nobody expects the "buy" of an hour ago to be carried out now.
-      if (entry.expiresAt <= now) this.#take(id)?.reject(new CommandExpiredError(id));
+      if (entry.expiresAt <= now) this.#take(id)?.reject(new CommandExpiredError(id, entry.sent));
     }
     if (this.#sendAll()) this.#window.drained();
     // The queue is checked again: for what expires, and for what the client did not take.
@@ -106,13 +119,14 @@ export class Outbox<T, A = void> {
   }
 
   #sendAll(): boolean {
-    for (const [id, { command }] of this.#waiting) {
+    for (const [id, entry] of this.#waiting) {
       if (this.#sent.has(id)) continue;
       if (!this.#window.take(id)) return false; // and none after it, or they would overtake it
-      if (!this.#transmit(command)) {
+      if (!this.#transmit(entry.command)) {
         this.#window.untake(id);
         return false;
       }
+      entry.sent = true;
       this.#sent.add(id);
     }
     return true;
