@@ -64,18 +64,24 @@ pub fn directive(line: &str, name: &str) -> Option<String> {
     Some(argument.trim().to_owned())
 }
 
-/// The text that `from` (`path` or `path#anchor`) stands for.
+/// The text that `from` means: `path`, `path#anchor`, or `path.snap#2`, the second exchange of a transcript. `path.snap#2 to TEXT` ends
+/// it with the first line that contains TEXT, `path.snap#2 after TEXT` begins it after that line.
 pub fn source(root: &Path, from: &str) -> Result<String, String> {
     let (path, anchor) = match from.split_once('#') {
         Some((path, anchor)) => (path, Some(anchor)),
         None => (from, None),
     };
     let text = fs::read_to_string(root.join(path)).map_err(|e| format!("{path}: {e}"))?;
-    let text = if path.ends_with(".snap") {
-        snapshot_body(&text).ok_or_else(|| format!("{path}: not a snapshot file"))?
-    } else {
-        &text
-    };
+    if path.ends_with(".snap") {
+        let body = snapshot_body(&text).ok_or_else(|| format!("{path}: not a snapshot file"))?;
+        return match anchor {
+            None => Ok(body.to_owned()),
+            Some(part) => {
+                exchange(body, part).ok_or_else(|| format!("{path}: no exchange named {part}"))
+            }
+        };
+    }
+    let text = &text;
     let lines: Vec<&str> = match anchor {
         None => text.lines().collect(),
         Some(anchor) => {
@@ -115,6 +121,31 @@ fn snapshot_body(text: &str) -> Option<&str> {
     let rest = text.strip_prefix("---\n")?;
     let at = rest.find("\n---\n")?;
     Some(rest[at + 5..].trim_matches('\n'))
+}
+
+/// A part of a transcript: see [`source`].
+fn exchange(body: &str, part: &str) -> Option<String> {
+    let (number, cut) = part.split_once(' ').unwrap_or((part, ""));
+    let starts = |line: &&str| {
+        let request = line.split_once(" /").map(|(method, _)| method);
+        matches!(
+            request,
+            Some("GET" | "HEAD" | "POST" | "DELETE" | "OPTIONS")
+        )
+    };
+    let lines: Vec<&str> = body.lines().collect();
+    let mut begins = (0..lines.len()).filter(|at| starts(&lines[*at]));
+    let begin = begins.nth(number.parse::<usize>().ok()?.checked_sub(1)?)?;
+    let mut lines = &lines[begin..begins.next().unwrap_or(lines.len())];
+    if let Some((how, text)) = cut.split_once(' ') {
+        let at = 1 + lines.iter().position(|line| line.contains(text))?;
+        lines = match how {
+            "to" => &lines[..at],
+            "after" => &lines[at..],
+            _ => return None,
+        };
+    }
+    Some(lines.join("\n").trim_matches('\n').to_owned())
 }
 
 fn dedent(lines: &[&str]) -> String {

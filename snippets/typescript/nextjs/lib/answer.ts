@@ -1,4 +1,3 @@
-// ANCHOR: answer
 import { channel } from "node:diagnostics_channel";
 import OpenAI from "openai";
 import { SETTINGS, silenceMs } from "@/lib/settings.ts";
@@ -18,6 +17,7 @@ export interface Message {
   content: string;
 }
 
+// ANCHOR: answer
 /**
  * One answer in the events of the Rust relay: deltas, then exactly one of `done` and `failed`. `signal` closes the
  * provider's connection, and nothing follows it.
