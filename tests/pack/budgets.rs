@@ -6,12 +6,6 @@ use std::path::Path;
 /// Tokens are counted as characters / 4, as the stores do.
 pub const CHAPTER_TOKENS: usize = 4_000;
 
-/// Lines of the longest listing: a longer one is broken by sentences that explain its pieces.
-const LISTING: usize = 65;
-
-/// Topics whose chapters are held to [`LISTING`].
-const LISTINGS: [&str; 2] = ["llm", "production"];
-
 const HEADINGS: [&str; 5] = [
     "Code",
     "Guarantees",
@@ -45,18 +39,6 @@ pub fn check(root: &Path, document: &Path) -> Vec<String> {
         problems.push(format!(
             "{name}: {used} tokens, the budget is {CHAPTER_TOKENS}"
         ));
-    }
-    let topic = document.iter().nth(2).and_then(|topic| topic.to_str());
-    if topic.is_some_and(|topic| LISTINGS.contains(&topic)) {
-        for fence in super::fences::parse(&text).unwrap_or_default() {
-            let lines = fence.close - fence.open - 1;
-            if lines > LISTING {
-                problems.push(format!(
-                    "{name}:{}: a listing of {lines} lines, the longest is {LISTING}: show its regions, each after a sentence",
-                    fence.open + 1
-                ));
-            }
-        }
     }
     let mut in_fence = false;
     let found: Vec<&str> = text
