@@ -57,7 +57,14 @@
   function start() {
     // print.html repeats every chapter.
     if (/\/print(?:\.html)?$/.test(location.pathname)) return;
-    for (const element of document.querySelectorAll("[data-live]")) fill(element);
+    for (const link of document.querySelectorAll("a[data-example]")) link.hash = `live-${link.dataset.example}`;
+    for (const element of document.querySelectorAll("[data-live]")) {
+      element.id = `live-${element.dataset.live}`;
+      void fill(element).then(() => {
+        // A link from the page of all examples: the browser looked for the anchor before there was one.
+        if (location.hash === `#${element.id}`) element.scrollIntoView();
+      });
+    }
   }
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);

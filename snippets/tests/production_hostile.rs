@@ -26,7 +26,6 @@ fn hostile(number: u64, bytes: std::ops::RangeInclusive<u64>) -> Plan {
 
 /// The one that the chapter shows.
 mod sse {
-    // ANCHOR: resume
     use std::time::Duration;
 
     use snippets::production::{
@@ -45,6 +44,7 @@ mod sse {
     };
     use tokio_util::sync::CancellationToken;
 
+    // ANCHOR: hostile
     /// Small pieces, and every connection cut somewhere, with RST and FIN in turn.
     fn hostile(number: u64) -> Plan {
         let cut = [Cut::Reset, Cut::Fin][(number % 2) as usize];
@@ -58,8 +58,10 @@ mod sse {
             ..Plan::default()
         }
     }
+    // ANCHOR_END: hostile
 
     #[tokio::test]
+    // ANCHOR: resume
     async fn each_event_once_and_in_order_through_a_hostile_network() {
         for seed in 1..=5 {
             let log = Log::new(log::Config::complete(1_000, 1 << 20));

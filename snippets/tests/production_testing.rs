@@ -50,7 +50,6 @@ mod in_memory {
 }
 
 mod orders {
-    // ANCHOR: orders
     use std::task::{Context, Poll, Waker};
 
     use proptest::prelude::*;
@@ -76,6 +75,7 @@ mod orders {
 
     proptest! {
         #[test]
+        // ANCHOR: orders
         fn no_order_of_publish_read_and_cut_loses_an_event(steps in prop::collection::vec(
             prop_oneof![
                 2 => Just(Step::Publish),
@@ -118,8 +118,8 @@ mod orders {
                 }
             }
         }
+        // ANCHOR_END: orders
     }
-    // ANCHOR_END: orders
 }
 
 mod leak {

@@ -1,5 +1,6 @@
 //! Blocks of the book that are generated: checklist items, the chapters for each kind of endpoint,
-//! wrong twins, and whole files of Markdown (`<!-- copy: path -->` … `<!-- /copy -->`).
+//! wrong twins, whole files of Markdown (`<!-- copy: path -->` … `<!-- /copy -->`), and the numbers of the front page
+//! (`<!-- numbers: all -->` … `<!-- /numbers -->`), which are those of the chapters.
 //!
 //! `<!-- checklist: sse/resume -->` … `<!-- /checklist -->` and
 //! `<!-- anti-patterns: sse/resume -->` … `<!-- /anti-patterns -->`; with `all` instead of a chapter
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::checklist::{self, GROUPS, Item, KINDS as ENDPOINTS, Level, SYMPTOMS, TOPICS};
 use super::fences::directive;
 
-const KINDS: [&str; 4] = ["checklist", "endpoints", "anti-patterns", "copy"];
+const KINDS: [&str; 5] = ["checklist", "endpoints", "anti-patterns", "copy", "numbers"];
 
 /// Compares every generated block of `document`; returns the corrected text and the problems.
 pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
@@ -36,6 +37,7 @@ pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
             let made = match kind {
                 "checklist" => checklist_block(root, &argument),
                 "endpoints" => endpoints_block(root),
+                "numbers" => numbers_block(root),
                 "copy" => {
                     fs::read_to_string(root.join(&argument)).map_err(|e| format!("{argument}: {e}"))
                 }
@@ -111,6 +113,79 @@ fn endpoints_block(root: &Path) -> Result<String, String> {
         kinds.join(", "),
         symptoms.join("\n")
     ))
+}
+
+/// What is measured, the chapter whose benchmark has it, the column, the row of the pattern and the row to compare it with.
+const MEASURED: [(&str, &str, usize, [&str; 2]); 5] = [
+    (
+        "CPU per event to 500 SSE clients, as a multiple of a bare `write`",
+        "sse/fanout",
+        1,
+        ["`sse/resume` under `listen`", "axum `Sse`"],
+    ),
+    (
+        "memory of an idle SSE connection, KiB",
+        "sse/fanout",
+        3,
+        ["`sse/resume` under `listen`", "axum `Sse`"],
+    ),
+    (
+        "CPU per message to 500 members of a room, as a multiple of a bare `write`",
+        "websocket/rooms",
+        1,
+        ["the pattern under `connections/listen`", "naive rooms"],
+    ),
+    (
+        "memory of an idle WebSocket, KiB",
+        "websocket/rooms",
+        2,
+        ["the pattern under `connections/listen`", "naive rooms"],
+    ),
+    (
+        "parsing a model's event stream on one core, GB/s (more is better)",
+        "sse/wire",
+        1,
+        ["`wire`, events lent", "eventsource-stream"],
+    ),
+];
+
+/// The benchmarks of the chapters in five rows, and what is counted.
+fn numbers_block(root: &Path) -> Result<String, String> {
+    let mut text = String::from("| measured | here | compared with | |\n|---|---:|---:|---|\n");
+    for (what, chapter, column, rows) in MEASURED {
+        let path = format!("book/src/{chapter}.md");
+        let page = fs::read_to_string(root.join(&path)).map_err(|e| format!("{path}: {e}"))?;
+        let bench = page
+            .split_once("<!-- bench -->")
+            .and_then(|(_, rest)| rest.split_once("<!-- /bench -->"))
+            .map_or("", |(bench, _)| bench);
+        let cell = |row: &str, column: usize| {
+            let line = bench
+                .lines()
+                .find(|l| l.starts_with('|') && l.contains(row));
+            let cell = line.and_then(|l| l.split('|').nth(column + 1));
+            cell.map(str::trim)
+                .ok_or_else(|| format!("{path}: no row {row} in its benchmark"))
+        };
+        let number = |row: &str| {
+            let cell = cell(row, column)?;
+            Ok::<_, String>(cell.split(' ').next().unwrap_or("").to_owned())
+        };
+        text.push_str(&format!(
+            "| [{what}]({chapter}.md) | **{}** | {} | {} |\n",
+            number(rows[0])?,
+            number(rows[1])?,
+            cell(rows[1], 0)?
+        ));
+    }
+    let items = checklist::read_all(root)?;
+    text.push_str(&format!(
+        "\n{} items in the checklist, {} of them checks of the probe; {} counterexamples, each with a test that shows its harm.\n",
+        items.len(),
+        items.iter().filter(|item| item.probe).count(),
+        twins(root).0.len()
+    ));
+    Ok(text)
 }
 
 /// `audit.txt`: what to search for, one line for each item and kind.

@@ -2,9 +2,9 @@
 //!
 //! Use it wherever an answer is read, measured or shown; `providers` produces it. Needs no other file.
 
-// ANCHOR: event
 use serde::de::DeserializeOwned;
 
+// ANCHOR: event
 /// One thing that happened in a model's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelEvent {
@@ -51,7 +51,9 @@ pub enum ModelEvent {
         tool_calls: Vec<ToolCall>,
     },
 }
+// ANCHOR_END: event
 
+// ANCHOR: reason
 /// Why the model stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FinishReason {
@@ -73,6 +75,7 @@ pub enum FinishReason {
     /// A reason that this version does not know, as the provider wrote it.
     Other(String),
 }
+// ANCHOR_END: reason
 
 /// Token counts as they are billed. `None`: the provider has not said yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -107,9 +110,7 @@ impl ToolCall {
         serde_json::from_str(&self.arguments)
     }
 }
-// ANCHOR_END: event
 
-// ANCHOR: question
 use serde_json::Value;
 
 /// What a model is asked.
@@ -122,7 +123,6 @@ pub struct Question {
     /// The tools, as the provider has them.
     pub tools: Vec<Value>,
 }
-// ANCHOR_END: question
 
 /// Called with the user when an answer begins; `meter::measure` makes one.
 pub type Watch = dyn Fn(&str) -> Watching + Send + Sync;

@@ -3,11 +3,11 @@
 //! Use it wherever an answer is read or an error is shown. Guarantees: an error that nobody knows is `Internal`, never the user's
 //! fault; an empty account is not a rate limit. Needs no other file.
 
-// ANCHOR: error
 use std::{error::Error, time::Duration};
 
 use serde_json::Value;
 
+// ANCHOR: error
 /// Why an answer is not whole. What was received before it is a fragment, whatever it looks like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ModelError {
@@ -49,7 +49,9 @@ pub enum ModelError {
     #[error("the connection to the provider failed: {0}")]
     Transport(String),
 }
+// ANCHOR_END: error
 
+// ANCHOR: kinds
 /// Kinds of failure that callers treat differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -66,6 +68,7 @@ pub enum Failure {
     /// Our account has no credit. The same request fails until someone pays.
     AccountEmpty,
 }
+// ANCHOR_END: kinds
 
 impl Failure {
     /// Whether the same request may succeed later.
@@ -114,7 +117,6 @@ impl ModelError {
         Self::Transport(text)
     }
 }
-// ANCHOR_END: error
 
 fn innermost(mut error: &Value) -> &Value {
     // FastAPI servers write `detail`, Google wraps its errors into a list.

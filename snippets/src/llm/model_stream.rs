@@ -3,7 +3,6 @@
 //! Use it with the decoder of your provider (`openai_chat`, `anthropic`, `openai_responses`, `gemini`, `ollama`). Needs
 //! `providers/decode` with its files, `failure` and `model_event`.
 
-// ANCHOR: stream
 use std::{collections::VecDeque, error::Error};
 
 use bytes::Bytes;
@@ -55,4 +54,3 @@ where
     )
     .fuse()
 }
-// ANCHOR_END: stream

@@ -19,7 +19,6 @@
 //! let router = app(Arc::new(relay)).layer(authentication); // which adds a `UserId` to the request
 //! ```
 
-// ANCHOR: config
 use std::{future::ready, sync::Arc, time::Duration};
 
 use axum::{
@@ -50,6 +49,7 @@ use crate::{
     streams::pace::coalesce,
 };
 
+// ANCHOR: config
 /// A model's answer, as it comes. Dropping it stops the model.
 pub type ModelEvents = BoxStream<'static, Result<ModelEvent, PublicError>>;
 
@@ -86,7 +86,9 @@ pub struct Config {
     /// Watches each answer: times, tokens, user.
     pub watch: Arc<Watch>,
 }
+// ANCHOR_END: config
 
+// ANCHOR: defaults
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -105,7 +107,7 @@ impl Default for Config {
         }
     }
 }
-// ANCHOR_END: config
+// ANCHOR_END: defaults
 
 impl Config {
     /// # Panics
@@ -250,7 +252,6 @@ impl Relay {
 /// See [`Relay::calls`].
 pub type Calls = dyn Fn(&str, Question, Instant) -> ModelEvents + Send + Sync;
 
-// ANCHOR: events
 /// The model's events as the client sees them, up to the one terminal event.
 fn chat_events(
     events: impl Stream<Item = Result<ModelEvent, PublicError>> + Send,
@@ -344,4 +345,3 @@ fn content(event: &ModelEvent) -> usize {
         _ => 0,
     }
 }
-// ANCHOR_END: events

@@ -15,7 +15,6 @@
 //! let router = app(all, move |user, question| relay.events(user, question)).layer(authentication);
 //! ```
 
-// ANCHOR: limits
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
@@ -76,9 +75,7 @@ impl Default for Limits {
         }
     }
 }
-// ANCHOR_END: limits
 
-// ANCHOR: routes
 /// All generations of this process.
 pub struct Generations {
     streams: Streams,
@@ -92,6 +89,7 @@ pub struct Generations {
 
 type User = Extension<UserId>;
 
+// ANCHOR: routes
 /// `POST /generations` (header `Idempotency-Key`) begins or joins, `GET /generations/{key}` continues after `Last-Event-ID`, and
 /// so does the POST; `DELETE /generations/{key}` stops. The GET starts nothing, so `EventSource` may repeat it. `answer` makes the
 /// answer to a user's question; it asks nothing before it is polled.
@@ -109,7 +107,9 @@ where
         .layer(limit)
         .with_state((all, answer))
 }
+// ANCHOR_END: routes
 
+// ANCHOR: join
 async fn begin<Q, A, F>(
     State((all, answer)): State<(Arc<Generations>, F)>,
     Extension(UserId(user)): User,
@@ -145,6 +145,7 @@ where
         Err(refused) => (all.limits.refuse)(refused),
     }
 }
+// ANCHOR_END: join
 
 async fn attach(
     State(all): State<Arc<Generations>>,
@@ -181,9 +182,7 @@ fn respond(slot: Slot, generation: &Arc<Generation>, cursor: &LastEventId) -> Re
         None => StatusCode::NO_CONTENT.into_response(), // it has everything: `EventSource` stops
     }
 }
-// ANCHOR_END: routes
 
-// ANCHOR: begin
 impl Generations {
     /// For one process. `shutdown` refuses questions and forgets what has ended; the answers that run must end on their own then.
     pub fn new(
@@ -220,6 +219,7 @@ impl Generations {
         self.streams.admit().map_err(|_| PublicError::FULL)
     }
 
+    // ANCHOR: begin
     /// The generation of this key: the one that is kept, if `asked`, the hash of the question, is the same; else a new one, which
     /// runs `answer`.
     ///
@@ -258,6 +258,7 @@ impl Generations {
         });
         Ok(generation)
     }
+    // ANCHOR_END: begin
 
     fn stop(self: &Arc<Self>, id: Id) -> Result<(), PublicError> {
         let mut known = self.lock();
@@ -287,9 +288,7 @@ impl Generations {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-// ANCHOR_END: begin
 
-// ANCHOR: known
 /// Owner and key: another user's key finds nothing, as one that does not exist.
 pub type Id = (String, String);
 
@@ -380,4 +379,3 @@ impl Drop for Kept {
         }
     }
 }
-// ANCHOR_END: known

@@ -4,7 +4,6 @@
 //! the stream ends with `[DONE]`, and a fragment never ends like a complete message. Siblings: `ui_part`, `ui_writer`, `model_event`,
 //! `public_error`. Other topics: `sse/streams`.
 
-// ANCHOR: response
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -24,6 +23,7 @@ use crate::sse::{
     streams::{Chunk, Own, Slot, Source},
 };
 
+// ANCHOR: response
 /// Sends `source`, a [`UiMessage`], also inside of [`Holding`](crate::sse::streams::Holding) for a user's permit.
 pub fn ui_response(slot: Slot, source: impl Source) -> Response {
     let mut response = slot.respond(source);
@@ -32,6 +32,7 @@ pub fn ui_response(slot: Slot, source: impl Source) -> Response {
     headers.insert(version, HeaderValue::from_static("v1"));
     response
 }
+// ANCHOR_END: response
 
 /// One part an event, and `[DONE]` after the last. The client fails the message on an event that is not a part: the
 /// heartbeat is a comment, and a shutdown or the maximum age ends the open parts and the message with an error.
@@ -49,6 +50,7 @@ impl UiMessage {
     }
 }
 
+// ANCHOR: own
 impl Source for UiMessage {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
         Poll::Ready(match ready!(Pin::new(&mut self.parts).poll_next(cx)) {
@@ -71,6 +73,7 @@ impl Source for UiMessage {
         })
     }
 }
+// ANCHOR_END: own
 
 /// The event of a part.
 pub fn event(part: &UiPart) -> Event {
@@ -108,6 +111,7 @@ fn done(parts: impl IntoIterator<Item = UiPart>) -> Chunk {
     }
 }
 
+// ANCHOR: parts
 /// The parts of a message that is one model call: a chat without tools of its own.
 pub fn ui_parts<S, E>(message_id: &str, events: S) -> impl Stream<Item = UiPart> + Send + use<S, E>
 where
@@ -143,4 +147,4 @@ where
     );
     stream::iter(first).chain(rest.flatten())
 }
-// ANCHOR_END: response
+// ANCHOR_END: parts

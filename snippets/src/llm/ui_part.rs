@@ -2,7 +2,6 @@
 //!
 //! Use it with `ui_writer`, which knows their order. Needs no other file.
 
-// ANCHOR: parts
 use serde::Serialize;
 use serde_json::Value;
 
@@ -101,6 +100,7 @@ pub enum UiPart {
     Error {
         error_text: &'static str,
     },
+    // ANCHOR: data
     /// Data of your own for the page: see [`UiPart::data`].
     #[serde(untagged)]
     Data {
@@ -112,8 +112,8 @@ pub enum UiPart {
         /// Not kept in the message: the page sees it in `onData`.
         transient: bool,
     },
+    // ANCHOR_END: data
 }
-// ANCHOR_END: parts
 
 impl UiPart {
     /// The part `data-{name}`. A later one with the same `id` replaces it in the message.

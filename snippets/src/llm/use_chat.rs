@@ -6,7 +6,6 @@
 //!
 //! Needs `agent`, `use_chat_request`, `use_chat_history`, `ui_message_stream`, `resume` and their files; `relay` has the call of the model.
 
-// ANCHOR: routes
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, Weak},
@@ -39,6 +38,7 @@ use crate::sse::{
     streams::{self, Slot},
 };
 
+// ANCHOR: service
 /// The service.
 pub struct UseChat {
     /// Answers the questions; without tools it is a plain chat.
@@ -50,6 +50,7 @@ pub struct UseChat {
     /// `finish` after Stop: `interrupted` for the AI SDK 7, `other` for 5 and 6.
     pub stopped: &'static str,
 }
+// ANCHOR_END: service
 
 type All = State<Arc<UseChat>>;
 type User = Extension<UserId>;
@@ -60,6 +61,7 @@ fn running(chat: &Chat) -> Option<Arc<Generation>> {
     chat.generation.upgrade().filter(|kept| !kept.has_ended())
 }
 
+// ANCHOR: routes
 /// `POST /chat` asks, regenerates and decides. `GET /chat/{id}` has the history, `GET /chat/{id}/stream` the running answer or 204, and
 /// `DELETE /chat/{id}/stream` stops it. Put [`cors`] around your authentication: a preflight has no credentials.
 pub fn app(all: Arc<UseChat>) -> Router {
@@ -72,6 +74,7 @@ pub fn app(all: Arc<UseChat>) -> Router {
         .layer(limit)
         .with_state(all)
 }
+// ANCHOR_END: routes
 
 /// Lets the pages of exactly these origins in, with their cookies.
 pub fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
@@ -83,6 +86,7 @@ pub fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
         .expose_headers([header::RETRY_AFTER])
 }
 
+// ANCHOR: ask
 async fn ask(
     State(all): All,
     Extension(UserId(user)): User,
@@ -98,6 +102,7 @@ async fn ask(
         Err(refused) => (all.generations.limits().refuse)(refused),
     }
 }
+// ANCHOR_END: ask
 
 async fn history(
     State(all): All,
@@ -129,6 +134,7 @@ async fn attach(
     }
 }
 
+// ANCHOR: stop
 async fn stop(
     State(all): All,
     Extension(UserId(user)): User,
@@ -141,6 +147,7 @@ async fn stop(
     }
     StatusCode::NO_CONTENT
 }
+// ANCHOR_END: stop
 
 /// From the start of the answer: the client has no cursor, and builds the message again.
 fn respond(slot: Slot, generation: &Arc<Generation>) -> Response {
@@ -149,9 +156,7 @@ fn respond(slot: Slot, generation: &Arc<Generation>) -> Response {
         None => StatusCode::NO_CONTENT.into_response(),
     }
 }
-// ANCHOR_END: routes
 
-// ANCHOR: begin
 impl UseChat {
     async fn begin(
         self: &Arc<Self>,
@@ -293,4 +298,3 @@ impl Answer for Answering {
         Some(event(&UiPart::Error { error_text }).last())
     }
 }
-// ANCHOR_END: begin

@@ -4,7 +4,6 @@
 //! so a cursor of another channel is a `reset` and never a position. An open stream ends at the first check after its
 //! reader has lost the right to it. Needs `sse/until.rs` and `sse/log.rs` with their files; `Reader` comes from your authentication.
 
-// ANCHOR: channels
 use std::{
     collections::{HashMap, HashSet},
     future::ready,
@@ -50,6 +49,7 @@ pub struct Channels {
 }
 
 impl Channels {
+    // ANCHOR: readable
     /// The log of `channel`, if there is one and `reader` may read it.
     pub fn readable(&self, reader: &Reader, channel: &str) -> Option<Arc<Log>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
@@ -57,6 +57,7 @@ impl Channels {
         let may = channel.readers.contains(&reader.0);
         may.then(|| Arc::clone(&channel.log))
     }
+    // ANCHOR_END: readable
 }
 
 /// `GET /channels/{channel}/events`.
@@ -69,6 +70,7 @@ pub fn app(channels: Arc<Channels>) -> Router {
         .with_state(channels)
 }
 
+// ANCHOR: events
 async fn events(
     State(channels): State<Arc<Channels>>,
     Extension(reader): Extension<Reader>,
@@ -95,4 +97,4 @@ async fn events(
     });
     slot.respond(Until::new(log, over, unauthorized))
 }
-// ANCHOR_END: channels
+// ANCHOR_END: events

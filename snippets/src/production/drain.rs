@@ -5,7 +5,6 @@
 //! and sockets end in band at random times within their `drain_spread`; and it returns by the deadline. Give
 //! [`Instance::stopping`] to `Streams::start` and `Sockets::new`. Needs `connections/{listen,takeover,send_deadline}.rs`.
 
-// ANCHOR: drain
 use std::{io, net::SocketAddr, time::Duration};
 
 use axum::{Router, http::StatusCode, routing::get};
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connections::listen;
 
+// ANCHOR: plan
 /// How long each step takes. Their sum must be below the time after which the process is killed
 /// (Kubernetes: `terminationGracePeriodSeconds`, 30 s by default).
 #[derive(Debug, Clone)]
@@ -26,6 +26,7 @@ pub struct Plan {
     /// For the ends of the streams, with their `drain_spread` within it, and for requests under way.
     pub deadline: Duration,
 }
+// ANCHOR_END: plan
 
 /// The state of an instance; clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +50,7 @@ impl Instance {
         Router::new().route("/ready", get(ready))
     }
 
+    // ANCHOR: serve
     /// Serves `app` until `leave`, then follows `plan`. `rest` is work outside of responses that must be finished:
     /// upgraded connections (`Sockets::drained`), spawned jobs. Returns whether everything ended before the deadline.
     pub async fn serve(
@@ -75,6 +77,7 @@ impl Instance {
         let (deadline, open) = tokio::join!(leave, serve);
         timeout_at(deadline, rest).await.is_ok() && open == 0
     }
+    // ANCHOR_END: serve
 }
 
 /// A listener for the moment at which the clients of another instance arrive. `TcpListener::bind` lets 128 connections wait
@@ -132,4 +135,3 @@ pub async fn signal() {
     }
     let _ = tokio::signal::ctrl_c().await;
 }
-// ANCHOR_END: drain

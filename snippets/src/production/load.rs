@@ -4,7 +4,6 @@
 //! answer is counted where hundreds of users would have waited. Here operations begin on a [`Schedule`], and time counts from
 //! when each was due, also when it began late. Under paused time it measures exactly.
 
-// ANCHOR: load
 use std::time::Duration;
 
 use tokio::{
@@ -12,12 +11,14 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+// ANCHOR: schedule
 /// When operation or event `n`, from 0, is due. Readers of a stream hold one too: `late(n)` on receipt is the delay of event `n`.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
     start: Instant,
     every: Duration,
 }
+// ANCHOR_END: schedule
 
 impl Schedule {
     /// Begins now.
@@ -61,6 +62,7 @@ impl Report {
     }
 }
 
+// ANCHOR: open_loop
 /// Runs `count` operations, each when it is due whatever became of the ones before. At most `most` run at a time: the next
 /// waits for a place then, and its latency still counts.
 pub async fn open_loop<F, E>(
@@ -94,4 +96,4 @@ where
     report.latencies.sort_unstable();
     report
 }
-// ANCHOR_END: load
+// ANCHOR_END: open_loop

@@ -5,7 +5,6 @@
 //! end in `Drop`: if a client disconnects, no line after the loop runs. Labels are a fixed few: one [`Observer`] per kind
 //! of stream, never one per user or room. Needs `sse/{event,cursor,streams}.rs`; `scrape.rs` is the endpoint.
 
-// ANCHOR: observe
 use std::task::{Context, Poll, ready};
 
 use memchr::memmem;
@@ -52,6 +51,7 @@ pub struct Observer {
 }
 
 impl Observer {
+    // ANCHOR: names
     /// `stopping` is the token that ends the streams at a shutdown (`Streams::start`).
     pub fn new(kind: &'static str, stopping: CancellationToken) -> Self {
         let reset = |reason| counter!("stream_resets_total", "kind" => kind, "reason" => reason);
@@ -74,6 +74,7 @@ impl Observer {
             queue: histogram!("stream_queue_depth", "kind" => kind),
         }
     }
+    // ANCHOR_END: names
 
     /// Watches one stream from now until it is dropped. `resumed`: the client came with a cursor.
     pub fn watch<S>(&self, source: S, resumed: bool) -> Watched<S> {
@@ -121,6 +122,7 @@ pub struct Watched<S> {
 }
 
 impl<S: Source> Source for Watched<S> {
+    // ANCHOR: poll
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
         // The connection polls when there is room in its buffers: nothing is queued, so this wait is the lag.
         if let Some(given) = self.given.take() {
@@ -133,6 +135,7 @@ impl<S: Source> Source for Watched<S> {
         }
         Poll::Ready(chunk)
     }
+    // ANCHOR_END: poll
 
     fn id(&self) -> Option<String> {
         self.source.id()
@@ -184,6 +187,7 @@ impl<S> Watched<S> {
     }
 }
 
+// ANCHOR: drop
 impl<S> Drop for Watched<S> {
     fn drop(&mut self) {
         let observer = &self.observer;
@@ -207,4 +211,4 @@ impl<S> Drop for Watched<S> {
         );
     }
 }
-// ANCHOR_END: observe
+// ANCHOR_END: drop

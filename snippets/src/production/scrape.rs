@@ -2,7 +2,6 @@
 //!
 //! Keep `/metrics` off the public address. Goes with `observe.rs`.
 
-// ANCHOR: scrape
 use std::time::Duration;
 
 use axum::{
@@ -24,6 +23,7 @@ const SECONDS: [f64; 14] = [
 ];
 const MESSAGES: [f64; 7] = [0.0, 1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0];
 
+// ANCHOR: recorder
 /// For `metrics::set_global_recorder`, before the first metric is made. With buckets: without them the exporter writes
 /// quantiles, which cannot be added up over instances.
 pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
@@ -32,6 +32,7 @@ pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_depth".to_owned()), &MESSAGES)?
         .build_recorder())
 }
+// ANCHOR_END: recorder
 
 /// `GET /metrics`. Starts the task that the recorder needs: what histograms record is kept until then, without a
 /// bound when nobody scrapes.
@@ -52,6 +53,7 @@ pub fn app(handle: PrometheusHandle) -> Router {
     Router::new().route("/metrics", get(scrape))
 }
 
+// ANCHOR: requests
 /// Records `http_request_seconds` of everything but streams: a stream has its headers at once, so that it would count as
 /// one of the fastest requests, or is open for hours, so that it would count as the slowest. For `middleware::from_fn`.
 pub async fn requests(request: Request, next: Next) -> Response {
@@ -67,6 +69,7 @@ pub async fn requests(request: Request, next: Next) -> Response {
     }
     response
 }
+// ANCHOR_END: requests
 
 fn is_stream(response: &Response) -> bool {
     let kind = response.headers().get(CONTENT_TYPE);
@@ -76,4 +79,3 @@ fn is_stream(response: &Response) -> bool {
             .iter()
             .any(|stream| kind.starts_with(stream))
 }
-// ANCHOR_END: scrape

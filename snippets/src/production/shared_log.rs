@@ -7,7 +7,6 @@
 //! the broker is down, open streams wait for `max_outage` and then end in band. Needs `store.rs` and
 //! `sse/{event,log,log_reader,streams}.rs`.
 
-// ANCHOR: shared
 use std::{
     pin::Pin,
     sync::{
@@ -356,7 +355,6 @@ impl<S: Store> Paged<S> {
     }
 }
 
-// ANCHOR: source
 impl<S: Store> Source for Paged<S> {
     fn id(&self) -> Option<String> {
         // Before a `reset`, a cursor would hide the gap from a client whose connection breaks between the two.
@@ -435,8 +433,6 @@ impl<S: Store> Source for Paged<S> {
     }
 }
 
-// ANCHOR_END: source
-
 /// The terminal event of a stream whose broker is down; the client reconnects with its cursor.
 fn unavailable() -> Event {
     let data = serde_json::json!({ "code": "unavailable" });
@@ -445,9 +441,7 @@ fn unavailable() -> Event {
         .unwrap_or_else(|_| unreachable!("a name without control characters"))
         .last()
 }
-// ANCHOR_END: shared
 
-// ANCHOR: app
 /// `GET /events`, on each instance.
 pub fn app<S: Store>(log: Arc<SharedLog<S>>, streams: Streams) -> Router {
     Router::new()
@@ -487,4 +481,3 @@ impl Source for Down {
         Poll::Ready(Some(Chunk::from(&unavailable())))
     }
 }
-// ANCHOR_END: app

@@ -6,7 +6,6 @@
 //! after it are then in the state already, so let each set a value or carry a version. Needs `sse/resume.rs` and its files;
 //! `sse/live-state.ts` is the page.
 
-// ANCHOR: snapshot
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::{
@@ -43,6 +42,7 @@ impl<T: Clone> Live<T> {
         }
     }
 
+    // ANCHOR: change
     /// Publishes `event` and applies it, as one step for [`Live::snapshot`].
     ///
     /// # Errors
@@ -57,7 +57,9 @@ impl<T: Clone> Live<T> {
         apply(&mut state);
         Ok(cursor)
     }
+    // ANCHOR_END: change
 
+    // ANCHOR: snapshot
     /// The state, with the cursor of its last change.
     pub fn snapshot(&self) -> Snapshot<T> {
         let state = self.state();
@@ -66,6 +68,7 @@ impl<T: Clone> Live<T> {
             state: state.clone(),
         }
     }
+    // ANCHOR_END: snapshot
 
     fn state(&self) -> MutexGuard<'_, T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -85,4 +88,3 @@ async fn snapshot<T: Clone + Serialize + Send + 'static>(
     // A stored one would have a cursor that is trimmed: a reset, and the same snapshot again.
     ([(CACHE_CONTROL, "no-store")], Json(live.snapshot()))
 }
-// ANCHOR_END: snapshot

@@ -6,7 +6,6 @@
 //! `postgres_log.rs` need two and five of them. A topic per user is `user:ID`, with the id from your authentication.
 //! Needs `shared_log.rs` and its files.
 
-// ANCHOR: topics
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -104,6 +103,7 @@ impl<S: Store> Topics<S> {
         }
     }
 
+    // ANCHOR: publish
     /// Appends `event` to `topic`; every process delivers it to the topic's readers.
     ///
     /// # Errors
@@ -117,7 +117,9 @@ impl<S: Store> Topics<S> {
             None => (self.open)(topic).append(event).await,
         }
     }
+    // ANCHOR_END: publish
 
+    // ANCHOR: read
     /// Everything after `cursor`, then each new event. `None`: the client has the terminal event; return 204. Check the
     /// right to read `topic` before, at each connection: a reconnect is a replay.
     ///
@@ -137,6 +139,7 @@ impl<S: Store> Topics<S> {
         let log = cell.get_or_try_init(start).await?.clone();
         Ok(log.read(cursor).await?.map(|source| Holding(source, log)))
     }
+    // ANCHOR_END: read
 
     fn cell(&self, name: &str) -> Option<Arc<OnceCell<Arc<SharedLog<S>>>>> {
         let mut topics = lock(&self.topics);
@@ -161,6 +164,7 @@ impl<S: Store> Topics<S> {
     }
 }
 
+// ANCHOR: sweep
 async fn sweep<S>(topics: Arc<Mutex<Open<S>>>, linger: Duration) {
     loop {
         sleep((linger / 4).max(Duration::from_millis(10))).await;
@@ -172,8 +176,8 @@ async fn sweep<S>(topics: Arc<Mutex<Open<S>>>, linger: Duration) {
         });
     }
 }
+// ANCHOR_END: sweep
 
 fn lock<S>(topics: &Mutex<Open<S>>) -> MutexGuard<'_, Open<S>> {
     topics.lock().unwrap_or_else(PoisonError::into_inner)
 }
-// ANCHOR_END: topics

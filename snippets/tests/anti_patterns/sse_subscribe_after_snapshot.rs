@@ -27,6 +27,7 @@ impl Feed {
         let _ = self.live.send(n);
     }
 
+    // ANCHOR: wrong
     fn wrong(&self, between: impl FnOnce()) -> Vec<u32> {
         let mut seen = self.stored.lock().unwrap().clone();
         between();
@@ -37,6 +38,7 @@ impl Feed {
         }
         seen
     }
+    // ANCHOR_END: wrong
 }
 
 /// The store answers when something has been published since, or after 300 ms.
@@ -58,6 +60,7 @@ pub(crate) fn wrong_service() -> Wrong {
     Wrong::publishing(app, move |n| feed.publish(n))
 }
 
+// ANCHOR: harm
 #[test]
 fn the_event_in_between_is_lost() {
     let feed = Feed {
@@ -66,6 +69,7 @@ fn the_event_in_between_is_lost() {
     };
     assert_eq!(feed.wrong(|| feed.publish(2)), [1, 3]);
 }
+// ANCHOR_END: harm
 
 #[test]
 fn a_position_in_the_log_has_no_in_between() {

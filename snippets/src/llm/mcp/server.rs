@@ -1,6 +1,5 @@
 //! One endpoint.
 
-// ANCHOR: server
 use std::{
     sync::Arc,
     task::{Context, Poll, ready},
@@ -29,6 +28,7 @@ const INTERNAL_ERROR: i32 = -32603;
 /// Bytes of one request.
 pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
 
+// ANCHOR: tool
 /// A tool: its definition for `tools/list`, and what it does.
 pub struct Tool {
     /// A unique name.
@@ -62,6 +62,7 @@ pub struct Server {
     /// Limits the calls that run at a time; a shutdown or the maximum age answers a call with an error.
     pub streams: Streams,
 }
+// ANCHOR_END: tool
 
 /// `POST /mcp`, and OPTIONS for the pages of allowed origins. Other methods get 405: there is no stream to open with GET, no session to DELETE.
 pub fn router(server: Server) -> Router {
@@ -71,6 +72,7 @@ pub fn router(server: Server) -> Router {
         .with_state(Arc::new(server))
 }
 
+// ANCHOR: handle
 async fn handle(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes) -> Response {
     // First, before the body is read: a page that reached this port by DNS rebinding is named here.
     match server.allows(&headers) {
@@ -78,6 +80,7 @@ async fn handle(State(server): State<Arc<Server>>, headers: HeaderMap, body: Byt
         Ok(page) => (page.map(cors), answer(&server, &headers, &body)).into_response(),
     }
 }
+// ANCHOR_END: handle
 
 /// A page of an allowed origin asks first (Fetch, section CORS-preflight fetch): without this, its browser sends no POST.
 async fn preflight(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
@@ -189,6 +192,7 @@ struct Call {
     end: Value,
 }
 
+// ANCHOR: call
 impl Source for Call {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
         let token = &self.request.params["_meta"]["progressToken"];
@@ -228,8 +232,8 @@ impl Source for Call {
         })
     }
 }
+// ANCHOR_END: call
 
 fn last(message: &Value) -> Chunk {
     Chunk::from(&Event::message(&message.to_string()).last())
 }
-// ANCHOR_END: server

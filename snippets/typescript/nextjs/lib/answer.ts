@@ -1,4 +1,3 @@
-// ANCHOR: answer
 import { channel } from "node:diagnostics_channel";
 import OpenAI from "openai";
 import { type Role, SETTINGS, silenceMs } from "@/lib/settings.ts";
@@ -32,6 +31,7 @@ export function toEvent(part: Part): OutgoingEvent {
   return { type, data: CHAT_DATA.text.write(part.text) };
 }
 
+// ANCHOR: answer
 /**
  * One answer as the Rust relay has it: text, then exactly one of `done` and `failed`. `signal` closes the provider's connection,
  * and nothing follows it.

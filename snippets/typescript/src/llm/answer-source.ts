@@ -4,7 +4,6 @@
 // (`llm/resume`). Needs `llm/read-chat.ts`, `sse/connect.ts`.
 // Guarantee: one question is asked once, however often its POST is sent; after a cut or a reload no text comes twice.
 
-// ANCHOR: source
 import { type ConnectOptions, connect, EventStreamError } from "../sse/connect.ts";
 import type { ServerSentEvent } from "../sse/event-stream.ts";
 import { ChatError, postChat } from "./read-chat.ts";
@@ -24,9 +23,7 @@ export interface AnswerSource {
 export const relaySource = (url: string | URL): AnswerSource => ({
   ask: (body, signal) => postChat(url, body, signal),
 });
-// ANCHOR_END: source
 
-// ANCHOR: generations
 export interface GenerationsOptions extends Omit<ConnectOptions, "signal" | "request" | "idempotencyKey"> {
   /** Headers for each request, with a token that is still valid. */
   headers?: () => Record<string, string> | Promise<Record<string, string>>;
@@ -35,6 +32,7 @@ export interface GenerationsOptions extends Omit<ConnectOptions, "signal" | "req
   storage?: Pick<Storage, "getItem" | "setItem">;
 }
 
+// ANCHOR: generations
 /** `POST url` with a key per question, `GET url/KEY` after a reload, `DELETE url/KEY` to stop. */
 export function generationsSource(url: string, options: GenerationsOptions = {}): AnswerSource {
   const { headers, storageKey = `answer:${url}`, storage, ...rest } = options;
@@ -71,6 +69,7 @@ export function generationsSource(url: string, options: GenerationsOptions = {})
     },
   };
 }
+// ANCHOR_END: generations
 
 /** Final answers of the server as the errors that `readChat` throws. */
 async function* resumed(events: Events): AsyncGenerator<ServerSentEvent, void, void> {
@@ -90,4 +89,3 @@ async function* resumed(events: Events): AsyncGenerator<ServerSentEvent, void, v
 function newKey(): string {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
-// ANCHOR_END: generations

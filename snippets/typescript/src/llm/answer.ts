@@ -5,10 +5,10 @@
 // Guarantee: listeners run once per frame, not once per token, also while the page is hidden; a partial answer never has the
 // status `done`; of two answers at once the later one wins; no status stays `streaming` after the reading has ended.
 
-// ANCHOR: answer
 import type { AnswerSource } from "./answer-source.ts";
 import { type ChatError, type Done, readChat } from "./read-chat.ts";
 
+// ANCHOR: state
 export interface AnswerState {
   text: string;
   reasoning: string;
@@ -19,6 +19,7 @@ export interface AnswerState {
   /** With `failed`. */
   error?: ChatError | Error;
 }
+// ANCHOR_END: state
 
 const STOPPED = new DOMException("stopped", "AbortError");
 const DETACHED = new DOMException("detached", "AbortError");
@@ -40,6 +41,7 @@ export class Answer {
     return () => void this.#listeners.delete(listener);
   };
 
+  // ANCHOR: methods
   /** Call it from an event (submit, click), never from an effect: StrictMode and every remount run effects again. */
   ask(body: unknown): void {
     this.stop();
@@ -63,6 +65,7 @@ export class Answer {
       this.#read((signal) => this.source.attach?.(signal));
     return () => this.#end(this.source.attach === undefined ? STOPPED : DETACHED);
   }
+  // ANCHOR_END: methods
 
   #end(reason: DOMException): void {
     this.#running?.abort(reason);
@@ -104,9 +107,7 @@ export class Answer {
     for (const listener of this.#listeners) listener();
   }
 }
-// ANCHOR_END: answer
 
-// ANCHOR: frame
 /** Browsers give a hidden page no frames, even if it is hidden after asking for one: then the timer shows the text. Returns how to cancel it. */
 function nextFrame(run: () => void): () => void {
   const hasFrames = typeof requestAnimationFrame === "function"; // Node has none
@@ -122,4 +123,3 @@ function nextFrame(run: () => void): () => void {
   const frame = hasFrames ? requestAnimationFrame(once) : 0;
   return cancel;
 }
-// ANCHOR_END: frame

@@ -5,7 +5,6 @@
 // model refused, and what was cut by an error, is not sent to the model again.
 
 import { Answer, type AnswerState } from "./answer.ts";
-// ANCHOR: chat
 import type { AnswerSource } from "./answer-source.ts";
 
 export interface ChatMessage {
@@ -21,6 +20,7 @@ export interface Turn {
   content: string;
 }
 
+// ANCHOR: options
 export interface ChatOptions {
   /** The conversation so far, from your server. */
   messages?: readonly ChatMessage[];
@@ -32,6 +32,7 @@ export interface ChatOptions {
   /** After each answer, complete or not: store it here if the server does not. */
   onEnd?: (messages: readonly ChatMessage[]) => void;
 }
+// ANCHOR_END: options
 
 export class Chat {
   readonly #answer: Answer;
@@ -57,6 +58,7 @@ export class Chat {
     return this.#answer.getState().status === "streaming";
   }
 
+  // ANCHOR: send
   /** A question; while an answer is being written it is stopped first. */
   send(text: string): void {
     this.#answer.stop();
@@ -69,6 +71,7 @@ export class Chat {
     const last = this.#messages.findLastIndex(({ role }) => role === "user");
     if (last !== -1) this.#ask(this.#messages.slice(0, last + 1));
   }
+  // ANCHOR_END: send
 
   stop(): void {
     this.#answer.stop();
@@ -95,7 +98,6 @@ export class Chat {
 
 let made = 0;
 const newId = (): string => `m${Date.now().toString(36)}-${(made += 1)}`;
-// ANCHOR_END: chat
 
 // ANCHOR: history
 /** The turns to send. See the table "What to store, what to resend" in the chapter. */

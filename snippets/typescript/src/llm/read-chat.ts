@@ -5,7 +5,6 @@
 // Guarantee: it returns only after the terminal event. A response that merely ends, an abort and a failure throw:
 // none of them can be treated as a complete answer.
 
-// ANCHOR: types
 import { EventStreamParser, retryAfterMs, type ServerSentEvent } from "../sse/event-stream.ts";
 import { CHAT_DATA, CHAT_EVENTS, type ChatEventNames, type Done, type Failed, type Kind } from "./chat-events.ts";
 
@@ -25,7 +24,6 @@ export class ChatError extends Error {
     this.retryAfterMs = retryAfterMs;
   }
 }
-// ANCHOR_END: types
 
 // ANCHOR: post
 /**
@@ -54,6 +52,7 @@ export async function* postChat(
     stop.abort();
   }
 }
+// ANCHOR_END: post
 
 /** The events of a response that the caller already has. `idleTimeout` in ms; the server's pings end a silence too. */
 export async function* responseEvents(
@@ -89,9 +88,7 @@ export async function* responseEvents(
     cancel();
   }
 }
-// ANCHOR_END: post
 
-// ANCHOR: helpers
 /** Aborts `signal` when one wait takes longer than `ms`. */
 class Silence {
   readonly #abort = new AbortController();
@@ -123,7 +120,6 @@ async function refusal(response: Response): Promise<ChatError> {
   const code = typeof error.code === "string" ? error.code : `http_${response.status}`;
   return new ChatError(code, error.retryable === true, retryAfterMs(response.headers.get("retry-after")));
 }
-// ANCHOR_END: helpers
 
 // ANCHOR: read
 /**

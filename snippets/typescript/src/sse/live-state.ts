@@ -56,6 +56,7 @@ export async function* liveState<S>(url: string | URL, options: LiveStateOptions
     await pause(Math.random() * bound, signal);
   }
 }
+// ANCHOR_END: live-state
 
 /** Waits `ms`; rejects with the signal's reason when that is aborted. */
 function pause(ms: number, signal: AbortSignal): Promise<void> {
@@ -72,4 +73,3 @@ function pause(ms: number, signal: AbortSignal): Promise<void> {
     signal.addEventListener("abort", abort, { once: true });
   });
 }
-// ANCHOR_END: live-state
