@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::frame::{self, BINARY, Frame, PING, PONG, Pumped, Socket, TEXT, Upgrade, Waited};
-use super::http2::{self, Answer};
 use super::{PATIENCE, Probe, alive};
 use crate::checks::{self, Check};
+use crate::http2::{Http2, MALFORMED, NoAnswer};
 use crate::process;
 
 /// Sent to a connection that reads nothing: more than the buffers of kernel and library take.
@@ -35,22 +35,33 @@ impl Probe<'_> {
 		if !self.run.needs(&[ID]) {
 			return;
 		}
-		let answer =
-			http2::extended_connect(&self.request, &self.target, self.run.at_most(Duration::from_secs(3))).await;
-		match answer {
-			Answer::NotOffered => self.run.pass(ID, "HTTP/2 is not offered here: browsers use HTTP/1.1"),
-			Answer::NotAnnounced => self.run.pass(ID, "HTTP/2 without extended CONNECT: browsers use HTTP/1.1"),
-			Answer::Status(200) => self.run.pass(ID, "extended CONNECT is answered with 200"),
-			Answer::Status(status @ (404 | 405 | 501)) => self.run.fail(
+		let patience = self.run.at_most(Duration::from_secs(3));
+		let Some(http2) = Http2::connect(&self.target, patience).await else {
+			return self.run.pass(ID, "HTTP/2 is not offered here: browsers use HTTP/1.1");
+		};
+		if !http2.extended_connect() {
+			return self.run.pass(ID, format!("{}: browsers use HTTP/1.1", http2.describe()));
+		}
+		match http2.web_socket(&self.request, &self.target, self.run.at_most(patience)).await {
+			Ok(stream) if stream.head.status == 200 => self.run.pass(ID, "extended CONNECT is answered with 200"),
+			Ok(stream) if matches!(stream.head.status, 404 | 405 | 501) => self.run.fail(
 				ID,
-				format!("extended CONNECT is announced, and answered with {status}: the route takes GET only"),
+				format!(
+					"extended CONNECT is announced, and answered with {}: the route takes GET only",
+					stream.head.status
+				),
 			),
-			Answer::Status(status) => self.run.unknown(ID, format!("extended CONNECT is answered with {status}")),
-			Answer::Reset(code) => {
-				self.run.fail(ID, format!("extended CONNECT is announced, and the stream reset with {code}"))
+			Ok(stream) => self.run.unknown(ID, format!("extended CONNECT is answered with {}", stream.head.status)),
+			Err(NoAnswer::Unwritable) => self.run.unknown(ID, "the request cannot be written as HTTP/2"),
+			Err(NoAnswer::Silent) if self.run.left().is_zero() => {}
+			Err(NoAnswer::Silent) => self.run.fail(ID, "extended CONNECT is announced, and not answered within 3 s"),
+			Err(NoAnswer::Reset(reason)) => {
+				self.run.fail(ID, format!("extended CONNECT is announced, and the stream reset with {reason:?}"))
 			}
-			Answer::Silent if self.run.left().is_zero() => {}
-			Answer::Silent => self.run.fail(ID, "extended CONNECT is announced, and not answered within 3 s"),
+			Err(NoAnswer::Malformed) => self.run.fail(ID, format!("extended CONNECT: {MALFORMED}")),
+			Err(NoAnswer::Ended(why)) => {
+				self.run.fail(ID, format!("extended CONNECT is announced, and ended the connection: {why}"))
+			}
 		}
 	}
 
