@@ -95,7 +95,7 @@ checks! {
 	SSE_NO_TRANSFORM: Sse "sse-no-transform" Should "sse/serve"
 		"Cache-Control: no-transform"
 		"no-transform, without which a middleware that compresses may hold events back"
-		"send `Cache-Control: no-cache, no-transform`; if the framework sets its own value, set the header after it";
+		"send `Cache-Control: no-cache, no-transform`; if the framework sets its own value, replace it in a middleware that runs after the handler";
 	SSE_NO_BUFFERING_HEADERS: Sse "sse-no-buffering-headers" Should "sse/serve"
 		"X-Accel-Buffering: no"
 		"the header that makes nginx pass events on at once; a proxy in front of the probe may have consumed it"
@@ -215,7 +215,7 @@ checks! {
 	SSE_STALLED_READER_MEMORY: Sse "sse-stalled-reader-memory" Must "sse/fanout"
 		"A stalled reader does not grow memory"
 		"resident memory of --pid while one reader reads nothing and megabytes are sent"
-		"bound each reader's queue; if it is full, end that stream or send a `reset`";
+		"bound each reader's queue in bytes; if it is full, end that stream or send a `reset`";
 	SSE_LAG_IS_TOLD: Sse "sse-lag-is-told" Must "sse/resume"
 		"A reader that fell behind is notified"
 		"events missing on a reader that stalled and reads again, without a reset, a cut or an event that says so (needs ids and megabytes: --publish)"

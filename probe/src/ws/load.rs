@@ -144,20 +144,38 @@ impl Probe<'_> {
 			unit.extend(frame::encode(true, PING, &[b'p'; 100], true));
 		}
 		let total = if before.is_some() { FOR_MEMORY } else { ENOUGH };
-		let limit = self.run.left().saturating_sub(PATIENCE).min(Duration::from_secs(30));
+		let limit = self.run.left().saturating_sub(PATIENCE).min(Duration::from_secs(120));
 		let until = Instant::now() + limit;
-		let pumping =
-			tokio::time::timeout(limit + Duration::from_secs(1), stalled.pump(&unit, total, false, until, stall));
-		// The other one reads and answers Pings all the time, as a client does.
-		let pumped = tokio::select! {
-			pumped = pumping => pumped.ok(),
-			ended = other.until(Duration::MAX, |_| false) => {
-				return unknown(&format!("the other connection: {}", ended.text()));
+		let mut pumped = frame::Pumped { sent: 0, outcome: None };
+		loop {
+			// Where the last write ended, which may be inside a frame.
+			let at = pumped.sent % unit.len();
+			unit.rotate_left(at);
+			let rest = total - pumped.sent;
+			let pumping =
+				tokio::time::timeout(limit + Duration::from_secs(1), stalled.pump(&unit, rest, false, until, stall));
+			// The other one reads and answers Pings all the time, as a client does.
+			let more = tokio::select! {
+				more = pumping => more.ok(),
+				ended = other.until(Duration::MAX, |_| false) => {
+					return unknown(&format!("the other connection: {}", ended.text()));
+				}
+			};
+			let Some(more) = more else {
+				return unknown("sending to the service took too long");
+			};
+			unit.rotate_right(at);
+			pumped.sent += more.sent;
+			pumped.outcome = more.outcome;
+			if matches!(pumped.outcome, Some(Waited::Silent)) && pumped.sent < total {
+				return unknown("sending to the service took too long");
 			}
-		};
-		let Some(pumped) = pumped else {
-			return unknown("sending to the service took too long");
-		};
+			// Slow is not stalled: a service that answers the other one, and then reads on, had only paused.
+			let paused = pumped.outcome.is_none() && more.sent > 0;
+			if !paused || !alive(&mut other, self.run.at_most(PATIENCE)).await {
+				break;
+			}
+		}
 		let how = match &pumped.outcome {
 			None => format!("the service stopped reading after {} KiB", pumped.sent / 1024),
 			Some(Waited::Silent) => format!("{} KiB were sent", pumped.sent / 1024),
