@@ -35,7 +35,7 @@ pub struct Probe {
 	/// Time limit for the run, in seconds
 	#[arg(long, default_value_t = 20.0, value_name = "SECONDS")]
 	pub budget: f64,
-	/// sse: wait, when all else is done, for a cut at 30 or 60 s (the budget is then 100 s at least)
+	/// sse: 65 s of waiting after the last check, for a cut at 30 or 60 s (the budget is then at least 100 s)
 	#[arg(long)]
 	pub long: bool,
 	/// Checks to run: ids, or beginnings of ids with *, separated by commas
@@ -65,7 +65,7 @@ pub struct Probe {
 	/// Reader of the stream in production
 	#[arg(long, value_enum)]
 	pub client: Option<ClientArg>,
-	/// Promise of resume: events without ids are a failure
+	/// Promise of resume: an event without an id fails the run
 	#[arg(long)]
 	pub resumable: bool,
 	/// ws: subprotocols to offer, separated by commas
@@ -74,13 +74,13 @@ pub struct Probe {
 	/// ws: text message that the service accepts
 	#[arg(long, value_name = "TEXT")]
 	pub message: Option<String>,
-	/// ws: the same, binary, in hexadecimal digits
+	/// ws: binary message that the service accepts, in hexadecimal digits
 	#[arg(long, value_name = "HEX", conflicts_with = "message")]
 	pub message_hex: Option<String>,
 	/// ws: message that the service expects first on every connection; several, in order, if given again
 	#[arg(long, value_name = "TEXT")]
 	pub hello: Vec<String>,
-	/// ws: the same, binary, in hexadecimal digits
+	/// ws: binary message that the service expects first, as for --hello, in hexadecimal digits
 	#[arg(long, value_name = "HEX", conflicts_with = "hello")]
 	pub hello_hex: Vec<String>,
 	/// ws: time after which the service promises to drop a silent peer, in seconds
@@ -101,13 +101,13 @@ pub struct Probe {
 	/// File for the failures as SARIF 2.1.0, for code scanning
 	#[arg(long, value_name = "FILE")]
 	pub sarif: Option<PathBuf>,
-	/// https and wss: PEM file of the only authorities to believe
+	/// https and wss: PEM file of the only authorities to accept
 	#[arg(long, value_name = "FILE", conflicts_with = "insecure")]
 	pub cacert: Option<PathBuf>,
-	/// https and wss: any certificate is believed
+	/// https and wss: acceptance of any certificate
 	#[arg(long)]
 	pub insecure: bool,
-	/// Warnings fail the run too
+	/// Exit code 1 for warnings too
 	#[arg(long)]
 	pub strict: bool,
 }

@@ -6,6 +6,7 @@
 pub mod checks;
 pub mod command;
 mod http1;
+mod http2;
 mod leak;
 mod llm;
 mod options;

@@ -39,13 +39,13 @@ enum Command {
 	Llm(Probe),
 	/// Read a recorded body from standard input, write one JSON object per event
 	Decode {
-		/// Decode the answer of a model: one object per model event, exit code 1 unless the answer is complete
+		/// Provider of a recorded answer: one object per model event, exit code 1 unless the answer is complete
 		#[arg(long, value_enum)]
 		provider: Option<Provider>,
 	},
 	/// List all checks
 	List {
-		/// Output as JSON
+		/// JSON instead of text
 		#[arg(long)]
 		json: bool,
 	},
@@ -195,6 +195,7 @@ fn list(as_json: bool) -> Outcome {
 					"level": check.level.name(),
 					"title": check.title,
 					"looks_for": check.looks_for,
+					"fix": check.fix,
 					"chapter": check.chapter,
 				})
 			})
@@ -216,7 +217,8 @@ fn explain(id: &str) -> ExitCode {
 	say(&format!("{} ({})", check.id, check.level.name()));
 	say(&format!("requires:  {}", check.title));
 	say(&format!("looks for: {}", check.looks_for));
+	say(&format!("fix:       {}", check.fix));
 	say(&format!("run it:    stream-probe {} URL --only {}", check.kind.name(), check.id));
-	say(&format!("read:      book/src/{}.md", check.chapter));
+	say(&format!("read:      chapter {0} of the book (book/src/{0}.md)", check.chapter));
 	ExitCode::SUCCESS
 }

@@ -71,16 +71,17 @@ impl Finding {
 			"title": self.check.title,
 			"verdict": self.verdict.name(),
 			"evidence": self.evidence,
+			"fix": self.check.fix,
 			"chapter": self.check.chapter,
 			"at_ms": self.at.as_millis() as u64,
 		})
 	}
 
-	/// One line for people; a second one names the chapter of a failure.
+	/// One line for people; a second one gives the fix and the chapter of a failure.
 	pub fn line(&self) -> String {
 		let mut line = format!("{} {}: {}", self.word(), self.check.id, self.evidence);
 		if self.verdict == Verdict::Failed {
-			let _ = write!(line, "\n        read: {}", self.check.chapter);
+			let _ = write!(line, "\n        fix: {}; read: {}", self.check.fix, self.check.chapter);
 		}
 		line
 	}
@@ -402,8 +403,8 @@ impl Report {
 					"shortDescription": { "text": check.title },
 					"fullDescription": { "text": format!("{}. Looks for: {}.", check.title, check.looks_for) },
 					"help": {
-						"text": format!("Looks for: {}.\nRead: {chapter}", check.looks_for),
-						"markdown": format!("Looks for: {}.\n\nRead: `{chapter}`", check.looks_for),
+						"text": format!("Looks for: {}.\nFix: {}.\nRead: {chapter}", check.looks_for, check.fix),
+						"markdown": format!("Looks for: {}.\n\nFix: {}.\n\nRead: `{chapter}`", check.looks_for, check.fix),
 					},
 					"defaultConfiguration": { "level": level(check.level) },
 					"properties": { "chapter": check.chapter },
@@ -463,12 +464,12 @@ impl Report {
 		for finding in &self.findings {
 			let _ = write!(xml, "  <testcase classname=\"{}\" name=\"{}\">", self.kind.name(), finding.check.id);
 			let text = escape(&finding.evidence);
-			let chapter = finding.check.chapter;
+			let (fix, chapter) = (escape(finding.check.fix), finding.check.chapter);
 			let _ = match finding.verdict {
 				Verdict::Passed => write!(xml, "<system-out>{text}</system-out>"),
 				Verdict::Failed if finding.counts(strict) => write!(
 					xml,
-					"<failure message=\"{}\">{text}\nread: {chapter}</failure>",
+					"<failure message=\"{}\">{text}\nfix: {fix}\nread: {chapter}</failure>",
 					escape(finding.check.title)
 				),
 				Verdict::Failed => write!(xml, "<skipped message=\"warning: {text}\"/>"),

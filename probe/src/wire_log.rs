@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::http1::{Decoder, End, Head, Part, Response};
+use crate::http2;
 use crate::report::quote;
 use crate::wire::{Limits, Parser};
 
@@ -375,16 +376,25 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-	pub(crate) fn start(mut response: Response) -> Self {
+	pub(crate) fn start(response: Response) -> Self {
 		let head = response.head.clone();
 		let head_at = response.sent_at + head.after;
+		Self::reading(head, head_at, Body::Http1(response))
+	}
+
+	pub(crate) fn over_http2(stream: http2::Stream) -> Self {
+		let head_at = stream.sent_at + stream.head.after;
+		Self::reading(stream.head.clone(), head_at, Body::Http2(stream))
+	}
+
+	fn reading(head: Head, head_at: Instant, mut body: Body) -> Self {
 		let mut decoder = head.get("content-encoding").and_then(|coding| Decoder::new(coding.trim()));
 		let log = Arc::new(Mutex::new(Log::new(form(&head))));
 		let (notify, changed) = watch::channel(());
 		let written = Arc::clone(&log);
 		let task = tokio::spawn(async move {
 			loop {
-				let part = response.next().await;
+				let part = body.next().await;
 				let now = Instant::now();
 				let mut log = written.lock().unwrap_or_else(PoisonError::into_inner);
 				let ended = match part {
@@ -442,8 +452,29 @@ impl Reader {
 		}
 	}
 
+	/// Disconnects, and returns when it has.
+	pub(crate) async fn close(mut self) {
+		self.task.abort();
+		drop((&mut self.task).await);
+	}
+
 	pub(crate) fn ended(&self) -> Option<End> {
 		self.with(|log| log.end.map(|(_, end)| end))
+	}
+}
+
+/// Where the bytes of a reader come from.
+enum Body {
+	Http1(Response),
+	Http2(http2::Stream),
+}
+
+impl Body {
+	async fn next(&mut self) -> Part {
+		match self {
+			Body::Http1(response) => response.next().await,
+			Body::Http2(stream) => stream.next().await,
+		}
 	}
 }
 

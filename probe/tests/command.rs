@@ -10,7 +10,7 @@ use stream_probe::Kind;
 use stream_probe::checks::CHECKS;
 
 use crate::support::sse::{Fault, Service};
-use crate::support::together;
+use crate::support::{together, ws};
 
 pub fn probe(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_stream-probe"))
@@ -120,7 +120,9 @@ fn list_and_explain_know_every_check() {
         let explained = probe(&["explain", check.id], b"");
         assert!(explained.status.success());
         let explained = text(&explained.stdout);
-        assert!(explained.contains(check.looks_for) && explained.contains(check.chapter));
+        for text in [check.looks_for, check.fix, check.chapter] {
+            assert!(explained.contains(text), "{explained}");
+        }
     }
     assert_eq!(
         probe(&["explain", "sse-nonsense"], b"").status.code(),
@@ -295,6 +297,86 @@ async fn an_interrupted_run_writes_its_reports_and_leaves_nothing_behind() {
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+}
+
+/// Runs the program on a thread of its own, next to the services of the test.
+async fn run(arguments: Vec<String>) -> Output {
+    tokio::task::spawn_blocking(move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        probe(&arguments, b"")
+    })
+    .await
+    .unwrap()
+}
+
+fn words(arguments: &[&str]) -> Vec<String> {
+    arguments.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// Every connection starts with the messages of `--hello`, in their order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hello_is_a_list_in_order() {
+    let service = ws::Service::start(ws::Fault::ExpectsHello).await;
+    let url = format!("ws://{}/ws", service.addr);
+    let hello = async |messages: &[&str]| {
+        let mut arguments = words(&["ws", &url, "--cookie", ws::COOKIE, "--origin", ws::ORIGIN]);
+        arguments.extend(words(&["--budget", "120", "--json"]));
+        arguments.extend(words(&[
+            "--only",
+            "ws-handshake,ws-ping-answered,ws-fragments-accepted",
+        ]));
+        for message in messages {
+            arguments.extend(words(&["--hello", message]));
+        }
+        let output = run(arguments).await;
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), report)
+    };
+    let (code, report) = hello(&ws::HELLO).await;
+    assert_eq!(code, Some(0), "{report:#}");
+    let checks = report["checks"].as_array().unwrap();
+    assert!(
+        checks.iter().all(|check| check["verdict"] == "passed"),
+        "{report:#}"
+    );
+    // In another order the service closes every connection, and the run says what to give.
+    let (code, report) = hello(&[ws::HELLO[1], ws::HELLO[0]]).await;
+    assert_eq!(code, Some(1), "{report:#}");
+    let sentence = report["broken_off"].as_str().unwrap();
+    assert!(
+        sentence.contains("4400") && sentence.contains("--hello"),
+        "{sentence}"
+    );
+}
+
+/// A stream that is cut when everything else is done: only `--long` sees it, and a run without it says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_waits_for_a_cut() {
+    let service = Service::start(Fault::CutsOff).await;
+    let url = format!("http://{}/events", service.addr);
+    let arguments = [
+        "sse",
+        &url,
+        "--json",
+        "--budget",
+        "300",
+        "--only",
+        "sse-ends-cleanly",
+    ];
+    let long = tokio::spawn(run([words(&arguments), words(&["--long"])].concat()));
+    // Started after it, and with less to do: it ends while the other still waits.
+    let short = run(words(&arguments)).await;
+    service.hub.stop.send_replace(true);
+    let long = long.await.unwrap();
+    let only = |output: &Output| {
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["checks"][0].clone()
+    };
+    assert_eq!(short.status.code(), Some(0), "{:#}", only(&short));
+    let evidence = only(&short)["evidence"].as_str().unwrap().to_owned();
+    assert!(evidence.contains("--long"), "{evidence}");
+    assert_eq!(long.status.code(), Some(1), "{:#}", only(&long));
+    assert_eq!(only(&long)["id"], "sse-ends-cleanly");
 }
 
 /// A service that ends during the run is one sentence and exit code 1.

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::json;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -24,22 +26,42 @@ fn run(command: &mut Command) -> String {
     text(&stdout)
 }
 
-/// The archive that `cargo publish` would send is unpacked and built apart from the workspace.
+/// `cargo publish --dry-run` of every crate that is meant to be published: its archive is unpacked and built apart from
+/// the workspace.
 #[test]
 #[ignore = "needs a minute to build the archive: run ./check"]
-fn the_packaged_crate_builds_alone() {
+fn what_is_published_builds_from_its_archive_alone() {
+    let cargo = || {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(root()).env_remove("RUSTC"); // .cargo/config.toml sets it for skeptic
+        cargo
+    };
+    let metadata = run(cargo().args(["metadata", "--no-deps", "--offline", "--format-version=1"]));
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    // `publish = false` is an empty list of registries.
+    let published = packages.iter().filter(|p| p["publish"] != json!([]));
+    let names: Vec<&str> = published.map(|p| p["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["stream-probe"]);
     let target = root().join("target/package-check");
-    run(Command::new(env!("CARGO"))
-        .current_dir(root())
-        .env_remove("RUSTC") // .cargo/config.toml sets it for skeptic
-        .args([
-            "package",
-            "-p",
-            "stream-probe",
-            "--allow-dirty",
-            "--target-dir",
-        ])
-        .arg(&target));
+    for name in names {
+        let package = |arguments: &[&str]| {
+            let mut cargo = cargo();
+            cargo.args(arguments).args(["--allow-dirty", "-p", name]);
+            cargo.arg("--target-dir").arg(&target);
+            cargo
+        };
+        // Builds it, with no need of a network.
+        run(&mut package(&["package", "--offline"]));
+        // What is left of a dry run needs the index of the registry. One that cannot be reached decides nothing.
+        let mut dry_run = package(&["publish", "--dry-run", "--no-verify"]);
+        dry_run.env("CARGO_NET_RETRY", "0");
+        dry_run.env("CARGO_HTTP_TIMEOUT", "10");
+        let output = dry_run.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let unreachable = said.contains("failed to download");
+        assert!(output.status.success() || unreachable, "{said}");
+    }
     let folder = target.join(format!(
         "package/stream-probe-{}",
         env!("CARGO_PKG_VERSION")

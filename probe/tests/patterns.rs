@@ -23,7 +23,7 @@ use snippets::websocket::serve::Sockets;
 use stream_probe::{Kind, Publish, Verdict};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{assert_failed, options, probe, show, together};
+use crate::support::{assert_failed, assert_passed, options, probe, show, together};
 
 async fn start(app: Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -61,6 +61,9 @@ async fn sse_resume_passes() {
     }));
     let report = probe(Kind::Sse, &options).await;
     assert_failed(&report, &[]);
+    // axum accepts HTTP/2 with prior knowledge.
+    assert_passed(&report, "sse-http2-works");
+    assert_passed(&report, "sse-http2-stream-limit");
     assert!(
         report.ids(Verdict::CouldNotTell).len() <= 5,
         "\n{}",

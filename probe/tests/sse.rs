@@ -41,6 +41,8 @@ async fn a_right_service_passes() {
         "sse-terminal-event",
         "sse-disconnect-noticed",
         "sse-limit-counts-streams",
+        "sse-http2-works",
+        "sse-http2-stream-limit",
         "sse-shutdown-ends-streams",
     ];
     let mut seen = report.ids(Verdict::CouldNotTell);
@@ -62,6 +64,7 @@ async fn other_right_services_pass() {
         Fault::TrimmedByAnotherName,
         Fault::Ends,
         Fault::Ends204,
+        Fault::Http2,
     ];
     together(right.map(|fault| async move {
         let report = Service::start(fault).await.report().await;
@@ -73,6 +76,10 @@ async fn other_right_services_pass() {
         );
         if fault == Fault::Ends204 {
             assert_passed(&report, "sse-terminal-event");
+        }
+        if fault == Fault::Http2 {
+            assert_passed(&report, "sse-http2-works");
+            assert_passed(&report, "sse-http2-stream-limit");
         }
         let past = match fault {
             Fault::Trimmed => Verdict::Passed,
@@ -129,6 +136,10 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::CorsStar, &["sse-cors-credentials"]),
     (Fault::CorsAny, &["sse-cors-credentials"]),
     (Fault::Leak, &["sse-errors-clean"]),
+    (Fault::Http2Connection, &["sse-http2-works"]),
+    (Fault::Http2Held, &["sse-http2-works"]),
+    (Fault::Http2Cancelled, &["sse-http2-works"]),
+    (Fault::Http2FewStreams, &["sse-http2-stream-limit"]),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

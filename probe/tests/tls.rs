@@ -54,10 +54,12 @@ async fn behind_tls(mut options: Options, to: SocketAddr) -> Options {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_right_service_passes_behind_tls() {
     let events = async {
-        let service = sse::Service::start(sse::Fault::None).await;
+        let service = sse::Service::start(sse::Fault::Http2).await;
         let mut options = behind_tls(service.options(), service.addr).await;
         options.skip = crate::support::without_stalls();
-        assert_failed(&probe(Kind::Sse, &options).await, &[]);
+        let report = probe(Kind::Sse, &options).await;
+        assert_failed(&report, &[]);
+        assert_passed(&report, "sse-http2-works");
     };
     let sockets = async {
         let service = ws::Service::start(ws::Fault::Http2).await;

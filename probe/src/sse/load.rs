@@ -113,7 +113,8 @@ impl Probe<'_> {
 	}
 
 	/// Memory that grew is a queue only if the stalled reader is then sent what it is owed, and if the same volume
-	/// without such a reader takes less: garbage, and a log that keeps all events, are resident too. All in KiB.
+	/// without such a reader takes less: garbage, and a log that keeps all events, are resident too. Twice the volume,
+	/// since what is kept of it may first fill the room of garbage. All in KiB.
 	async fn memory(&self, grown: Option<u64>, kib: u64, due: u64) {
 		const MEMORY: &Check = checks::SSE_STALLED_READER_MEMORY;
 		if !self.run.needs(&[MEMORY]) {
@@ -135,7 +136,7 @@ impl Probe<'_> {
 		let before = self.options.pid.and_then(process::resident_kib);
 		let start = self.first.with(|log| log.bytes);
 		let sent = || (self.first.with(|log| log.bytes) - start) as u64 / 1024;
-		while sent() < kib && self.publisher.is_some() && !self.run.left().is_zero() {
+		while sent() < 2 * kib && self.publisher.is_some() && !self.run.left().is_zero() {
 			let seen = self.first.with(|log| log.events.len());
 			let arrived = |log: &crate::wire_log::Log| log.events.len() > seen;
 			let published = self.publisher.once().await;
@@ -147,11 +148,11 @@ impl Probe<'_> {
 		let again = before
 			.zip(self.options.pid.and_then(process::resident_kib))
 			.map_or(0, |(before, after)| after.saturating_sub(before));
-		if sent() >= kib && again > kib / 2 {
+		if sent() >= 2 * kib && again > kib {
 			self.run.unknown(
 				MEMORY,
 				format!(
-					"{text}, and by {again} KiB for as much without a stalled reader: the service keeps its events"
+					"{text}, and by {again} KiB for twice as much without a stalled reader: the service keeps its events"
 				),
 			);
 		} else {

@@ -1,6 +1,7 @@
 //! The checks of `stream-probe sse`.
 
 mod flow;
+mod http2;
 mod load;
 mod requests;
 mod resume;
@@ -85,6 +86,8 @@ pub(crate) async fn probe(options: &Options, run: &Run) -> Result<(), Unreachabl
 		if early {
 			probe.ended().await;
 		}
+		probe.doing("opened the stream over HTTP/2");
+		probe.http2().await;
 		probe.doing("reconnected with cursors");
 		probe.resume().await;
 		probe.doing("left one reader stalled");

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::frame::{self, BINARY, Frame, PING, PONG, Pumped, Socket, TEXT, Upgrade, Waited};
-use super::http2::{self, Answer};
 use super::{PATIENCE, Probe, alive};
 use crate::checks::{self, Check};
+use crate::http2::{Http2, MALFORMED, NoAnswer};
 use crate::process;
 
 /// Sent to a connection that reads nothing: more than the buffers of kernel and library take.
@@ -35,22 +35,33 @@ impl Probe<'_> {
 		if !self.run.needs(&[ID]) {
 			return;
 		}
-		let answer =
-			http2::extended_connect(&self.request, &self.target, self.run.at_most(Duration::from_secs(3))).await;
-		match answer {
-			Answer::NotOffered => self.run.pass(ID, "HTTP/2 is not offered here: browsers use HTTP/1.1"),
-			Answer::NotAnnounced => self.run.pass(ID, "HTTP/2 without extended CONNECT: browsers use HTTP/1.1"),
-			Answer::Status(200) => self.run.pass(ID, "extended CONNECT is answered with 200"),
-			Answer::Status(status @ (404 | 405 | 501)) => self.run.fail(
+		let patience = self.run.at_most(Duration::from_secs(3));
+		let Some(http2) = Http2::connect(&self.target, patience).await else {
+			return self.run.pass(ID, "HTTP/2 is not offered here: browsers use HTTP/1.1");
+		};
+		if !http2.extended_connect() {
+			return self.run.pass(ID, format!("{}: browsers use HTTP/1.1", http2.describe()));
+		}
+		match http2.web_socket(&self.request, &self.target, self.run.at_most(patience)).await {
+			Ok(stream) if stream.head.status == 200 => self.run.pass(ID, "extended CONNECT is answered with 200"),
+			Ok(stream) if matches!(stream.head.status, 404 | 405 | 501) => self.run.fail(
 				ID,
-				format!("extended CONNECT is announced, and answered with {status}: the route takes GET only"),
+				format!(
+					"extended CONNECT is announced, and answered with {}: the route takes GET only",
+					stream.head.status
+				),
 			),
-			Answer::Status(status) => self.run.unknown(ID, format!("extended CONNECT is answered with {status}")),
-			Answer::Reset(code) => {
-				self.run.fail(ID, format!("extended CONNECT is announced, and the stream reset with {code}"))
+			Ok(stream) => self.run.unknown(ID, format!("extended CONNECT is answered with {}", stream.head.status)),
+			Err(NoAnswer::Unwritable) => self.run.unknown(ID, "the request cannot be written as HTTP/2"),
+			Err(NoAnswer::Silent) if self.run.left().is_zero() => {}
+			Err(NoAnswer::Silent) => self.run.fail(ID, "extended CONNECT is announced, and not answered within 3 s"),
+			Err(NoAnswer::Reset(reason)) => {
+				self.run.fail(ID, format!("extended CONNECT is announced, and the stream reset with {reason:?}"))
 			}
-			Answer::Silent if self.run.left().is_zero() => {}
-			Answer::Silent => self.run.fail(ID, "extended CONNECT is announced, and not answered within 3 s"),
+			Err(NoAnswer::Malformed) => self.run.fail(ID, format!("extended CONNECT: {MALFORMED}")),
+			Err(NoAnswer::Ended(why)) => {
+				self.run.fail(ID, format!("extended CONNECT is announced, and ended the connection: {why}"))
+			}
 		}
 	}
 
@@ -133,20 +144,38 @@ impl Probe<'_> {
 			unit.extend(frame::encode(true, PING, &[b'p'; 100], true));
 		}
 		let total = if before.is_some() { FOR_MEMORY } else { ENOUGH };
-		let limit = self.run.left().saturating_sub(PATIENCE).min(Duration::from_secs(30));
+		let limit = self.run.left().saturating_sub(PATIENCE).min(Duration::from_secs(120));
 		let until = Instant::now() + limit;
-		let pumping =
-			tokio::time::timeout(limit + Duration::from_secs(1), stalled.pump(&unit, total, false, until, stall));
-		// The other one reads and answers Pings all the time, as a client does.
-		let pumped = tokio::select! {
-			pumped = pumping => pumped.ok(),
-			ended = other.until(Duration::MAX, |_| false) => {
-				return unknown(&format!("the other connection: {}", ended.text()));
+		let mut pumped = frame::Pumped { sent: 0, outcome: None };
+		loop {
+			// Where the last write ended, which may be inside a frame.
+			let at = pumped.sent % unit.len();
+			unit.rotate_left(at);
+			let rest = total - pumped.sent;
+			let pumping =
+				tokio::time::timeout(limit + Duration::from_secs(1), stalled.pump(&unit, rest, false, until, stall));
+			// The other one reads and answers Pings all the time, as a client does.
+			let more = tokio::select! {
+				more = pumping => more.ok(),
+				ended = other.until(Duration::MAX, |_| false) => {
+					return unknown(&format!("the other connection: {}", ended.text()));
+				}
+			};
+			let Some(more) = more else {
+				return unknown("sending to the service took too long");
+			};
+			unit.rotate_right(at);
+			pumped.sent += more.sent;
+			pumped.outcome = more.outcome;
+			if matches!(pumped.outcome, Some(Waited::Silent)) && pumped.sent < total {
+				return unknown("sending to the service took too long");
 			}
-		};
-		let Some(pumped) = pumped else {
-			return unknown("sending to the service took too long");
-		};
+			// Slow is not stalled: a service that answers the other one, and then reads on, had only paused.
+			let paused = pumped.outcome.is_none() && more.sent > 0;
+			if !paused || !alive(&mut other, self.run.at_most(PATIENCE)).await {
+				break;
+			}
+		}
 		let how = match &pumped.outcome {
 			None => format!("the service stopped reading after {} KiB", pumped.sent / 1024),
 			Some(Waited::Silent) => format!("{} KiB were sent", pumped.sent / 1024),

@@ -2,7 +2,6 @@
 
 mod access;
 mod frame;
-mod http2;
 mod load;
 mod protocol;
 

@@ -1,5 +1,6 @@
 //! Small servers written byte by byte, each right in everything but one named fault.
 
+pub mod http2;
 pub mod relay;
 pub mod sse;
 pub mod ws;
@@ -173,7 +174,7 @@ where
     }
 }
 
-/// Probes the service of every fault, a few at a time (they wait more than they work), and compares
+/// Probes the service of every fault, many at a time (they wait more than they work), and compares
 /// what failed with what had to.
 pub async fn assert_faults<F, R>(table: &'static [(F, &'static [&'static str])], run: fn(F) -> R)
 where
@@ -191,7 +192,7 @@ where
                 show(&report)
             ))
         })
-        .buffer_unordered(6)
+        .buffer_unordered(12)
         .filter_map(|wrong| async { wrong })
         .collect()
         .await;
@@ -239,7 +240,7 @@ pub async fn assert_compositions<F, R>(
             (!unrelated.is_empty())
                 .then(|| format!("{name}\n{}\n\n{}", unrelated.join("\n"), show(&report)))
         })
-        .buffer_unordered(8)
+        .buffer_unordered(16)
         .filter_map(|wrong| async { wrong })
         .collect()
         .await;

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flate2::{Compression, write::GzEncoder};
+use futures::StreamExt as _;
 use stream_probe::{Kind, Options, Publish, Report};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{One, Request, chunk, options, probe};
+use super::{One, Request, chunk, http2, options, probe};
 
 /// What is wrong with the service; `None` is the right one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,15 @@ pub enum Fault {
     Hoards,
     /// Ends streams on SIGTERM without their last chunk.
     CutsOff,
+    /// Speaks HTTP/2 too, as the next four do: right.
+    Http2,
+    /// `Connection` in the response headers of HTTP/2.
+    Http2Connection,
+    /// Holds events back over HTTP/2 only.
+    Http2Held,
+    /// Ends the connection of HTTP/2 if one of its streams is cancelled.
+    Http2Cancelled,
+    Http2FewStreams,
 }
 
 /// How many streams may be open at the same time.
@@ -189,9 +199,58 @@ impl Service {
     }
 }
 
+const HTTP2: &[Fault] = &[
+    Fault::Http2,
+    Fault::Http2Connection,
+    Fault::Http2Held,
+    Fault::Http2Cancelled,
+    Fault::Http2FewStreams,
+];
+
+/// The stream over HTTP/2.
+async fn over_http2(socket: TcpStream, hub: Arc<Hub>) -> std::io::Result<()> {
+    let fault = hub.fault;
+    let mut block = http2::field(":status", "200");
+    block.extend(http2::field("content-type", "text/event-stream"));
+    if fault == Fault::Http2Connection {
+        block.extend(http2::field("connection", "keep-alive"));
+    }
+    let answer = http2::Answer {
+        block,
+        streams: if fault == Fault::Http2FewStreams {
+            8
+        } else {
+            128
+        },
+        connect: false,
+        prelude: "retry: 3000\n\n".to_owned(),
+        ends_when_cancelled: fault == Fault::Http2Cancelled,
+    };
+    let from = (
+        hub.log.lock().unwrap().len(),
+        hub.changed.subscribe(),
+        hub.clone(),
+    );
+    let events = futures::stream::unfold(from, async |(mut next, mut changed, hub)| {
+        loop {
+            let n = hub.log.lock().unwrap().get(next).copied();
+            if let Some(n) = n.filter(|_| hub.fault != Fault::Http2Held) {
+                next += 1;
+                let bytes = event(hub.fault, next, &hub.text(n));
+                return Some((bytes, (next, changed, hub)));
+            }
+            changed.changed().await.ok()?;
+        }
+    });
+    http2::serve(socket, answer, events.boxed()).await
+}
+
 async fn serve(mut socket: TcpStream, hub: Arc<Hub>) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
     while let Some(request) = Request::read(&mut socket).await {
+        if request.method == "PRI" && hub.fault.any(HTTP2) {
+            return over_http2(socket, hub).await;
+        }
         let path = request.path.split('?').next().unwrap_or_default();
         let plain = |status: &str, body: &str| {
             format!(
