@@ -34,9 +34,11 @@ pub struct Rules {
     pub rooms: usize,
     /// Connections in one room.
     pub members: usize,
-    /// How long an empty room keeps its history for the last member's return. Its next life has another epoch and counts from 1:
-    /// a protocol without epochs needs rooms that stay.
+    /// How long an empty room keeps its history for the last member's return. Its next life has another epoch and counts from 1.
     pub keep_empty: Duration,
+    /// Whether answers and cursors have the epoch. For a contract of plain numbers set `false`, and `keep_empty` to
+    /// `Duration::MAX`: after a restart of the process a number means another event, and only one that is ahead is a `reset`.
+    pub epochs: bool,
     /// How long a user stays present after the last connection: a reconnect is not a coming and going.
     pub grace: Duration,
     /// Whether members learn who is there: `presence` messages, `count` and `users` in the answer to a join.
@@ -56,6 +58,7 @@ impl Default for Rules {
             rooms: 10_000,
             members: 10_000,
             keep_empty: Duration::from_secs(60),
+            epochs: true,
             grace: Duration::from_secs(15),
             presence: true,
             presence_every: Duration::from_secs(1),
@@ -88,8 +91,9 @@ use crate::sse::log_reader::{Next, Reader};
 /// start at 1 again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
-    /// From the answer to the join.
-    pub epoch: String,
+    /// From the answer to the join; absent without [`Rules::epochs`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
     /// The last event that was processed.
     pub seq: u64,
 }
@@ -215,9 +219,13 @@ impl Membership {
     /// notices it.
     pub fn resume(&mut self, outbox: &Outbox, cursor: Option<&Cursor>) {
         let room = &self.room;
+        // A number of another epoch is no position.
+        let other = cursor.is_some_and(|cursor| match &cursor.epoch {
+            Some(epoch) => *epoch != room.epoch,
+            None => self.hub.rules.epochs,
+        });
         let id = match cursor {
-            // Not a sequence number of this epoch.
-            Some(cursor) if cursor.epoch != room.epoch => LastEventId::None,
+            Some(_) if other => LastEventId::None,
             Some(cursor) => LastEventId::Id(cursor.seq.to_string()),
             None => LastEventId::None,
         };
@@ -225,9 +233,7 @@ impl Membership {
         if let Some(reader) = room.events.read(&id) {
             self.events = reader;
         }
-        let mut reset = cursor
-            .filter(|cursor| cursor.epoch != room.epoch)
-            .map(|_| Reason::Epoch);
+        let mut reset = other.then_some(Reason::Epoch);
         // A reader that is not where the client asked for has its reason first. A room that conflates has no history.
         if room.full != Full::Conflate
             && reset.is_none()
@@ -240,9 +246,11 @@ impl Membership {
         let mut answer = json!({
             "type": if reset.is_some() { "reset" } else { "joined" },
             "room": &*room.name,
-            "epoch": room.epoch,
-            "seq": self.events.at().seq, // the events continue after it
         });
+        if self.hub.rules.epochs {
+            answer["epoch"] = json!(room.epoch);
+        }
+        answer["seq"] = json!(self.events.at().seq); // the events continue after it
         if let Some(reason) = reset {
             answer["reason"] = json!(reason);
         }
