@@ -2,13 +2,14 @@
 //! route that sends given bytes in given chunks. It binds a free loopback port, prints the address
 //! and ends when its standard input closes, so that it never outlives the tests.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::future::IntoFuture;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::extract::ws::Message;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -34,12 +35,12 @@ use snippets::sse::event::Event;
 use snippets::sse::log::{self, Log};
 use snippets::sse::streams::{Config, Streams};
 use snippets::sse::{jobs, resume, wire};
-use snippets::websocket::serve::Limits;
-
+use snippets::websocket::admission::{Admission, FirstMessage};
+use snippets::websocket::outbox::Outbox;
 use snippets::websocket::rates::{Quotas, Rates};
 use snippets::websocket::rooms::{Hub, Rules};
 use snippets::websocket::rooms_endpoint;
-use snippets::websocket::serve::Sockets;
+use snippets::websocket::serve::{Handler, Limits, Sockets, Upgrade};
 use snippets::websocket::users::User;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -142,7 +143,54 @@ async fn scene(State(scenes): State<Scenes>, mut request: Request) -> Response {
 }
 
 fn new_scene() -> Router {
-    sse_scene().merge(rooms_scene())
+    sse_scene().merge(rooms_scene()).merge(admission_scene())
+}
+
+/// Answers each message with itself.
+struct Echo;
+
+impl Handler for Echo {
+    fn on_message(&mut self, message: Message, outbox: &Outbox) {
+        outbox.send(message);
+    }
+}
+
+/// `websocket/admission` at `/admission`: each token `t1`, `t2`, … is valid once; `POST /expire` closes the sockets.
+fn admission_scene() -> Router {
+    let shutdown = Arc::new(Mutex::new(CancellationToken::new()));
+    let used = Arc::new(Mutex::new(HashSet::new()));
+    let connect = {
+        let shutdown = shutdown.clone();
+        async move |upgrade: Upgrade| {
+            let (used, stop) = (used.clone(), lock(&shutdown).clone());
+            let limits = Limits {
+                drain_spread: Duration::ZERO,
+                ..Limits::default()
+            };
+            Sockets::new(limits, stop).accept(upgrade, move |outbox| {
+                let verify = move |token: &str| {
+                    let valid = token.starts_with('t') && lock(&used).insert(token.to_owned());
+                    valid.then(ada)
+                };
+                FirstMessage::new(outbox, Admission::default(), verify, |_, _: &Outbox| Echo)
+            })
+        }
+    };
+    let expire = async move || {
+        std::mem::replace(&mut *lock(&shutdown), CancellationToken::new()).cancel();
+        StatusCode::NO_CONTENT
+    };
+    Router::new()
+        .route("/admission", any(connect))
+        .route("/expire", post(expire))
+}
+
+fn ada() -> User {
+    User {
+        name: "ada".into(),
+        admin: false,
+        expires: tokio::time::Instant::now() + Duration::from_secs(3600),
+    }
 }
 
 /// `websocket/rooms` at `/rooms`; `POST /restart` closes its connections as a deploy does.
@@ -162,12 +210,7 @@ fn rooms_scene() -> Router {
                 drain_spread: Duration::ZERO,
                 ..Limits::default()
             };
-            let user = User {
-                name: "ada".into(),
-                admin: false,
-                expires: tokio::time::Instant::now() + Duration::from_secs(3600),
-            };
-            let sockets = Sockets::new(limits, token);
+            let (user, sockets) = (ada(), Sockets::new(limits, token));
             let rates = Rates::new(Quotas::default());
             let router = rooms_endpoint::router(sockets, hub.clone(), rates);
             router.layer(Extension(user)).oneshot(request)

@@ -18,6 +18,7 @@ fn the_brokers_are_tested_too() {
 }
 
 mod anti_patterns;
+mod compositions;
 mod connections_client_ip;
 mod connections_listen;
 mod connections_per_user;
@@ -46,6 +47,7 @@ mod production_shared_log;
 mod production_snapshot;
 mod production_testing;
 mod production_topics;
+mod production_topics_socket;
 mod sse_consume;
 mod sse_fanout;
 mod sse_lifecycle;

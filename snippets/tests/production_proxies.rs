@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
+use hyper_util::rt::TokioIo;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message::{self, Ping};
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::support::gated::{
@@ -18,6 +20,7 @@ use crate::support::gated::{
 };
 use crate::support::proxy::{Kind, Proxy, of_the_book};
 use crate::support::raw::End;
+use crate::support::tls::{self, Certificate};
 use crate::support::{RawClient, Server, eventually, within};
 
 async fn assert_pattern(kind: Kind) {
@@ -433,4 +436,128 @@ async fn nginx_without_the_upgrade_headers_refuses_a_websocket() {
         matches!(response.status().as_u16(), 400 | 426),
         "{response:?}"
     );
+}
+
+/// The file of the book with TLS: event streams over HTTP/2, more than a page has connections, and WebSockets.
+async fn assert_secure(kind: Kind, extended: bool) {
+    let (server, up) = upstream().await;
+    let certificate = Certificate::new();
+    let proxy = Proxy::start(kind, &certificate.config(kind), server.addr).await;
+    let h2 = certificate.connector("h2");
+    let mut sender = within("HTTP/2", h2.http2(proxy.addr)).await.unwrap();
+    let mut open = async |path| {
+        let response = sender.send_request(tls::get(proxy.addr, path));
+        let response = within(path, response).await.unwrap();
+        assert_eq!(response.status(), 200, "{kind:?} {path}");
+        response.into_body()
+    };
+    // One event after the other.
+    let (mut body, mut seen) = (open("/events").await, String::new());
+    for n in 1..=4 {
+        tls::read_until(&mut body, &mut seen, &format!("{{\"n\":{n}}}")).await;
+        assert!(!seen.contains(&format!("{{\"n\":{}}}", n + 1)));
+        up.go.add_permits(1);
+    }
+    drop(body);
+    up.all_left().await;
+    // A browser opens six connections to a host over HTTP/1.1.
+    let mut many = Vec::new();
+    for _ in 0..20 {
+        let mut body = open("/events").await;
+        tls::read_until(&mut body, &mut String::new(), "{\"n\":1}").await;
+        many.push(body);
+    }
+    for (path, expected) in [
+        ("/host", format!("localhost:{}", proxy.addr.port())),
+        ("/forwarded", "127.0.0.1".to_owned()),
+    ] {
+        let mut seen = String::new();
+        let mut body = open(path).await;
+        tls::read_until(&mut body, &mut seen, &expected).await;
+        assert_eq!(seen, expected, "{kind:?}");
+    }
+    drop(many);
+    up.all_left().await;
+    // A page opens a WebSocket on a connection of HTTP/1.1.
+    let stream = certificate.connect(proxy.addr, "http/1.1").await.unwrap();
+    let url = format!("wss://localhost:{}/echo", proxy.addr.port());
+    let upgrade = tokio_tungstenite::client_async(url, stream);
+    let (mut socket, _) = within("the upgrade", upgrade).await.unwrap();
+    socket.send("hello".into()).await.unwrap();
+    let answer = within("the echo", socket.next()).await.unwrap().unwrap();
+    assert_eq!(answer.into_text().unwrap(), "hello");
+    drop(socket);
+    up.all_left().await;
+    // RFC 8441: on the connection of HTTP/2, if the proxy announces it. Its settings have come with the responses above.
+    let mut connect = tls::get(proxy.addr, "/echo");
+    *connect.method_mut() = http::Method::CONNECT;
+    let headers = connect.headers_mut();
+    headers.insert("sec-websocket-version", "13".parse().unwrap());
+    connect
+        .extensions_mut()
+        .insert(hyper::ext::Protocol::from_static("websocket"));
+    let answer = within("the extended CONNECT", sender.send_request(connect)).await;
+    let accepted = answer.as_ref().is_ok_and(|answer| answer.status() == 200);
+    assert_eq!(accepted, extended, "{kind:?}: {answer:?}");
+    if let (true, Ok(answer)) = (extended, answer) {
+        let stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+        let mut socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        socket.send("hello".into()).await.unwrap();
+        let answer = within("the echo", socket.next()).await.unwrap().unwrap();
+        assert_eq!(answer.into_text().unwrap(), "hello");
+        drop(socket);
+        up.all_left().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs nginx: run ./check"]
+async fn nginx_with_tls_and_http_2() {
+    assert_secure(Kind::Nginx, false).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Caddy: run ./check"]
+async fn caddy_with_tls_and_http_2() {
+    assert_secure(Kind::Caddy, false).await;
+}
+
+#[tokio::test]
+#[ignore = "needs HAProxy: run ./check"]
+async fn haproxy_with_tls_and_http_2() {
+    assert_secure(Kind::Haproxy, true).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Envoy: run ./check"]
+async fn envoy_with_tls_and_http_2() {
+    assert_secure(Kind::Envoy, false).await;
+}
+
+/// With `allow_connect` browsers would open their WebSockets over HTTP/2, and each would be refused.
+#[tokio::test]
+#[ignore = "needs Envoy: run ./check"]
+async fn envoy_passes_an_extended_connect_on_without_a_key() {
+    let (server, _up) = upstream().await;
+    let certificate = Certificate::new();
+    let options = "http2_protocol_options: { allow_connect: true }";
+    let upgrades = "                upgrade_configs:";
+    let config = certificate
+        .config(Kind::Envoy)
+        .replace(upgrades, &format!("                {options}\n{upgrades}"));
+    let proxy = Proxy::start(Kind::Envoy, &config, server.addr).await;
+    let mut sender = certificate.connector("h2").http2(proxy.addr).await.unwrap();
+    let answer = sender.send_request(tls::get(proxy.addr, "/host")).await;
+    assert_eq!(answer.unwrap().status(), 200);
+    let mut connect = tls::get(proxy.addr, "/echo");
+    *connect.method_mut() = http::Method::CONNECT;
+    let headers = connect.headers_mut();
+    headers.insert("sec-websocket-version", "13".parse().unwrap());
+    connect
+        .extensions_mut()
+        .insert(hyper::ext::Protocol::from_static("websocket"));
+    let mut answer = sender.send_request(connect).await.unwrap();
+    assert_eq!(answer.status(), 400);
+    let mut seen = String::new();
+    tls::read_until(answer.body_mut(), &mut seen, "Sec-WebSocket-Key").await;
 }

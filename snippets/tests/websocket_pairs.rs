@@ -1,8 +1,8 @@
 //! The parts that the chapters combine, with their default settings: each server × each authentication × the rate limits ×
-//! the client of the rooms, through connect, more messages than the quota, a cut, and a restart.
+//! the client of the rooms, through connect, more messages than the quota, a cut, and a restart; and each proxy in front.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Router, middleware};
@@ -25,6 +25,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::member::Member;
+use crate::support::proxy::{Kind, Proxy, free_port, of_the_book};
 use crate::support::{PATIENCE, chaos, eventually, within};
 
 #[derive(Debug, Clone, Copy)]
@@ -78,10 +79,22 @@ struct Instance {
     hub: Hub,
     sockets: Sockets,
     stop: CancellationToken,
+    serving: tokio::task::JoinHandle<()>,
 }
 
-/// All defaults.
-async fn instance(under: Under, tickets: &Tickets) -> Instance {
+impl Instance {
+    /// As at a deploy: the sockets are closed, and the port is free.
+    async fn end(self, pair: &str) {
+        self.stop.cancel();
+        assert_eq!(self.sockets.drained(PATIENCE).await, 0, "{pair}");
+        // `axum::serve` without a signal does not end.
+        self.serving.abort();
+        let _ = within(pair, self.serving).await;
+    }
+}
+
+/// All defaults, on `at`, where an earlier one may have been.
+async fn instance(under: Under, tickets: &Tickets, at: SocketAddr) -> Instance {
     let (stop, hub) = (CancellationToken::new(), Hub::new(Rules::default()));
     let sockets = Sockets::new(Limits::default(), stop.clone());
     let rates = Rates::new(Quotas::default());
@@ -97,29 +110,40 @@ async fn instance(under: Under, tickets: &Tickets) -> Instance {
     let app: Router = rooms_endpoint::router(sockets.clone(), hub.clone(), rates.clone())
         .layer(middleware::from_fn_with_state(guard, protect::authenticate))
         .layer(middleware::from_fn_with_state(rates, rates::limit_connects));
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    match under {
+    let listener = within("the port", async {
+        loop {
+            match TcpListener::bind(at).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    })
+    .await;
+    let shutdown = stop.clone();
+    let serving = match under {
         Under::Axum => {
             let app = app.into_make_service_with_connect_info::<SocketAddr>();
-            tokio::spawn(async move { axum::serve(listener, app).await });
+            tokio::spawn(async move { axum::serve(listener, app).await.unwrap() })
         }
         Under::Listen => {
             let config = listen::Config::default();
-            tokio::spawn(listen::serve(listener, app, config, stop.clone()));
+            tokio::spawn(async move {
+                let _ = listen::serve(listener, app, config, shutdown).await;
+            })
         }
-    }
+    };
     Instance {
-        addr,
+        addr: at,
         hub,
         sockets,
         stop,
+        serving,
     }
 }
 
 fn client(
     auth: Auth,
-    addr: Arc<Mutex<SocketAddr>>,
+    addr: SocketAddr,
     tickets: Tickets,
 ) -> (
     mpsc::Sender<Command>,
@@ -129,7 +153,6 @@ fn client(
     let (commands, commands_rx) = mpsc::channel(16);
     let (updates, updates_rx) = mpsc::channel(16);
     let request = move || {
-        let addr = addr.lock().unwrap();
         let query = match auth {
             Auth::Ticket => format!("?ticket={}", issue_ticket(&tickets, &ada()).unwrap()),
             _ => String::new(),
@@ -168,13 +191,17 @@ fn client(
     )
 }
 
-async fn scenario(under: Under, auth: Auth) {
-    let pair = format!("{under:?} × {auth:?}");
-    let tickets = Tickets::default();
-    let first = instance(under, &tickets).await;
-    let network = chaos(first.addr, 0, |_| Plan::default()).await;
-    let addr = Arc::new(Mutex::new(network.addr()));
-    let (commands, mut updates, task) = client(auth, addr.clone(), tickets.clone());
+async fn scenario(under: Under, auth: Auth, through: Option<Kind>) {
+    let pair = format!("{under:?} × {auth:?} × {through:?}");
+    let (tickets, at) = (Tickets::default(), free_port());
+    let first = instance(under, &tickets, at).await;
+    let proxy = match through {
+        Some(kind) => Some(Proxy::start(kind, &of_the_book(kind), at).await),
+        None => None,
+    };
+    let front = proxy.as_ref().map_or(at, |proxy| proxy.addr);
+    let network = chaos(front, 0, |_| Plan::default()).await;
+    let (commands, mut updates, task) = client(auth, network.addr(), tickets.clone());
     let mut next = async || match within(&pair, updates.recv()).await {
         Some(update) => update,
         None => panic!("{pair}: the client has stopped"),
@@ -222,9 +249,9 @@ async fn scenario(under: Under, auth: Auth) {
         }
     }
     // Restarted: another process with the same key.
-    let second = instance(under, &tickets).await;
-    *addr.lock().unwrap() = second.addr;
-    first.stop.cancel();
+    drop(bob);
+    first.end(&pair).await;
+    let second = instance(under, &tickets, at).await;
     loop {
         match next().await {
             Update::Reset { seq, .. } => {
@@ -235,7 +262,6 @@ async fn scenario(under: Under, auth: Auth) {
             _ => {}
         }
     }
-    assert_eq!(first.sockets.drained(PATIENCE).await, 0, "{pair}");
     let events = Member::join(&second.hub, "talk", "bob", None);
     events.publish("x", "new");
     loop {
@@ -251,7 +277,17 @@ async fn scenario(under: Under, auth: Auth) {
 
 #[tokio::test]
 async fn every_pair_survives_its_own_limits_a_cut_and_a_restart() {
-    let all = PAIRS.map(|(under, auth)| tokio::spawn(scenario(under, auth)));
+    let all = PAIRS.map(|(under, auth)| tokio::spawn(scenario(under, auth, None)));
+    for one in all {
+        one.await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs nginx, Caddy, HAProxy and Envoy: run ./check"]
+async fn every_proxy_passes_the_rooms_through_a_cut_and_a_restart() {
+    let kinds = [Kind::Nginx, Kind::Caddy, Kind::Haproxy, Kind::Envoy];
+    let all = kinds.map(|kind| tokio::spawn(scenario(Under::Listen, Auth::Ticket, Some(kind))));
     for one in all {
         one.await.unwrap();
     }
@@ -262,7 +298,7 @@ async fn every_pair_survives_its_own_limits_a_cut_and_a_restart() {
 async fn connects_are_limited_under_every_server() {
     use crate::support::RawClient;
     for under in [Under::Axum, Under::Listen] {
-        let instance = instance(under, &Tickets::default()).await;
+        let instance = instance(under, &Tickets::default(), free_port()).await;
         let mut statuses = Vec::new();
         let burst = Quotas::default().connects.burst_size().get() as usize;
         // The quota refills while this runs.

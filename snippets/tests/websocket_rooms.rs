@@ -350,7 +350,7 @@ async fn a_reconnect_of_everyone_resumes() {
         .map(|member| {
             let all = member.events();
             Cursor {
-                epoch: all[0]["epoch"].as_str().unwrap().to_owned(),
+                epoch: all[0]["epoch"].as_str().map(str::to_owned),
                 seq: all.last().unwrap()["seq"].as_u64().unwrap(),
             }
         })
@@ -428,7 +428,7 @@ async fn an_empty_room_is_kept_for_a_return_and_then_freed() {
     let mut ada = Member::join(&hub, "talk", "ada", None);
     let joined = ada.take().remove(0);
     let cursor = Cursor {
-        epoch: joined["epoch"].as_str().unwrap().to_owned(),
+        epoch: joined["epoch"].as_str().map(str::to_owned),
         seq: ada.publish("m", 1),
     };
     drop(ada);
@@ -460,7 +460,7 @@ async fn a_cursor_is_replayed_exactly_or_answered_with_reset() {
     }
     let resume = |epoch: &str, seq| {
         let cursor = Cursor {
-            epoch: epoch.to_owned(),
+            epoch: Some(epoch.to_owned()),
             seq,
         };
         let all = Member::join(&hub, "talk", "bob", Some(&cursor)).take();
@@ -505,7 +505,7 @@ async fn resuming_while_others_publish_leaves_no_gap_and_no_duplicate() {
     let publisher = Member::join(&hub, "log", "ada", None);
     let answer = Member::join(&hub, "log", "ada", None).take().remove(0);
     let cursor = Cursor {
-        epoch: answer["epoch"].as_str().unwrap().to_owned(),
+        epoch: answer["epoch"].as_str().map(str::to_owned),
         seq: answer["seq"].as_u64().unwrap(),
     };
     std::thread::scope(|scope| {
@@ -718,4 +718,37 @@ async fn the_task_of_a_hub_ends_with_it() {
     assert_eq!(tasks(), before + 1);
     drop((hub, member));
     eventually("the task to end", || tasks() == before).await;
+}
+
+/// The contract of a reader whose ids are plain numbers: no epoch in the answers, and none in the cursors.
+#[tokio::test]
+async fn rooms_without_epochs_resume_by_number_alone() {
+    let cursor = |seq: u64| serde_json::from_value::<Cursor>(json!({ "seq": seq })).unwrap();
+    for epochs in [false, true] {
+        let hub = Hub::new(Rules {
+            epochs,
+            keep_empty: Duration::MAX,
+            ..rules()
+        });
+        let mut ada = Member::join(&hub, "talk", "ada", None);
+        let joined = ada.take().remove(0);
+        assert_eq!(joined.get("epoch").is_some(), epochs, "{joined}");
+        for n in 1..=3_u64 {
+            ada.publish(&n.to_string(), n);
+        }
+        let mut bob = Member::join(&hub, "talk", "bob", Some(&cursor(1)));
+        let all = bob.events();
+        let seqs: Vec<_> = all[1..].iter().map(|event| event["seq"].as_u64()).collect();
+        if epochs {
+            // Without its epoch, the number may be another event's.
+            assert_eq!((&all[0]["type"], seqs), (&json!("reset"), vec![]));
+            continue;
+        }
+        assert_eq!(
+            (&all[0]["type"], seqs),
+            (&json!("joined"), vec![Some(2), Some(3)])
+        );
+        let mut ahead = Member::join(&hub, "talk", "carol", Some(&cursor(99)));
+        assert_eq!(ahead.events()[0]["reason"], "ahead");
+    }
 }

@@ -50,6 +50,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Rate limits.
     pub quotas: Quotas,
+    /// The response for a refusal of `/session` and `/ticket`: its status, its headers and its body.
+    pub refuse: fn(Refusal) -> Response,
 }
 
 impl Default for Settings {
@@ -66,7 +68,42 @@ impl Default for Settings {
                 ..Limits::default()
             },
             quotas: Quotas::default(),
+            refuse: Refusal::into_response,
         }
+    }
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Refusal {
+    /// The status.
+    pub status: StatusCode,
+    /// `name`, `taken`, `full` or `unauthorized`.
+    pub code: &'static str,
+    /// When to try again.
+    pub retry: Option<Duration>,
+}
+
+impl Refusal {
+    const fn new(status: StatusCode, code: &'static str) -> Self {
+        Self {
+            status,
+            code,
+            retry: None,
+        }
+    }
+}
+
+/// `{"code"}`, and `Retry-After` in whole seconds.
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(json!({ "code": self.code }))).into_response();
+        if let Some(retry) = self.retry {
+            let seconds = retry.as_millis().div_ceil(1000) as u64;
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
+        }
+        response
     }
 }
 
@@ -163,9 +200,10 @@ struct LogIn {
 
 /// Anyone may take a free name here. The body is JSON, so a foreign page cannot send it without a preflight.
 async fn log_in(State(service): State<Service>, Json(LogIn { name }): Json<LogIn>) -> Response {
+    let refuse = service.0.settings.refuse;
     let letters = name.chars().all(|c| c.is_alphanumeric() || c == '-');
     if !letters || !(1..=32).contains(&name.len()) {
-        return (StatusCode::BAD_REQUEST, Json(json!({ "code": "name" }))).into_response();
+        return refuse(Refusal::new(StatusCode::BAD_REQUEST, "name"));
     }
     let token = service.0.sessions.log_in(&name);
     match token {
@@ -175,14 +213,11 @@ async fn log_in(State(service): State<Service>, Json(LogIn { name }): Json<LogIn
             let name = Json(json!({ "name": name }));
             (StatusCode::CREATED, [(header::SET_COOKIE, cookie)], name).into_response()
         }
-        Err(sessions::Refused::Taken) => {
-            (StatusCode::CONFLICT, Json(json!({ "code": "taken" }))).into_response()
-        }
-        Err(sessions::Refused::Full) => {
-            let retry = [(header::RETRY_AFTER, "10")];
-            let code = Json(json!({ "code": "full" }));
-            (StatusCode::SERVICE_UNAVAILABLE, retry, code).into_response()
-        }
+        Err(sessions::Refused::Taken) => refuse(Refusal::new(StatusCode::CONFLICT, "taken")),
+        Err(sessions::Refused::Full) => refuse(Refusal {
+            retry: Some(Duration::from_secs(10)),
+            ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "full")
+        }),
     }
 }
 
@@ -199,7 +234,8 @@ async fn log_out(State(service): State<Service>, headers: HeaderMap) -> Response
 /// For a page that cannot send the cookie with its socket. Never in exchange for a ticket.
 async fn ticket(State(service): State<Service>, headers: HeaderMap) -> Response {
     let Some((_, user)) = service.session(&headers) else {
-        return StatusCode::UNAUTHORIZED.into_response();
+        let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized");
+        return (service.0.settings.refuse)(refusal);
     };
     match issue_ticket(&service.0.tickets, &user) {
         Ok(ticket) => {

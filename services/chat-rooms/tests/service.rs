@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::response::IntoResponse;
 use chat_rooms::{Service, Settings};
 use futures::{SinkExt, StreamExt};
 use reqwest::{Client, StatusCode};
@@ -231,4 +232,20 @@ async fn the_probe_finds_nothing_with_the_default_settings() {
     let lines: Vec<String> = report.findings.iter().map(Finding::line).collect();
     let failed = report.ids(Verdict::Failed);
     assert_eq!(failed, Vec::<&str>::new(), "{}", lines.join("\n"));
+}
+
+#[tokio::test]
+async fn a_refusal_has_the_shape_of_the_reader() {
+    let settings = Settings {
+        refuse: |refusal| (StatusCode::IM_A_TEAPOT, refusal.code).into_response(),
+        ..Settings::default()
+    };
+    let chat = Running::start(settings).await;
+    let refused = Client::new()
+        .post(chat.url("/ticket"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(refused.status(), StatusCode::IM_A_TEAPOT);
+    assert_eq!(refused.text().await.unwrap(), "unauthorized");
 }

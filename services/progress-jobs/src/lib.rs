@@ -47,6 +47,8 @@ pub struct Settings {
     pub failed: &'static str,
     /// Limits, heartbeat and drain of the event streams.
     pub streams: StreamsConfig,
+    /// The response for a refusal: its status, its headers and its body.
+    pub refuse: fn(Refusal) -> Response,
 }
 
 impl Default for Settings {
@@ -59,7 +61,32 @@ impl Default for Settings {
             done: "done",
             failed: "failed",
             streams: StreamsConfig::default(),
+            refuse: Refusal::into_response,
         }
+    }
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Refusal {
+    /// The status; `EventSource` stops permanently at every one of them.
+    pub status: StatusCode,
+    /// `not_found`, `full` or `internal`.
+    pub code: &'static str,
+    /// When to try again.
+    pub retry: Option<Duration>,
+}
+
+/// `{"code"}`, and `Retry-After` in whole seconds.
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(json!({ "code": self.code }))).into_response();
+        if let Some(retry) = self.retry {
+            let seconds = retry.as_millis().div_ceil(1000) as u64;
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
+        }
+        response
     }
 }
 
@@ -108,6 +135,14 @@ impl Service {
     pub async fn finish(&self, deadline: Duration) {
         self.0.running.close();
         let _ = tokio::time::timeout(deadline, self.0.running.wait()).await;
+    }
+
+    fn refuse(&self, status: StatusCode, code: &'static str, retry: Option<Duration>) -> Response {
+        (self.0.settings.refuse)(Refusal {
+            status,
+            code,
+            retry,
+        })
     }
 
     fn jobs(&self) -> MutexGuard<'_, HashMap<String, Job>> {
@@ -170,14 +205,14 @@ async fn start(State(service): State<Service>) -> Response {
             let body = Json(json!({"id": id, "events": events}));
             (StatusCode::CREATED, [(header::LOCATION, events)], body).into_response()
         }
-        Ok(None) => (
+        Ok(None) => service.refuse(
             StatusCode::SERVICE_UNAVAILABLE,
-            [(header::RETRY_AFTER, "10")],
-        )
-            .into_response(),
+            "full",
+            Some(Duration::from_secs(10)),
+        ),
         Err(error) => {
             tracing::error!(%error, "a job cannot be started");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            service.refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal", None)
         }
     }
 }
@@ -197,7 +232,7 @@ async fn events(
 ) -> Response {
     let log = service.jobs().get(&id).map(|job| job.log.clone());
     let Some(log) = log else {
-        return StatusCode::NOT_FOUND.into_response();
+        return service.refuse(StatusCode::NOT_FOUND, "not_found", None);
     };
     // The client has the terminal event: after a 204, an EventSource does not reconnect.
     let Some(reader) = log.read(&cursor) else {
@@ -205,6 +240,9 @@ async fn events(
     };
     match service.0.streams.admit() {
         Ok(slot) => slot.respond(reader),
-        Err(refused) => refused.into_response(),
+        Err(refused) => {
+            let retry = Some(refused.retry);
+            service.refuse(StatusCode::SERVICE_UNAVAILABLE, "full", retry)
+        }
     }
 }

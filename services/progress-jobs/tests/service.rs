@@ -5,7 +5,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use progress_jobs::{Service, Settings};
+use axum::response::IntoResponse;
+use progress_jobs::{Refusal, Service, Settings};
 use reqwest::{Client, Response, StatusCode};
 use snippets::connections::listen;
 use stream_probe::{Finding, Kind, Options, Target, Verdict};
@@ -70,6 +71,19 @@ async fn a_job_ends_without_a_client_and_its_end_is_kept() {
     assert_eq!(again.send().await.unwrap().status(), StatusCode::NO_CONTENT);
     let unknown = service.watch("/jobs/0/events").await;
     assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_refusal_has_the_shape_of_the_reader() {
+    let refuse = |refusal: Refusal| (StatusCode::GONE, refusal.code).into_response();
+    let settings = Settings {
+        refuse,
+        ..Settings::default()
+    };
+    let service = Running::start(settings).await;
+    let unknown = service.watch("/jobs/0/events").await;
+    assert_eq!(unknown.status(), StatusCode::GONE);
+    assert_eq!(unknown.text().await.unwrap(), "not_found");
 }
 
 #[tokio::test]

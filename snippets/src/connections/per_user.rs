@@ -2,7 +2,8 @@
 //!
 //! Use it if one user must not take the places of all others. The stream holds its place from before the work starts until
 //! the stream is dropped; a `ConcurrencyLimitLayer` releases when the handler returns, which is when a stream begins.
-//! One instance: each process counts for itself, so a user has `max` places on each.
+//! One instance: each process counts for itself, so a user has `max` places on each. It counts and ends nothing, so that
+//! work which must outlive its client can hold a place; `sse/until.rs` and `websocket/users.rs` know what to end.
 
 // ANCHOR: per_user
 use std::{

@@ -5,6 +5,7 @@ pub mod chaos;
 pub mod chaos_connection;
 pub mod chaos_flow;
 pub mod cross_site;
+pub mod disconnects;
 pub mod drain;
 pub mod feed;
 pub mod load;
@@ -20,5 +21,6 @@ pub mod shared_log;
 pub mod snapshot;
 pub mod store;
 pub mod topics;
+pub mod topics_socket;
 #[cfg(any(feature = "redis", feature = "postgres"))]
 pub mod wakes;

@@ -186,6 +186,10 @@ impl Store for NatsLog {
             data,
             last: event.is_last(),
         })?;
+        // A log that only publishes has not seen its stream yet: the cursor needs the epoch.
+        if self.epoch.load(Ordering::Relaxed) == 0 {
+            self.stream().await?;
+        }
         let known = self.epoch.load(Ordering::Relaxed);
         let seq = match self.publish(payload.clone()).await {
             // Without its stream, the subject has no responder, or only the subscribers that wait for a wake-up. If it

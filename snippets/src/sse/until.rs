@@ -75,7 +75,8 @@ pub async fn invalid<F: Future<Output = bool>>(every: Duration, valid: impl Fn()
 }
 // ANCHOR_END: invalid
 
-/// The users that have open streams in this process. It keeps nothing of a user without one. Cloning is cheap.
+/// The users that have open streams in this process (`production/disconnects.rs`: in all). It keeps nothing of a user without one.
+/// Cloning is cheap. Unlike `connections/per_user.rs` it has no limit, and one token per user ends streams that no permit counts.
 #[derive(Clone, Default)]
 pub struct Users(Arc<Mutex<Table>>);
 

@@ -35,8 +35,11 @@ pub struct Rules {
     /// Connections in one room.
     pub members: usize,
     /// How long an empty room keeps its history for the last member's return. After that it restarts with another epoch, and
-    /// counts from 1: if a protocol has no epochs, its rooms must not end.
+    /// counts from 1.
     pub keep_empty: Duration,
+    /// Whether answers and cursors have the epoch. For a contract of plain numbers set `false`: the numbers of a room then begin at
+    /// the clock (`First::Clock`), so that a number of an earlier lifetime is answered with `reset`.
+    pub epochs: bool,
     /// How long a user stays present after the last connection, so that a reconnect does not show as leaving and joining.
     pub grace: Duration,
     /// Whether members are notified who is present: by `presence` messages, and by `count` and `users` in the answer to a join.
@@ -56,6 +59,7 @@ impl Default for Rules {
             rooms: 10_000,
             members: 10_000,
             keep_empty: Duration::from_secs(60),
+            epochs: true,
             grace: Duration::from_secs(15),
             presence: true,
             presence_every: Duration::from_secs(1),
@@ -81,15 +85,16 @@ use super::outbox::{Outbox, text_frame};
 use super::presence::Presence;
 use crate::sse::event::LastEventId;
 use crate::sse::event::{Ids, Reason};
-use crate::sse::log::{Begin, Config, Log, Slow};
+use crate::sse::log::{Begin, Config, First, Log, Slow};
 use crate::sse::log_reader::{Next, Reader};
 
 /// Where a member left off. Sequence numbers count only within one epoch: in a room that was freed, or after a restart, they
 /// start at 1 again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
-    /// From the answer to the join.
-    pub epoch: String,
+    /// From the answer to the join; absent without [`Rules::epochs`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
     /// The last event that was processed.
     pub seq: u64,
 }
@@ -215,9 +220,13 @@ impl Membership {
     /// notices it.
     pub fn resume(&mut self, outbox: &Outbox, cursor: Option<&Cursor>) {
         let room = &self.room;
+        // A number of another epoch is no position.
+        let other = cursor.is_some_and(|cursor| match &cursor.epoch {
+            Some(epoch) => *epoch != room.epoch,
+            None => self.hub.rules.epochs,
+        });
         let id = match cursor {
-            // Not a sequence number of this epoch.
-            Some(cursor) if cursor.epoch != room.epoch => LastEventId::None,
+            Some(_) if other => LastEventId::None,
             Some(cursor) => LastEventId::Id(cursor.seq.to_string()),
             None => LastEventId::None,
         };
@@ -225,9 +234,7 @@ impl Membership {
         if let Some(reader) = room.events.read(&id) {
             self.events = reader;
         }
-        let mut reset = cursor
-            .filter(|cursor| cursor.epoch != room.epoch)
-            .map(|_| Reason::Epoch);
+        let mut reset = other.then_some(Reason::Epoch);
         // A reader that is not where the client asked for has its reason first. A room that conflates has no history.
         if room.full != Full::Conflate
             && reset.is_none()
@@ -240,9 +247,11 @@ impl Membership {
         let mut answer = json!({
             "type": if reset.is_some() { "reset" } else { "joined" },
             "room": &*room.name,
-            "epoch": room.epoch,
-            "seq": self.events.at().seq, // the events continue after it
         });
+        if self.hub.rules.epochs {
+            answer["epoch"] = json!(room.epoch);
+        }
+        answer["seq"] = json!(self.events.at().seq); // the events continue after it
         if let Some(reason) = reset {
             answer["reason"] = json!(reason);
         }
@@ -328,6 +337,10 @@ impl Room {
             begin: Begin::Now,
             // The protocol carries the epoch once, in the answer to the join.
             ids: Ids::Sequence,
+            first: match rules.epochs {
+                true => First::One,
+                false => First::Clock,
+            },
             ..match full {
                 Full::Conflate => Config::state(rules.history_bytes),
                 _ => Config::complete(rules.history, rules.history_bytes),

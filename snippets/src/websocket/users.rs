@@ -1,6 +1,7 @@
 //! The user of a socket: who, until when, how many sockets, and how to close all of them.
 //!
-//! One instance: to disconnect a user everywhere, publish the name on your broker and call [`UserSockets::disconnect`] on each.
+//! One instance: `production/disconnects.rs` calls [`UserSockets::disconnect`] on each. Not the table of `sse/until.rs` or
+//! `connections/per_user.rs`: a socket is closed through its outbox, with a code, and its task waits for no token.
 
 // ANCHOR: users
 use std::collections::HashMap;

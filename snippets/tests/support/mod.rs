@@ -19,6 +19,7 @@ pub mod reader;
 pub mod server;
 pub mod source;
 pub mod sse_reference;
+pub mod tls;
 pub mod transcript;
 pub mod wrong;
 

@@ -9,7 +9,9 @@ import { load, openPage } from "./support/browser.ts";
 import type { Seen } from "./support/chat-app.tsx";
 import { eventually, signal } from "./support/server.ts";
 
-declare const pattern: typeof import("./support/ai-chat.tsx") & typeof import("./support/chat-app.tsx");
+declare const pattern: typeof import("./support/ai-chat.tsx") &
+  typeof import("./support/chat-app.tsx") &
+  typeof import("../src/websocket/client.ts");
 
 const rust = (): string => inject("rust");
 const never = new AbortController().signal;
@@ -130,6 +132,52 @@ describe("websocket/rooms", () => {
       await fetch(`${http}/restart`, { method: "POST" });
       await eventually(() => types.filter((type) => type === "joined").length === 2);
     }
+  });
+});
+
+describe("websocket/admission", () => {
+  test("the first message authenticates each connection of a page, and a refusal is final", async () => {
+    const { http, ws } = newScene();
+    const page = await openPage(rust());
+    await load(page, "websocket/client.ts");
+    // All settings of the client are its defaults, but the delays.
+    await page.evaluate((url) => {
+      const seen: string[] = [];
+      let token = 0;
+      const client = new pattern.WebSocketClient({
+        url: () => url,
+        minDelay: 1,
+        maxDelay: 20,
+        heartbeat: () => '{"type":"ping"}',
+        onOpen: (client) => {
+          client.send(JSON.stringify({ type: "auth", token: `t${++token}` }));
+          client.send(`hello ${token}`);
+        },
+        onMessage: (data) => void seen.push(data as string),
+        onState: (state, code) => void (state === "stopped" && seen.push(`stopped ${code}`)),
+      });
+      Object.assign(window, { seen, client });
+    }, `${ws}/admission`);
+    const seen = (): Promise<string[]> => page.evaluate(() => (window as unknown as { seen: string[] }).seen);
+    const until = (last: string): Promise<void> => eventually(async () => (await seen()).includes(last));
+    await until("hello 1");
+    // A cut, and the credential of the next connection.
+    await fetch(`${http}/expire`, { method: "POST" });
+    await until("hello 2");
+    expect(await seen()).toEqual(['{"type":"ready"}', "hello 1", '{"type":"ready"}', "hello 2"]);
+    const stopped = await page.evaluate(
+      (url) =>
+        new Promise((resolve) => {
+          new pattern.WebSocketClient({
+            url: () => url,
+            onOpen: (client) => void client.send('{"type":"auth","token":"wrong"}'),
+            onMessage: () => undefined,
+            onState: (state, code) => void (state === "stopped" && resolve(code)),
+          });
+        }),
+      `${ws}/admission`,
+    );
+    expect(stopped).toBe(4401);
   });
 });
 

@@ -1,0 +1,415 @@
+//! `production/topics_socket` and `production/disconnects`: one socket for many topics, and the end of a user's connections,
+//! each with two instances.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Extension;
+use futures::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use snippets::production::disconnects::Disconnects;
+use snippets::production::shared_log::Config;
+use snippets::production::store::Store;
+use snippets::production::topics::{Limits, Topics};
+use snippets::production::topics_socket::{MAX_TOPICS, MayRead, router};
+use snippets::sse::event::Event;
+use snippets::sse::until::Users;
+use snippets::websocket::rates::{Quotas, Rates};
+use snippets::websocket::serve::{self, Sockets};
+use snippets::websocket::users::{EXPIRED, User};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::memory::Memory;
+use crate::support::{PATIENCE, Server, eventually, within};
+
+/// One instance of the service: its socket at `/topics`.
+struct Instance<S> {
+    topics: Arc<Topics<S>>,
+    rates: Rates,
+    server: Server,
+    sockets: Sockets,
+}
+
+fn user(name: &str) -> User {
+    User {
+        name: name.into(),
+        admin: false,
+        expires: tokio::time::Instant::now() + Duration::from_secs(3600),
+    }
+}
+
+async fn instance<S: Store>(
+    open: impl Fn(&str) -> S + Send + Sync + 'static,
+    name: &str,
+    may_read: MayRead,
+    limits: serve::Limits,
+) -> Instance<S> {
+    let topics = Arc::new(Topics::start(open, Config::default(), Limits::default()));
+    let rates = Rates::new(Quotas::default());
+    let sockets = Sockets::new(limits, CancellationToken::new());
+    let app = router(sockets.clone(), topics.clone(), may_read, rates.clone());
+    let server = Server::start(app.layer(Extension(user(name)))).await;
+    Instance {
+        topics,
+        rates,
+        server,
+        sockets,
+    }
+}
+
+fn all() -> MayRead {
+    Arc::new(|_, _| true)
+}
+
+/// Topics in memory that all instances share.
+fn in_memory() -> impl Fn(&str) -> Memory + Clone + Send + Sync + 'static {
+    let logs = Arc::new(Mutex::new(HashMap::new()));
+    move |topic: &str| {
+        let mut logs = logs.lock().unwrap();
+        let log = logs
+            .entry(topic.to_owned())
+            .or_insert_with(|| Memory::new(100));
+        log.clone()
+    }
+}
+
+struct Page(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Page {
+    async fn open<S>(instance: &Instance<S>) -> Self {
+        let url = format!("ws://{}/topics", instance.server.addr);
+        let (socket, _) = within("a socket", connect_async(url)).await.unwrap();
+        Self(socket)
+    }
+
+    async fn send(&mut self, message: Value) {
+        let text = message.to_string();
+        self.0.send(Message::Text(text.into())).await.unwrap();
+    }
+
+    async fn subscribe(&mut self, topic: &str, after: Option<&str>) {
+        let mut message = json!({"type": "subscribe", "topic": topic});
+        if let Some(after) = after {
+            message["after"] = after.into();
+        }
+        loop {
+            self.send(message.clone()).await;
+            let answer = self.next().await;
+            assert_eq!(answer["topic"], topic, "{answer}");
+            match answer["code"].as_str() {
+                None => break assert_eq!(answer["type"], "subscribed"),
+                // A broker that was restarted: the first request finds its connection closed.
+                Some("unavailable") => {}
+                // The page asks for more topics than it may send messages in a second.
+                Some("rate_limited") => tokio::time::sleep(Duration::from_millis(50)).await,
+                Some(code) => panic!("{topic}: {code}"),
+            }
+        }
+    }
+
+    /// The next message; a Close is `{"close": CODE}`, an end without one `{"close": null}`.
+    async fn next(&mut self) -> Value {
+        loop {
+            match within("a message", self.0.next()).await {
+                Some(Ok(Message::Text(text))) => break serde_json::from_str(&text).unwrap(),
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    break json!({"close": u16::from(frame.code)});
+                }
+                Some(Ok(_)) => {}
+                None | Some(Err(_)) => break json!({"close": null}),
+            }
+        }
+    }
+
+    /// Expects the event `n` of `topic`; returns its id.
+    async fn tick(&mut self, topic: &str, n: u64) -> String {
+        let event = self.next().await;
+        let expected =
+            json!({"type": "event", "topic": topic, "id": event["id"], "event": "tick", "data": n});
+        assert_eq!(event, expected);
+        event["id"].as_str().unwrap().to_owned()
+    }
+}
+
+async fn publish<S: Store>(topics: &Topics<S>, topic: &str, n: u64) {
+    within("an acknowledgement", async {
+        // While a broker restarts, there is none.
+        let event = Event::new("tick", &n).unwrap();
+        while topics.publish(topic, &event).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// Published anywhere, read anywhere, resumed on the other instance.
+async fn two_instances<S: Store>(a: Instance<S>, b: Instance<S>) {
+    let mut on_a = Page::open(&a).await;
+    let mut on_b = Page::open(&b).await;
+    for page in [&mut on_a, &mut on_b] {
+        page.subscribe("one", None).await;
+        page.subscribe("two", None).await;
+    }
+    publish(&a.topics, "one", 1).await;
+    let one = on_a.tick("one", 1).await;
+    assert_eq!(on_b.tick("one", 1).await, one);
+    publish(&b.topics, "two", 2).await;
+    let two = on_a.tick("two", 2).await;
+    on_b.tick("two", 2).await;
+    // What is unsubscribed is not sent.
+    on_b.send(json!({"type": "unsubscribe", "topic": "one"}))
+        .await;
+    let left = json!({"type": "unsubscribed", "topic": "one"});
+    assert_eq!(on_b.next().await, left);
+    // An instance dies: its page continues on the other, each topic after its own cursor.
+    drop((on_a, a));
+    publish(&b.topics, "one", 3).await;
+    publish(&b.topics, "two", 4).await;
+    on_b.tick("two", 4).await;
+    let mut moved = Page::open(&b).await;
+    moved.subscribe("one", Some(&one)).await;
+    moved.tick("one", 3).await;
+    moved.subscribe("two", Some(&two)).await;
+    moved.tick("two", 4).await;
+    drop((on_b, moved));
+    eventually("the sockets to end", || b.sockets.count() == 0).await;
+}
+
+#[tokio::test]
+async fn a_socket_follows_many_topics_and_resumes_each_on_another_instance() {
+    let open = in_memory();
+    let a = instance(open.clone(), "ada", all(), serve::Limits::default()).await;
+    let b = instance(open, "ada", all(), serve::Limits::default()).await;
+    two_instances(a, b).await;
+}
+
+#[tokio::test]
+async fn a_refusal_names_its_topic_and_leaves_the_others_alone() {
+    let may_read: MayRead = Arc::new(|user, topic| {
+        topic
+            .strip_prefix("user:")
+            .is_none_or(|owner| owner == &*user.name)
+    });
+    let instance = instance(in_memory(), "ada", may_read, serve::Limits::default()).await;
+    // Its rate limits are tested elsewhere: here each message waits for its answer.
+    let mut page = Page::open(&instance).await;
+    page.subscribe("user:ada", None).await;
+    let long = "x".repeat(65);
+    for (message, code, topic) in [
+        (
+            json!({"type": "subscribe", "topic": "user:bob"}),
+            "forbidden",
+            json!("user:bob"),
+        ),
+        (
+            json!({"type": "unsubscribe", "topic": "two"}),
+            "not_subscribed",
+            json!("two"),
+        ),
+        (
+            json!({"type": "subscribe", "topic": long}),
+            "invalid_topic",
+            Value::Null,
+        ),
+        (
+            json!({"type": "subscribe", "topic": "a b"}),
+            "invalid_topic",
+            json!("a b"),
+        ),
+        (json!({"type": "other"}), "invalid_message", Value::Null),
+    ] {
+        page.send(message).await;
+        let error = json!({"type": "error", "code": code, "topic": topic});
+        assert_eq!(page.next().await, error);
+    }
+    page.send(json!({"type": "ping"})).await;
+    assert_eq!(page.next().await, json!({"type": "pong"}));
+    // A cursor of another topic is a reset, and not a position.
+    publish(&instance.topics, "two", 1).await;
+    page.send(json!({"type": "subscribe", "topic": "two", "after": "1-999"}))
+        .await;
+    assert_eq!(page.next().await["type"], "subscribed");
+    assert_eq!(page.next().await["event"], "reset");
+    page.tick("two", 1).await;
+    publish(&instance.topics, "user:ada", 5).await;
+    page.tick("user:ada", 5).await;
+    // Malformed messages alone end a connection.
+    for _ in 0..2 {
+        page.send(json!({"type": "other"})).await;
+    }
+    while page.next().await != json!({"close": 1008}) {}
+}
+
+#[tokio::test]
+async fn subscriptions_of_a_connection_are_bounded() {
+    let topics = Topics::start(in_memory(), Config::default(), Limits::default());
+    let sockets = Sockets::new(serve::Limits::default(), CancellationToken::new());
+    let app = router(sockets, Arc::new(topics), all(), ());
+    let server = Server::start(app.layer(Extension(user("ada")))).await;
+    let url = format!("ws://{}/topics", server.addr);
+    let mut page = Page(connect_async(url).await.unwrap().0);
+    for n in 0..MAX_TOPICS {
+        page.subscribe(&n.to_string(), None).await;
+    }
+    // The same one again is the same subscription.
+    page.subscribe("0", None).await;
+    page.send(json!({"type": "subscribe", "topic": "more"}))
+        .await;
+    let error = json!({"type": "error", "code": "too_many_topics", "topic": "more"});
+    assert_eq!(page.next().await, error);
+}
+
+#[tokio::test]
+async fn a_right_that_is_lost_ends_the_subscription_at_the_next_ping() {
+    let allowed = Arc::new(AtomicBool::new(true));
+    let right = allowed.clone();
+    let may_read: MayRead =
+        Arc::new(move |_, topic| topic != "secret" || right.load(Ordering::SeqCst));
+    let limits = serve::Limits {
+        ping_every: Duration::from_millis(100),
+        ..serve::Limits::default()
+    };
+    let instance = instance(in_memory(), "ada", may_read, limits).await;
+    let mut page = Page::open(&instance).await;
+    page.subscribe("secret", None).await;
+    page.subscribe("open", None).await;
+    allowed.store(false, Ordering::SeqCst);
+    let error = json!({"type": "error", "code": "forbidden", "topic": "secret"});
+    assert_eq!(page.next().await, error);
+    publish(&instance.topics, "secret", 1).await;
+    publish(&instance.topics, "open", 2).await;
+    page.tick("open", 2).await;
+}
+
+/// Disconnected on one instance, gone on both; another user stays.
+async fn disconnected_everywhere<S: Store>(log: impl AsyncFn() -> S) {
+    let mut running = Vec::new();
+    for _ in 0..2 {
+        let (open, streams) = (in_memory(), Users::default());
+        let ada = instance(open.clone(), "ada", all(), serve::Limits::default()).await;
+        let bob = instance(open, "bob", all(), serve::Limits::default()).await;
+        let (of_streams, of_ada, of_bob) = (streams.clone(), ada.rates.clone(), bob.rates.clone());
+        let disconnects = Disconnects::start(log().await, move |user| {
+            of_streams.disconnect(user);
+            of_ada.disconnect(user, EXPIRED, "log in again");
+            of_bob.disconnect(user, EXPIRED, "log in again");
+        });
+        let disconnects = disconnects.await.unwrap_or_else(|error| panic!("{error}"));
+        let mut pages = [Page::open(&ada).await, Page::open(&bob).await];
+        for page in &mut pages {
+            page.subscribe("a", None).await;
+        }
+        let stream = streams.disconnected("ada");
+        running.push((disconnects, pages, stream, ada, bob));
+    }
+    within("an acknowledgement", async {
+        while running[0].0.publish("ada").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    for (_disconnects, [mut ada, mut bob], stream, _ada, on_bob) in running {
+        assert_eq!(ada.next().await, json!({"close": EXPIRED}));
+        within("the stream's end", stream).await;
+        publish(&on_bob.topics, "a", 1).await;
+        bob.tick("a", 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_user_is_disconnected_on_every_instance() {
+    let log = Memory::new(100);
+    disconnected_everywhere(async || log.clone()).await;
+}
+
+#[cfg(feature = "redis")]
+mod on_redis {
+    use snippets::production::redis_log::{Durability, Redis};
+
+    use super::*;
+    use crate::support::broker::{Broker, Kind};
+
+    async fn connect(broker: &Broker) -> Arc<Redis> {
+        Redis::connect(&broker.url(), Durability::Kept, PATIENCE)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Redis: run ./check"]
+    async fn a_socket_resumes_on_another_instance_and_over_a_restart_of_redis() {
+        let mut broker = Broker::start(Kind::Redis).await;
+        let mut instances = Vec::new();
+        for _ in 0..3 {
+            let redis = connect(&broker).await;
+            let open = move |topic: &str| redis.log(&format!("topic:{topic}"), 100);
+            instances.push(instance(open, "ada", all(), serve::Limits::default()).await);
+        }
+        let c = instances.pop().unwrap();
+        let mut page = Page::open(&c).await;
+        page.subscribe("kept", None).await;
+        publish(&c.topics, "kept", 1).await;
+        page.tick("kept", 1).await;
+        broker.kill();
+        broker.resume().await;
+        publish(&c.topics, "kept", 2).await;
+        page.tick("kept", 2).await;
+        let (b, a) = (instances.pop().unwrap(), instances.pop().unwrap());
+        two_instances(a, b).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Redis: run ./check"]
+    async fn a_user_is_disconnected_on_every_instance_through_redis() {
+        let broker = Broker::start(Kind::Redis).await;
+        disconnected_everywhere(async || connect(&broker).await.log("disconnects", 100)).await;
+    }
+}
+
+#[cfg(feature = "nats")]
+mod on_nats {
+    use snippets::production::nats_log::NatsLog;
+
+    use super::*;
+    use crate::support::broker::{Broker, Kind};
+
+    async fn connect(broker: &Broker) -> async_nats::Client {
+        let options = async_nats::ConnectOptions::new().request_timeout(Some(PATIENCE));
+        options.connect(broker.url()).await.unwrap()
+    }
+
+    /// One stream of JetStream for each topic.
+    #[tokio::test]
+    #[ignore = "needs NATS: run ./check"]
+    async fn a_socket_resumes_on_another_instance_and_over_a_restart_of_nats() {
+        let mut broker = Broker::start(Kind::Nats).await;
+        let mut instances = Vec::new();
+        for _ in 0..3 {
+            let client = connect(&broker).await;
+            let open =
+                move |topic: &str| NatsLog::new(client.clone(), &format!("topic-{topic}"), 100);
+            instances.push(instance(open, "ada", all(), serve::Limits::default()).await);
+        }
+        let c = instances.pop().unwrap();
+        let mut page = Page::open(&c).await;
+        page.subscribe("kept", None).await;
+        publish(&c.topics, "kept", 1).await;
+        let cursor = page.tick("kept", 1).await;
+        broker.kill();
+        broker.resume().await;
+        publish(&c.topics, "kept", 2).await;
+        // An append that was not acknowledged may have arrived: NATS may have the event more than once.
+        page.tick("kept", 2).await;
+        let (b, a) = (instances.pop().unwrap(), instances.pop().unwrap());
+        let mut moved = Page::open(&b).await;
+        moved.subscribe("kept", Some(&cursor)).await;
+        moved.tick("kept", 2).await;
+        drop(moved);
+        two_instances(a, b).await;
+    }
+}
