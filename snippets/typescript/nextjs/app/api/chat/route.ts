@@ -4,10 +4,10 @@ import { after } from "next/server";
 import { answer, type Message, refusal } from "@/lib/answer.ts";
 import { answers } from "@/lib/answers.ts";
 import { readJson } from "@/lib/read-json.ts";
-import { chooseModel, SETTINGS } from "@/lib/settings.ts";
+import { chooseModel, SETTINGS, unreadMs } from "@/lib/settings.ts";
 import { CHAT_DATA, CHAT_EVENTS } from "@/streaming/llm/chat-events.ts";
 import { COMMENT, encodeEvent, STREAM_HEADERS } from "@/streaming/sse/encode.ts";
-import { holdFirst, pullFrom, withHeartbeat } from "@/streaming/streams/readable.ts";
+import { endUnread, holdFirst, pullFrom, withHeartbeat } from "@/streaming/streams/readable.ts";
 
 /** Seconds after which a platform ends the function, in the middle of a word; `next start` ignores it. */
 export const maxDuration = 300;
@@ -46,7 +46,8 @@ export async function POST(request: Request): Promise<Response> {
       yield encodeEvent(event);
     }
   });
-  return new Response(withHeartbeat(events, PING, SETTINGS.pingEveryMs), { headers: STREAM_HEADERS });
+  const stream = withHeartbeat(events, PING, SETTINGS.pingEveryMs);
+  return new Response(endUnread(stream, unreadMs()), { headers: STREAM_HEADERS });
 }
 
 /** What a client says the assistant has said is the client's word too. */
