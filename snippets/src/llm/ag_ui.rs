@@ -214,6 +214,7 @@ impl AgUi {
 // ANCHOR_END: writer
 
 // ANCHOR: run
+// ANCHOR: decisions
 /// The user's decisions in `resume` of the request; an interrupt that is abandoned is declined. The question is the text of its newest
 /// message; the rest of the history is the server's own, in the session of the thread.
 pub fn decisions(resume: &[Value]) -> Vec<Decision> {
@@ -230,6 +231,7 @@ pub fn decisions(resume: &[Value]) -> Vec<Decision> {
     };
     resume.iter().filter_map(decision).collect()
 }
+// ANCHOR_END: decisions
 
 /// One run as an answer of `generation`. `end` is called before the page sees the end: store the session of the run.
 pub struct AgUiRun<F> {
