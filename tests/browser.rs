@@ -79,6 +79,14 @@ async fn a_reader_sees_events_a_cut_the_replay_and_a_reset() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: run ./check"]
+async fn a_reader_approves_declines_cuts_reloads_and_stops_an_agent() {
+    let pack = pack_with(&["llm-agents"]);
+    let program = Program::serve(pack.path(), &[]).await;
+    browser("agent", &format!("{}/one.html", program.url)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: run ./check"]
 async fn a_person_probes_an_endpoint_from_the_page() {
     let pack = pack_with(&[]);
     let program = Program::serve(pack.path(), &[]).await;

@@ -133,6 +133,70 @@ const scenarios = {
     assert.ok(after[0] > 5, "the log was trimmed");
   },
 
+  // An agent: an approval, a decline; with a model that hangs a cut, a reload and Stop; Stop while a tool runs.
+  async agent() {
+    const page = await open(url);
+    const p = panelOf(page, "llm-agents");
+    const view = p.root.locator("div[aria-live]");
+    const parts = () => view.locator("p").allInnerTexts();
+    /** Waits for exactly this text. */
+    const text = (expected) =>
+      page.waitForFunction(
+        (expected) => document.querySelector(".live-panel div[aria-live]")?.textContent === expected,
+        expected,
+      );
+    const last = async () => (await (await page.request.get(new URL("/live/llm/exchanges", url).href)).json())[0];
+
+    await p.press("Ask");
+    await p.status("waits for your decision");
+    const [answer, ...calls] = await parts();
+    assert.deepEqual(calls, [
+      'get_weather {"city":"Zürich","days":3}: done {"city":"Zürich","degrees":21}',
+      "get_time {}: approval-requested",
+    ]);
+    await page.reload();
+    await p.status("waits for your decision");
+    assert.deepEqual(await parts(), [answer, ...calls]);
+    await p.press("Approve");
+    await p.status("complete");
+    const approved = [answer, calls[0], 'get_time {}: done "12:00"', answer];
+    assert.deepEqual(await parts(), approved);
+    await page.reload();
+    await p.status("has ended");
+    assert.deepEqual(await parts(), approved);
+
+    await p.press("Ask");
+    await p.status("waits for your decision");
+    await p.press("Decline");
+    await p.status("complete");
+    assert.deepEqual(await parts(), [answer, calls[0], "get_time {}: declined", answer]);
+
+    await p.press("Ask, the model hangs");
+    const words = answer.match(/\S+ ?/g);
+    const half = words.slice(0, words.length / 2).join("");
+    await text(half);
+    await p.press("Cut");
+    await p.line("cut by the server (1 stream)");
+    await p.line("attaching again");
+    await p.status("answering");
+    await text(half);
+    await page.reload();
+    await p.status("answering");
+    await text(half);
+    await p.press("Stop");
+    await p.status("stopped");
+    await text(half);
+    assert.equal((await last()).end, "ReaderGone");
+
+    await p.press("Ask, the tool hangs");
+    await view.locator("p", { hasText: "get_weather" }).and(page.getByText(": running")).waitFor();
+    const { id } = await last();
+    await p.press("Stop");
+    await p.status("stopped");
+    assert.match((await parts())[1], /^get_weather .*: stopped$/);
+    assert.equal((await last()).id, id, "the agent asks nothing more");
+  },
+
   // Compression that does not flush, and what stops it; beside it, one slow subscriber among a hundred,
   // which costs the others nothing and loses nothing itself.
   async gzip() {

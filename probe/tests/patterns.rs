@@ -91,42 +91,44 @@ async fn websocket_serve_passes() {
 }
 
 async fn llm_relay_passes_in_every_dialect() {
-    together(
-        [Dialect::OpenAiChat, Dialect::Anthropic].map(|dialect| async move {
-            // A free port, which the probe binds a moment later.
-            let upstream = std::net::TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap();
-            let base = format!("http://{upstream}");
-            let decode: Decode = match dialect {
-                Dialect::OpenAiChat => |body| model_events(body, OpenAiChat::default()).boxed(),
-                Dialect::Anthropic => |body| model_events(body, Anthropic::default()).boxed(),
-            };
-            let relay = Relay {
-                model: Upstream::new(dialect, &base, "key", "m", Duration::from_secs(60), decode)
-                    .unwrap()
-                    .model(),
-                streams: streams(Duration::from_secs(2)),
-                places: PerUser::new(2).permits(),
-                config: relay::Config::default(),
-                shutdown: CancellationToken::new(),
-            };
-            let app = relay::app(Arc::new(relay)).layer(Extension(UserId("ada".to_owned())));
-            let mut options = options(start(app).await, "/chat");
-            options.method = "POST".to_owned();
-            options.body = Some(br#"{"messages":[{"role":"user","content":"hello"}]}"#.to_vec());
-            options.upstream = Some(upstream);
-            options.heartbeat = Some(Duration::from_secs(5));
-            let report = probe(Kind::Llm, &options).await;
-            assert_failed(&report, &[]);
-            assert_eq!(
-                report.ids(Verdict::CouldNotTell),
-                Vec::<&str>::new(),
-                "\n{}",
-                show(&report)
-            );
+    let dialects: [(Dialect, Decode); 2] = [
+        (Dialect::OpenAiChat, |body| {
+            model_events(body, OpenAiChat::default()).boxed()
         }),
-    )
+        (Dialect::Anthropic, |body| {
+            model_events(body, Anthropic::default()).boxed()
+        }),
+    ];
+    together(dialects.map(|(dialect, decode)| async move {
+        // A free port, which the probe binds a moment later.
+        let upstream = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let base = format!("http://{upstream}");
+        let relay = Relay {
+            model: Upstream::new(dialect, &base, "key", "m", Duration::from_secs(60), decode)
+                .unwrap()
+                .model(),
+            streams: streams(Duration::from_secs(2)),
+            places: PerUser::new(2).permits(),
+            config: relay::Config::default(),
+            shutdown: CancellationToken::new(),
+        };
+        let app = relay::app(Arc::new(relay)).layer(Extension(UserId("ada".to_owned())));
+        let mut options = options(start(app).await, "/chat");
+        options.method = "POST".to_owned();
+        options.body = Some(br#"{"messages":[{"role":"user","content":"hello"}]}"#.to_vec());
+        options.upstream = Some(upstream);
+        options.heartbeat = Some(Duration::from_secs(5));
+        let report = probe(Kind::Llm, &options).await;
+        assert_failed(&report, &[]);
+        assert_eq!(
+            report.ids(Verdict::CouldNotTell),
+            Vec::<&str>::new(),
+            "\n{}",
+            show(&report)
+        );
+    }))
     .await;
 }

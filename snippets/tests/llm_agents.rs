@@ -9,10 +9,13 @@ use serde_json::{Value, json};
 use snippets::llm::agent::{Agent, AgentEvent, Run, Tool};
 use snippets::llm::agent_turn::{Decision, Format, Session, Turn};
 use snippets::llm::anthropic::Anthropic;
+use snippets::llm::failure::ModelError;
+use snippets::llm::gemini::Gemini;
 use snippets::llm::meter::{Report, measure};
 use snippets::llm::model_event::{FinishReason, ModelEvent, ToolCall};
 use snippets::llm::openai_chat::OpenAiChat;
-use snippets::llm::providers::decode::Records;
+use snippets::llm::openai_responses::OpenAiResponses;
+use snippets::llm::providers::decode::{Decoder, Records};
 use snippets::llm::public_error::PublicError;
 use snippets::llm::relay::{Config, Relay};
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel};
@@ -20,6 +23,13 @@ use snippets::llm::upstream::Dialect;
 
 use crate::support::chat::{patient, relay};
 use crate::support::{Server, eventually, within};
+
+const DIALECTS: [Dialect; 4] = [
+    Dialect::OpenAiChat,
+    Dialect::Anthropic,
+    Dialect::OpenAiResponses,
+    Dialect::Gemini,
+];
 
 pub const FORMAT: Format = Format {
     dialect: Dialect::OpenAiChat,
@@ -162,7 +172,7 @@ fn ours(events: &[AgentEvent]) -> Vec<&AgentEvent> {
 
 #[tokio::test]
 async fn the_results_go_back_and_the_model_answers() {
-    for dialect in [Dialect::OpenAiChat, Dialect::Anthropic] {
+    for dialect in DIALECTS {
         let time = Tool {
             approval: |_| false,
             ..time()
@@ -179,7 +189,11 @@ async fn the_results_go_back_and_the_model_answers() {
         );
         let requests = rig.requests();
         assert_eq!(requests.len(), 2);
-        assert_eq!(requests[0]["tools"].as_array().unwrap().len(), 2);
+        let tools = match dialect {
+            Dialect::Gemini => &requests[0]["tools"][0]["functionDeclarations"],
+            _ => &requests[0]["tools"],
+        };
+        assert_eq!(tools.as_array().unwrap().len(), 2);
         let messages = &requests[1]["messages"];
         let weather = json!({"city": "Zürich", "degrees": 21, "for": "alice"}).to_string();
         let arguments = r#"{"city":"Zürich","days":3}"#;
@@ -212,9 +226,43 @@ async fn the_results_go_back_and_the_model_answers() {
                 assert_eq!(results[0]["tool_use_id"], content[2]["id"]);
                 assert_eq!(results[0]["content"], weather);
             }
+            Dialect::OpenAiResponses => {
+                assert_eq!(
+                    (&requests[1]["store"], &requests[1]["include"]),
+                    (&json!(false), &json!(["reasoning.encrypted_content"]))
+                );
+                let input = requests[1]["input"].as_array().unwrap();
+                let kinds: Vec<_> = input.iter().map(|item| item["type"].as_str()).collect();
+                let call = Some("function_call");
+                let result = Some("function_call_output");
+                let items = [Some("reasoning"), Some("message"), call, call];
+                assert_eq!(kinds[1..5], items, "the question has no type");
+                assert_eq!(kinds[5..], [result, result]);
+                assert_eq!(input[5]["call_id"], input[3]["call_id"]);
+                assert_eq!(input[5]["output"], weather);
+            }
+            Dialect::Gemini => {
+                let contents = &requests[1]["contents"];
+                let question = json!({"role": "user", "parts": [{"text": "Weather?"}]});
+                assert_eq!(contents[0], question);
+                let call = json!({"name": "get_weather", "args": {"city": "Zürich", "days": 3}});
+                let parts = &contents[1]["parts"];
+                assert_eq!(contents[1]["role"], "model");
+                assert_eq!(parts[0], json!({"text": "One moment."}));
+                // It gave the call no id, and gets none back.
+                assert_eq!(parts[1], json!({"functionCall": call}));
+                let response = &contents[2]["parts"][0]["functionResponse"];
+                assert_eq!(response["name"], "get_weather");
+                assert_eq!(response["response"]["output"]["degrees"], 21);
+                assert_eq!(response.get("id"), None);
+            }
         }
         // The session is what the next question continues.
-        assert_eq!(run.session.messages.last().unwrap()["role"], "assistant");
+        let role = match dialect {
+            Dialect::Gemini => "model",
+            _ => "assistant",
+        };
+        assert_eq!(run.session.messages.last().unwrap()["role"], role);
         assert!(run.session.calls.is_empty());
     }
 }
@@ -594,25 +642,37 @@ async fn a_turn_that_fails_keeps_its_text_and_no_half_call() {
 
 // --- What goes back, from recorded shapes of the hosts ---
 
-fn turn_of(format: Format, file: &str) -> Value {
+fn turn_of(format: Format, file: &str) -> Vec<Value> {
     let path = format!("{}/tests/data/providers/{file}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
     let bytes = text.split_once("\n\n").unwrap().1.as_bytes();
     let mut out = Vec::new();
-    match format.dialect {
-        Dialect::Anthropic => Records::new(Anthropic::default())
-            .push(bytes, &mut out)
-            .unwrap(),
-        Dialect::OpenAiChat => Records::new(OpenAiChat::default())
-            .push(bytes, &mut out)
-            .unwrap(),
-    }
+    let result = match format.dialect {
+        Dialect::Anthropic => decode(Anthropic::default(), bytes, &mut out),
+        Dialect::OpenAiChat => decode(OpenAiChat::default(), bytes, &mut out),
+        Dialect::OpenAiResponses => decode(OpenAiResponses::default(), bytes, &mut out),
+        Dialect::Gemini => decode(Gemini::default(), bytes, &mut out),
+    };
+    result.unwrap();
     let mut turn = Turn::new(format);
     out.iter().for_each(|event| turn.event(event));
     let Some(ModelEvent::Finish { tool_calls, .. }) = out.last() else {
         panic!("{out:?}")
     };
-    turn.message(tool_calls)
+    turn.messages(tool_calls)
+}
+
+fn decode(
+    decoder: impl Decoder,
+    bytes: &[u8],
+    out: &mut Vec<ModelEvent>,
+) -> Result<(), ModelError> {
+    let mut records = Records::new(decoder);
+    records.push(bytes, out)?;
+    match out.last() {
+        Some(ModelEvent::Finish { .. }) => Ok(()),
+        _ => records.end(out),
+    }
 }
 
 #[test]
@@ -625,7 +685,7 @@ fn signatures_and_server_tools_go_back_as_they_came() {
     let citation = json!({"type": "web_search_result_location", "url": "https://example.com/", "title": "Bern", "cited_text": "Bern"});
     let found = json!({"type": "web_search_result", "title": "Bern", "url": "https://example.com/", "encrypted_content": "EqgfC"});
     assert_eq!(
-        turn["content"],
+        turn[0]["content"],
         json!([
             {"type": "thinking", "thinking": "Look it up.", "signature": "EqQBCgIYAh"},
             {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "Bern"}},
@@ -635,7 +695,7 @@ fn signatures_and_server_tools_go_back_as_they_came() {
         ])
     );
     let gemini = turn_of(FORMAT, "gemini-openai/parallel-calls.txt");
-    let calls = &gemini["tool_calls"];
+    let calls = &gemini[0]["tool_calls"];
     assert_eq!(
         calls[0]["extra_content"]["google"]["thought_signature"],
         "EoYCCoMC"
@@ -644,10 +704,10 @@ fn signatures_and_server_tools_go_back_as_they_came() {
     assert!(calls[1].get("extra_content").is_none());
     let openrouter = turn_of(FORMAT, "openrouter/reasoning-details.txt");
     let detail = json!({"type": "reasoning.text", "text": "Hm.", "signature": null, "format": "anthropic-claude-v1", "index": 0});
-    assert_eq!(openrouter["reasoning_details"], json!([detail]));
+    assert_eq!(openrouter[0]["reasoning_details"], json!([detail]));
     let litellm = turn_of(FORMAT, "litellm/thinking-blocks.txt");
     let block = json!({"type": "thinking", "thinking": "Hm.", "signature": "EqQBCgIYAh"});
-    assert_eq!(litellm["thinking_blocks"], json!([block]));
+    assert_eq!(litellm[0]["thinking_blocks"], json!([block]));
     let reasoning = Some("reasoning_content");
     let deepseek = turn_of(
         Format {
@@ -657,15 +717,62 @@ fn signatures_and_server_tools_go_back_as_they_came() {
         "deepseek/reasoning.txt",
     );
     assert!(
-        deepseek["reasoning_content"]
+        deepseek[0]["reasoning_content"]
             .as_str()
             .is_some_and(|text| !text.is_empty())
     );
+    let of = |dialect| Format { dialect, ..FORMAT };
+    let file = "openai-responses/reasoning-and-tool.txt";
+    let responses = turn_of(of(Dialect::OpenAiResponses), file);
+    let kinds: Vec<_> = responses.iter().map(|item| &item["type"]).collect();
+    assert_eq!(kinds, ["reasoning", "message", "function_call"]);
+    assert_eq!(responses[0]["encrypted_content"], "gAAAAABo");
+    let gemini = turn_of(of(Dialect::Gemini), "gemini/thought-signature.txt");
+    let call = json!({"name": "get_weather", "args": {"city": "Bern"}});
+    let signed = json!({"functionCall": call, "thoughtSignature": "EoYCCoMC"});
+    let parts = json!([{"text": "One moment."}, signed]);
+    assert_eq!(gemini, [json!({"role": "model", "parts": parts})]);
+}
+
+#[test]
+fn a_signature_of_gemini_stays_in_its_part_and_its_text_is_not_doubled() {
+    let format = Format {
+        dialect: Dialect::Gemini,
+        ..FORMAT
+    };
+    let mut turn = Turn::new(format);
+    let signed = |raw: Value| ModelEvent::Other {
+        kind: "thoughtSignature".into(),
+        raw: raw.to_string(),
+    };
+    for event in [
+        ModelEvent::Text("one ".into()),
+        ModelEvent::Text("two".into()),
+        signed(json!({"text": "two", "thoughtSignature": "a"})),
+        ModelEvent::Text("three".into()),
+        signed(json!({"text": "", "thoughtSignature": "b"})),
+        ModelEvent::Reasoning("Hm.".into()),
+        signed(json!({"text": "Hm.", "thought": true, "thoughtSignature": "c"})),
+        ModelEvent::Text("four".into()),
+        signed(json!({"text": "four", "thoughtSignature": "d"})),
+    ] {
+        turn.event(&event);
+    }
+    let parts = json!([
+        {"text": "one "},
+        {"text": "two", "thoughtSignature": "a"},
+        {"text": "three"},
+        {"text": "", "thoughtSignature": "b"},
+        {"text": "Hm.", "thought": true, "thoughtSignature": "c"},
+        {"text": "four", "thoughtSignature": "d"},
+    ]);
+    let message = json!({"role": "model", "parts": parts});
+    assert_eq!(turn.messages(&[]), [message]);
 }
 
 #[test]
 fn a_part_of_another_type_breaks_nothing() {
-    for dialect in [Dialect::OpenAiChat, Dialect::Anthropic] {
+    for dialect in DIALECTS {
         let mut turn = Turn::new(Format {
             dialect,
             reasoning: None,
@@ -678,6 +785,8 @@ fn a_part_of_another_type_breaks_nothing() {
             "thinking_blocks",
             "tool_calls",
             "redacted_thinking",
+            "response.output_item.done",
+            "thoughtSignature",
         ];
         for kind in kinds {
             for raw in [
@@ -701,7 +810,7 @@ fn a_part_of_another_type_breaks_nothing() {
             name: "t".into(),
             arguments: "{".into(),
         };
-        assert!(turn.message(&[call]).to_string().contains("whole"));
+        assert!(json!(turn.messages(&[call])).to_string().contains("whole"));
     }
 }
 

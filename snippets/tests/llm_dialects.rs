@@ -575,3 +575,50 @@ fn ollama_reports_errors_as_text_and_as_object() {
         assert_eq!(message, "m");
     }
 }
+
+/// `GET /v1/responses/{id}?stream=true&starting_after=N` has the events after N.
+#[test]
+fn a_background_response_continues_after_a_cut_at_every_byte() {
+    let path = "tests/data/providers/openai-responses/reasoning-and-tool.txt";
+    let file = std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let whole = file.split_once("\n\n").unwrap().1;
+    let after = |number: u64| -> String {
+        let later = |event: &&str| {
+            let data = event.lines().find_map(|line| line.strip_prefix("data: "));
+            let data: Value = serde_json::from_str(data.unwrap()).unwrap();
+            data["sequence_number"].as_u64().unwrap() > number
+        };
+        let blocks = whole.split("\n\n").filter(|block| !block.trim().is_empty());
+        blocks
+            .filter(later)
+            .map(|event| format!("{event}\n\n"))
+            .collect()
+    };
+    let content = |events: Vec<ModelEvent>| -> Vec<ModelEvent> {
+        let beat = |event: &ModelEvent| *event == ModelEvent::Heartbeat;
+        events.into_iter().filter(|event| !beat(event)).collect()
+    };
+    let expected = content(decode::<OpenAiResponses>(whole).0);
+    assert!(matches!(expected.last(), Some(ModelEvent::Finish { .. })));
+    let mut resumed = 0;
+    for cut in 0..whole.len() {
+        let mut out = Vec::new();
+        let mut records = Records::new(OpenAiResponses::default());
+        records.push(&whole.as_bytes()[..cut], &mut out).unwrap();
+        let decoder = records.into_decoder();
+        let Some((id, number)) = decoder.position() else {
+            assert!(
+                content(out).is_empty(),
+                "there is a position from the first event"
+            );
+            continue;
+        };
+        assert_eq!(id, "resp_1");
+        let rest = after(number);
+        let mut records = Records::new(decoder);
+        records.push(rest.as_bytes(), &mut out).unwrap();
+        assert_eq!(content(out), expected, "cut at byte {cut}");
+        resumed += 1;
+    }
+    assert!(resumed > whole.len() / 2);
+}

@@ -490,6 +490,14 @@ async fn one_user_cannot_take_the_room_of_another() {
 async fn a_stop_that_comes_before_its_question_is_remembered() {
     let chat = Resumable::start(stalls_after(1), limits()).await;
     assert_eq!(chat.stop("early", &[]).await, 204);
+    // There is no answer to read, although the Stop is remembered.
+    let mut nothing = chat.attach("early", &["connection: close"]).await;
+    nothing.read_to_end().await;
+    assert!(
+        nothing.head().starts_with("HTTP/1.1 404"),
+        "{}",
+        nothing.head()
+    );
     let mut late = chat.ask("early").await;
     finish(&mut late).await;
     assert!(

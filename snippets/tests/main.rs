@@ -23,6 +23,7 @@ mod connections_client_ip;
 mod connections_listen;
 mod connections_per_user;
 mod connections_tickets;
+mod llm_ag_ui;
 mod llm_agents;
 mod llm_dialects;
 mod llm_fixtures;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    agent_turn::{Call, Decision, Format, Output, Session, Turn},
+    agent_turn::{Call, Decision, Format, Output, Session, Turn, UNNAMED},
     model_event::{FinishReason, ModelEvent, Question, ToolCall},
     public_error::PublicError,
 };
@@ -213,10 +213,7 @@ impl Run {
         // Calls are released for these reasons only: a turn that was cut in a call goes back as its text.
         match reason {
             FinishReason::ToolCalls | FinishReason::Stop | FinishReason::Paused => {
-                let message = turn.message(&calls);
-                let empty = message["content"].as_array().is_some_and(Vec::is_empty)
-                    || (message["content"].is_null() && message["tool_calls"].is_null());
-                self.session.messages.extend((!empty).then_some(message));
+                self.session.messages.extend(turn.messages(&calls));
             }
             _ => self.session.messages.extend(turn.stopped()),
         }
@@ -327,7 +324,7 @@ fn ready_err(text: String) -> BoxFuture<'static, Output> {
 fn identify(event: &mut ModelEvent, step: usize) {
     let name = |id: &mut String, index: usize| {
         if id.is_empty() {
-            *id = format!("call_{step}_{index}");
+            *id = format!("{UNNAMED}{step}_{index}");
         }
     };
     match event {

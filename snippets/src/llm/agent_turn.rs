@@ -1,7 +1,8 @@
 //! What an agent sends back to its model: the question, the model's own turn, and the results of its tools.
 //!
 //! Use it if you keep the conversation in the provider's own format. Guarantee: signatures of the reasoning, the work of server
-//! tools, citations and thought signatures go back as they came. It writes two formats: chat completions and Anthropic.
+//! tools, citations, reasoning items and thought signatures go back as they came. It writes four formats: chat completions, Responses,
+//! Anthropic and Gemini.
 //!
 //! Sibling: `model_event`.
 
@@ -9,6 +10,9 @@
 use serde_json::{Map, Value, json};
 
 use super::model_event::{Dialect, ModelEvent, ToolCall};
+
+/// Begins the id of a call for which the provider has none: the provider gets none back.
+pub const UNNAMED: &str = "unnamed_";
 
 /// How this host takes back its own turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub struct Turn {
     format: Format,
     /// Anthropic's content, in its order.
     blocks: Vec<Value>,
+    /// The items of Responses, or the signed parts of Gemini with what came between them.
+    items: Vec<Value>,
     text: String,
     reasoning: String,
     /// Fields of chat completions that go back: `reasoning_details` (OpenRouter), `thinking_blocks` (LiteLLM).
@@ -48,6 +54,7 @@ impl Turn {
         Self {
             format,
             blocks: Vec::new(),
+            items: Vec::new(),
             text: String::new(),
             reasoning: String::new(),
             fields: Map::new(),
@@ -57,6 +64,9 @@ impl Turn {
 
     /// Takes each event of the model, in order.
     pub fn event(&mut self, event: &ModelEvent) {
+        if self.format.dialect == Dialect::Gemini {
+            self.part(event);
+        }
         match event {
             ModelEvent::Text(text) | ModelEvent::Refusal(text) => {
                 self.text.push_str(text);
@@ -118,6 +128,9 @@ impl Turn {
                 }
             }
             (_, Dialect::Anthropic) if raw["type"] == kind => self.blocks.push(raw),
+            ("response.output_item.done", Dialect::OpenAiResponses) if raw["type"].is_string() => {
+                self.items.push(raw);
+            }
             ("reasoning_details" | "thinking_blocks", Dialect::OpenAiChat) => {
                 let list = self.fields.entry(kind).or_insert_with(|| json!([]));
                 let Value::Array(items) = raw else { return };
@@ -131,9 +144,83 @@ impl Turn {
         }
     }
 
-    /// The complete turn, with the calls that the model made.
-    pub fn message(mut self, calls: &[ToolCall]) -> Value {
+    /// Gemini: the parts in their order, each signature in the part in which it came.
+    fn part(&mut self, event: &ModelEvent) {
+        match event {
+            ModelEvent::Text(text) | ModelEvent::Refusal(text) => match self.items.last_mut() {
+                Some(last)
+                    if last["text"].is_string() && last.get("thoughtSignature").is_none() =>
+                {
+                    push(&mut last["text"], text);
+                }
+                _ => self.items.push(json!({ "text": text })),
+            },
+            ModelEvent::ToolCallStart { id, name, .. } => {
+                let mut call = json!({ "name": name });
+                if !id.starts_with(UNNAMED) {
+                    call["id"] = id.as_str().into();
+                }
+                self.items.push(json!({ "functionCall": call }));
+            }
+            ModelEvent::Other { kind, raw } if kind == "thoughtSignature" => {
+                let Ok(part @ Value::Object(_)) = serde_json::from_str::<Value>(raw) else {
+                    return;
+                };
+                // Its text or its call was an event before.
+                let text = part["text"].as_str().filter(|_| part["thought"] != true);
+                if let Some(last) = self.items.last_mut() {
+                    let rest = last["text"].as_str().zip(text);
+                    let rest = rest.and_then(|(all, text)| all.strip_suffix(text));
+                    match rest.map(str::to_owned) {
+                        Some(rest) if !rest.is_empty() => last["text"] = rest.into(),
+                        None if !(last["functionCall"].is_object()
+                            && part["functionCall"].is_object()) => {}
+                        _ => drop(self.items.pop()),
+                    }
+                }
+                self.items.push(part);
+            }
+            _ => {}
+        }
+    }
+
+    /// The complete turn, with the calls that the model made: one message, none if it is empty, or the items of Responses.
+    pub fn messages(mut self, calls: &[ToolCall]) -> Vec<Value> {
         let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|_| json!({}));
+        if self.format.dialect == Dialect::OpenAiResponses {
+            let has = |items: &[Value], field: &str, value: &str| {
+                items.iter().any(|item| item[field] == value)
+            };
+            if !self.text.is_empty() && !has(&self.items, "type", "message") {
+                self.items
+                    .push(json!({ "role": "assistant", "content": self.text }));
+            }
+            // Hosts that repeat no item.
+            for ToolCall {
+                id,
+                name,
+                arguments,
+            } in calls
+            {
+                if has(&self.items, "call_id", id) {
+                    continue;
+                }
+                self.items.push(json!({ "type": "function_call", "call_id": id, "name": name, "arguments": arguments }));
+            }
+            return self.items;
+        }
+        if self.format.dialect == Dialect::Gemini {
+            let calls = calls.iter();
+            let parts = self.items.iter_mut();
+            let made = parts.filter_map(|part| part.get_mut("functionCall"));
+            for (made, call) in made.zip(calls).filter(|(made, _)| made.is_object()) {
+                if made.get("args").is_none() {
+                    made["args"] = parse(&call.arguments);
+                }
+            }
+            let message = json!({ "role": "model", "parts": self.items });
+            return Vec::from_iter((!self.items.is_empty()).then_some(message));
+        }
         if self.format.dialect == Dialect::Anthropic {
             self.blocks.retain(|block| block["text"] != "");
             let mut calls = calls.iter();
@@ -146,7 +233,11 @@ impl Turn {
                     block["input"] = parse(text);
                 }
             }
-            return json!({ "role": "assistant", "content": self.blocks });
+            let message = json!({ "role": "assistant", "content": self.blocks });
+            return Vec::from_iter((!self.blocks.is_empty()).then_some(message));
+        }
+        if self.text.is_empty() && calls.is_empty() {
+            return Vec::new();
         }
         let content = Some(self.text).filter(|text| !text.is_empty());
         let mut message = json!({ "role": "assistant", "content": content });
@@ -164,52 +255,76 @@ impl Turn {
             }
             extend(&mut message["tool_calls"], [one]);
         }
-        message
+        vec![message]
     }
 
     /// The turn of a model that was stopped: its text alone, since half a call and reasoning without its signature are refused.
     pub fn stopped(self) -> Option<Value> {
-        let text = self.text.trim_end();
-        (!text.is_empty()).then(|| json!({ "role": "assistant", "content": text }))
+        let text = Some(self.text.trim_end()).filter(|text| !text.is_empty())?;
+        Some(match self.format.dialect {
+            Dialect::Gemini => json!({ "role": "model", "parts": [{ "text": text }] }),
+            _ => json!({ "role": "assistant", "content": text }),
+        })
     }
 }
 
 impl Format {
     /// The user's turn.
     pub fn question(self, text: &str, images: &[Image]) -> Value {
-        let mut content = vec![json!({ "type": "text", "text": text })];
-        content.extend(
-            images
-                .iter()
-                .map(|Image { media_type, base64 }| match self.dialect {
-                    Dialect::OpenAiChat => {
-                        let url = format!("data:{media_type};base64,{base64}");
-                        json!({ "type": "image_url", "image_url": { "url": url } })
-                    }
-                    Dialect::Anthropic => json!({ "type": "image", "source":
-                { "type": "base64", "media_type": media_type, "data": base64 } }),
-                }),
-        );
-        match images {
-            [] => json!({ "role": "user", "content": text }),
+        let url = |image: &Image| format!("data:{};base64,{}", image.media_type, image.base64);
+        let image = |image: &Image| match self.dialect {
+            Dialect::OpenAiChat => {
+                json!({ "type": "image_url", "image_url": { "url": url(image) } })
+            }
+            Dialect::OpenAiResponses => json!({ "type": "input_image", "image_url": url(image) }),
+            Dialect::Anthropic => json!({ "type": "image", "source":
+                { "type": "base64", "media_type": image.media_type, "data": image.base64 } }),
+            Dialect::Gemini => json!({ "inlineData":
+                { "mimeType": image.media_type, "data": image.base64 } }),
+        };
+        let first = match self.dialect {
+            Dialect::Gemini => json!({ "text": text }),
+            Dialect::OpenAiResponses => json!({ "type": "input_text", "text": text }),
+            Dialect::OpenAiChat | Dialect::Anthropic => json!({ "type": "text", "text": text }),
+        };
+        let content: Vec<Value> = [first]
+            .into_iter()
+            .chain(images.iter().map(image))
+            .collect();
+        match (self.dialect, images) {
+            (Dialect::Gemini, _) => json!({ "role": "user", "parts": content }),
+            (_, []) => json!({ "role": "user", "content": text }),
             _ => json!({ "role": "user", "content": content }),
         }
     }
 
-    /// The results of all calls of a turn, in the order of the calls: id, text, and whether it is an error.
-    pub fn results(self, results: impl Iterator<Item = (String, String, bool)>) -> Vec<Value> {
-        match self.dialect {
-            Dialect::OpenAiChat => results
-                .map(|(id, text, _)| json!({ "role": "tool", "tool_call_id": id, "content": text }))
-                .collect(),
-            Dialect::Anthropic => {
-                let content: Vec<Value> = results
-                    .map(|(id, text, error)| {
-                        json!({ "type": "tool_result", "tool_use_id": id, "content": text, "is_error": error })
-                    })
-                    .collect();
-                vec![json!({ "role": "user", "content": content })]
+    /// The results of all calls of a turn, in the order of the calls: the call, text, and whether it is an error.
+    pub fn results(self, results: impl Iterator<Item = (ToolCall, String, bool)>) -> Vec<Value> {
+        let one = |(ToolCall { id, name, .. }, text, error): (ToolCall, String, bool)| match self
+            .dialect
+        {
+            Dialect::OpenAiChat => json!({ "role": "tool", "tool_call_id": id, "content": text }),
+            Dialect::OpenAiResponses => {
+                json!({ "type": "function_call_output", "call_id": id, "output": text })
             }
+            Dialect::Anthropic => {
+                json!({ "type": "tool_result", "tool_use_id": id, "content": text, "is_error": error })
+            }
+            Dialect::Gemini => {
+                let output = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text));
+                let key = if error { "error" } else { "output" };
+                let mut response = json!({ "name": name, "response": { key: output } });
+                if !id.starts_with(UNNAMED) {
+                    response["id"] = id.into();
+                }
+                json!({ "functionResponse": response })
+            }
+        };
+        let results: Vec<Value> = results.map(one).collect();
+        match self.dialect {
+            Dialect::OpenAiChat | Dialect::OpenAiResponses => results,
+            Dialect::Anthropic => vec![json!({ "role": "user", "content": results })],
+            Dialect::Gemini => vec![json!({ "role": "user", "parts": results })],
         }
     }
 
@@ -220,6 +335,13 @@ impl Format {
                 { "name": name, "description": description, "parameters": schema } }),
             Dialect::Anthropic => {
                 json!({ "name": name, "description": description, "input_schema": schema })
+            }
+            // Strict by default, and then it refuses schemas with optional fields.
+            Dialect::OpenAiResponses => json!({ "type": "function", "name": name,
+                "description": description, "parameters": schema, "strict": false }),
+            // The request has all of them in one `functionDeclarations`.
+            Dialect::Gemini => {
+                json!({ "name": name, "description": description, "parametersJsonSchema": schema })
             }
         }
     }
@@ -315,7 +437,7 @@ impl Session {
                     Ok(text) => (text, false),
                     Err(text) => (text, true),
                 };
-                (call.id, text, error)
+                (call, text, error)
             },
         );
         let results: Vec<_> = results.collect();

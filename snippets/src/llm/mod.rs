@@ -1,5 +1,6 @@
 //! LLM token streaming.
 
+pub mod ag_ui;
 pub mod agent;
 pub mod agent_turn;
 pub mod anthropic;

@@ -138,6 +138,10 @@ pub enum Dialect {
     OpenAiChat,
     /// `POST /v1/messages`.
     Anthropic,
+    /// `POST /v1/responses` of OpenAI.
+    OpenAiResponses,
+    /// `POST /v1beta/models/…:streamGenerateContent` of Gemini.
+    Gemini,
 }
 
 impl Usage {

@@ -24,6 +24,9 @@ pub struct OpenAiResponses {
     ids: HashSet<String>,
     /// Actions that you are to run: `call_id`, or the id of an approval. Their outputs remove them.
     pending: HashSet<String>,
+    /// The id of the response, and the number of the last event.
+    response: String,
+    last: Option<u64>,
 }
 
 /// Items that one answer may hold.
@@ -38,6 +41,10 @@ impl Decoder for OpenAiResponses {
     ) -> Result<(), ModelError> {
         let kind = record.get("type").text().unwrap_or(name);
         let response = record.get("response");
+        if let Some(id) = response.get("id").text() {
+            id.clone_into(&mut self.response);
+        }
+        self.last = record.get("sequence_number").count().or(self.last);
         let (index, delta) = (record.get("output_index").count(), record.get("delta"));
         let event: fn(String) -> ModelEvent = match kind {
             "response.output_text.delta" => ModelEvent::Text,
@@ -104,6 +111,13 @@ impl Decoder for OpenAiResponses {
 }
 
 impl OpenAiResponses {
+    /// Where the answer continues after a cut, if the request had `background` and `store`:
+    /// `GET /v1/responses/{id}?stream=true&starting_after={number}`. Give its body to this decoder, in new `Records`.
+    pub fn position(&self) -> Option<(&str, u64)> {
+        let number = self.last?;
+        (!self.response.is_empty()).then_some((&*self.response, number))
+    }
+
     /// A whole item: of calls its arguments, of a message its text where none has come in pieces, of each the raw JSON, which
     /// OpenAI wants back in `input` when it does not store the answer.
     fn item(

@@ -4,7 +4,7 @@
 //! even before the provider has answered; the key is in no `Debug` output, error or log line; silence is bounded, the whole is not;
 //! the request has no limit on tokens that you did not set, except with Anthropic, which requires one.
 //!
-//! The decoder is an argument: copy `openai_chat` or `anthropic`, and `model_stream`. Siblings: `http`, `model_event`, `failure`,
+//! The decoder is an argument: copy `openai_chat`, `openai_responses`, `anthropic` or `gemini`, and `model_stream`. Siblings: `http`, `model_event`, `failure`,
 //! `public_error`. Other topics: `streams/deadline`.
 
 use std::{sync::Arc, time::Duration};
@@ -99,20 +99,30 @@ impl Upstream {
             let none = reqwest::redirect::Policy::none();
             builder.redirect(none).pool_idle_timeout(POOL_IDLE)
         })?;
-        let (path, name, value, field) = match dialect {
+        let gemini = format!("/v1beta/models/{model}:streamGenerateContent?alt=sse");
+        let (path, name, value, fields) = match dialect {
             Dialect::OpenAiChat => (
                 "/v1/chat/completions",
                 "authorization",
                 format!("Bearer {key}"),
-                ("stream_options", json!({ "include_usage": true })),
+                json!({ "stream_options": { "include_usage": true } }),
             ),
             Dialect::Anthropic => (
                 "/v1/messages",
                 "x-api-key",
                 key.to_owned(),
-                ("max_tokens", ANTHROPIC_MAX_TOKENS.into()),
+                json!({ "max_tokens": ANTHROPIC_MAX_TOKENS }),
             ),
+            // The conversation is ours: what the model thought goes back encrypted. A model that does not reason refuses `include`.
+            Dialect::OpenAiResponses => (
+                "/v1/responses",
+                "authorization",
+                format!("Bearer {key}"),
+                json!({ "store": false, "include": ["reasoning.encrypted_content"] }),
+            ),
+            Dialect::Gemini => (&*gemini, "x-goog-api-key", key.to_owned(), json!({})),
         };
+        let fields = fields.as_object().cloned().unwrap_or_default();
         let base = base.trim_end_matches('/');
         let url = |base: &str| {
             Url::parse(base)
@@ -128,7 +138,7 @@ impl Upstream {
             headers: HeaderMap::new(),
             model: model.to_owned(),
             system: None,
-            fields: Map::from_iter([(field.0.to_owned(), field.1)]),
+            fields,
             decode,
         };
         if upstream.base.scheme() == "https" && !has_tls() {
@@ -190,8 +200,14 @@ impl Upstream {
     /// The same with another model.
     #[must_use]
     pub fn with_model(&self, model: &str) -> Self {
+        let mut url = self.url.clone();
+        if self.dialect == Dialect::Gemini {
+            let (old, new) = (format!("/{}:", self.model), format!("/{model}:"));
+            url.set_path(&self.url.path().replace(&old, &new));
+        }
         Self {
             model: model.to_owned(),
+            url,
             ..self.clone()
         }
     }
@@ -240,7 +256,13 @@ impl Upstream {
                 upstream = upstream.system(instructions);
             }
             if !question.tools.is_empty() {
-                upstream = upstream.field("tools", question.tools);
+                upstream = match upstream.dialect {
+                    Dialect::Gemini => {
+                        let tools = json!([{ "functionDeclarations": question.tools }]);
+                        upstream.field("tools", tools)
+                    }
+                    _ => upstream.field("tools", question.tools),
+                };
             }
             let public = |error: ModelError| {
                 tracing::warn!(%error, "the model failed");
@@ -256,19 +278,46 @@ impl Upstream {
     }
 
     fn body(&self, mut messages: Vec<Value>) -> Value {
-        let mut body = json!({ "model": self.model, "stream": true });
+        let mut body = match self.dialect {
+            Dialect::Gemini => json!({}), // the path has both
+            _ => json!({ "model": self.model, "stream": true }),
+        };
         match (self.dialect, &self.system) {
             (Dialect::OpenAiChat, Some(system)) => {
                 messages.insert(0, json!({ "role": "system", "content": system }));
             }
             (Dialect::Anthropic, Some(system)) => body["system"] = json!(system),
+            (Dialect::OpenAiResponses, Some(system)) => body["instructions"] = json!(system),
+            (Dialect::Gemini, Some(system)) => {
+                body["systemInstruction"] = json!({ "parts": [{ "text": system }] });
+            }
             (_, None) => {}
         }
-        body["messages"] = messages.into();
+        let field = match self.dialect {
+            Dialect::OpenAiChat | Dialect::Anthropic => "messages",
+            Dialect::OpenAiResponses => "input",
+            Dialect::Gemini => {
+                messages.iter_mut().for_each(as_content);
+                "contents"
+            }
+        };
+        body[field] = messages.into();
         for (name, value) in &self.fields {
             body[name] = value.clone();
         }
         body
+    }
+}
+
+/// A turn with a role and a text, as Gemini has it.
+fn as_content(turn: &mut Value) {
+    if let Some(text) = turn["content"].as_str() {
+        let role = if turn["role"] == "assistant" {
+            "model"
+        } else {
+            "user"
+        };
+        *turn = json!({ "role": role, "parts": [{ "text": text }] });
     }
 }
 

@@ -11,8 +11,10 @@ use futures::StreamExt;
 use serde_json::json;
 use snippets::connections::per_user::PerUser;
 use snippets::llm::anthropic::Anthropic;
+use snippets::llm::gemini::Gemini;
 use snippets::llm::model_stream::model_events;
 use snippets::llm::openai_chat::OpenAiChat;
+use snippets::llm::openai_responses::OpenAiResponses;
 use snippets::llm::public_error::UserId;
 use snippets::llm::relay::{Config, Relay};
 use snippets::llm::scripted_model::{Script, ScriptedModel};
@@ -59,6 +61,8 @@ pub fn upstream(
     let decode: Decode = match dialect {
         Dialect::OpenAiChat => |body| model_events(body, OpenAiChat::default()).boxed(),
         Dialect::Anthropic => |body| model_events(body, Anthropic::default()).boxed(),
+        Dialect::OpenAiResponses => |body| model_events(body, OpenAiResponses::default()).boxed(),
+        Dialect::Gemini => |body| model_events(body, Gemini::default()).boxed(),
     };
     Upstream::new(dialect, base, key, model, silence, decode)
 }

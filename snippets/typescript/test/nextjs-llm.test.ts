@@ -2,6 +2,7 @@
 // pages against the Rust relay as well.
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import type { ServerResponse } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Page } from "playwright-core";
@@ -13,7 +14,7 @@ import { postChat, readChat } from "../src/llm/read-chat.ts";
 import { newContext } from "./support/browser.ts";
 import { type NextServer, startNext } from "./support/next-server.ts";
 import { exchanges, logText, origin, state } from "./support/nextjs.ts";
-import { eventually, serve, sse } from "./support/server.ts";
+import { eventually, gone, serve, signal, sse } from "./support/server.ts";
 
 const never = new AbortController().signal;
 const ANSWER = "Hello from the scripted model.";
@@ -228,6 +229,7 @@ describe("another start of the application", () => {
     for (const [name, value] of [
       ["MODEL_SILENCE_MS", "fast"],
       ["MODEL_SILENCE_MS", "0"],
+      ["UNREAD_MS", "-1"],
       ["MODELS", "a,,b"],
       ["OPENAI_API_KEY", ""],
       ["OPENAI_BASE_URL", "api.openai.com"],
@@ -265,6 +267,33 @@ describe("another start of the application", () => {
     });
     const [text, done] = await read(`${from}/api/chat`, { messages: [{ role: "user", content: "Hello" }] });
     expect([text, done]).toMatchObject(["Hello", { reason: "stop" }]);
+  });
+
+  test("a reader that keeps its connection and takes nothing ends the answer at the provider", async () => {
+    const choices = [{ index: 0, delta: { content: "word ".repeat(1_000) }, finish_reason: null }];
+    const chunk = `data: ${JSON.stringify({ id: "1", object: "chat.completion.chunk", created: 1, model: "m", choices })}\n\n`;
+    const asked = signal<ServerResponse>();
+    const provider = await serve({
+      "/v1/chat/completions": (_, response) => {
+        // More than all buffers on the path hold, as fast as it is taken.
+        const more = (): void => {
+          while (response.write(chunk));
+        };
+        sse(response).on("drain", more);
+        more();
+        asked.resolve(response);
+      },
+    });
+    const { origin: from } = await start({
+      OPENAI_BASE_URL: `${provider.origin}/v1`,
+      OPENAI_API_KEY: "k",
+      MODELS: "m",
+      UNREAD_MS: "1000",
+    });
+    const response = await post(`${from}/api/chat`, { messages: [{ role: "user", content: "Hello" }] });
+    expect(response.status).toBe(200);
+    await gone(await asked.promise);
+    await response.body!.cancel();
   });
 });
 

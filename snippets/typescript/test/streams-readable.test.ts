@@ -1,9 +1,10 @@
-import { describe, expect, test, vi } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { encodeEvent, eventEncoder, type OutgoingEvent } from "../src/sse/encode.ts";
 import { EventStreamParser } from "../src/sse/event-stream.ts";
 import {
   CopyLagError,
   copyOf,
+  endUnread,
   holdFirst,
   iterate,
   onOutcome,
@@ -278,6 +279,39 @@ describe("pullFrom", () => {
     socket.destroy();
     await stopped.promise;
   });
+});
+
+test("endUnread: a reader that takes nothing cancels the source; a source that is silent does not count", async () => {
+  vi.useFakeTimers();
+  onTestFinished(() => void vi.useRealTimers());
+  const left = vi.fn();
+  const late = Promise.withResolvers<string>();
+  const numbers = (): ReadableStream<string> =>
+    pullFrom(async function* (signal) {
+      signal.addEventListener("abort", left);
+      yield "one";
+      yield await late.promise;
+      yield "three";
+    });
+  const reader = endUnread(numbers(), 1_000).getReader();
+  expect((await reader.read()).value).toBe("one");
+  const waiting = reader.read();
+  await vi.advanceTimersByTimeAsync(5_000);
+  late.resolve("two");
+  expect((await waiting).value).toBe("two");
+  await vi.advanceTimersByTimeAsync(999);
+  expect(left).not.toHaveBeenCalled();
+  await vi.advanceTimersByTimeAsync(1);
+  expect(left).toHaveBeenCalledOnce();
+  await expect(reader.read()).rejects.toMatchObject({ name: "TimeoutError" });
+
+  // Without it the source waits for this reader as long as the reader likes; after the end there is no timer.
+  const unbounded = numbers().getReader();
+  await unbounded.read();
+  await vi.advanceTimersByTimeAsync(3_600_000);
+  expect(left).toHaveBeenCalledOnce();
+  for await (const _ of iterate(endUnread(numbers(), 1_000)));
+  expect(vi.getTimerCount()).toBe(0);
 });
 
 describe("withHeartbeat", () => {

@@ -111,6 +111,11 @@ impl<D: Decoder> Records<D> {
         }
     }
 
+    /// The decoder without the unfinished record: another response continues the answer, from the position that the decoder has.
+    pub fn into_decoder(self) -> D {
+        self.decoder
+    }
+
     /// Takes the next bytes and appends their events to `out`.
     ///
     /// # Errors

@@ -136,10 +136,18 @@ impl Reply {
 
 /// The script `agent`: `tools`, and `plain` for a request whose last message has results of tools.
 pub(super) fn of_agent(request: &Value) -> &'static str {
-    let last = request["messages"].as_array().and_then(|all| all.last());
+    let conversation = ["messages", "input", "contents"].map(|name| request[name].as_array());
+    let last = conversation
+        .into_iter()
+        .flatten()
+        .next()
+        .and_then(|all| all.last());
     let has_results = last.is_some_and(|last| {
-        let mut parts = last["content"].as_array().into_iter().flatten();
-        last["role"] == "tool" || parts.any(|part| part["type"] == "tool_result")
+        let parts = ["content", "parts"].map(|name| last[name].as_array());
+        let mut parts = parts.into_iter().flatten().flatten();
+        let is_result =
+            |part: &Value| part["type"] == "tool_result" || part["functionResponse"].is_object();
+        last["role"] == "tool" || last["type"] == "function_call_output" || parts.any(is_result)
     });
     if has_results { "plain" } else { "tools" }
 }

@@ -18,6 +18,8 @@ export const SETTINGS = {
   pingEveryMs: 15_000,
   /** How long a model may be silent; models that think send nothing for minutes. No limit on the complete answer. */
   silenceMs: 300_000,
+  /** How long a reader may take nothing: then the model is stopped. */
+  unreadMs: 60_000,
   /** Models that a client may ask for; the first is the default. */
   models: ["gpt-5"],
   /** Status of a refusal by its code, and of any other code. The body: `CHAT_DATA.refused`. */
@@ -46,9 +48,12 @@ const models = (): string[] => process.env["MODELS"]?.split(",") ?? SETTINGS.mod
 
 export const silenceMs = (): number => positive("MODEL_SILENCE_MS", SETTINGS.silenceMs);
 
+export const unreadMs = (): number => positive("UNREAD_MS", SETTINGS.unreadMs);
+
 /** Called at the start, so that a wrong value ends the server with its name, not each answer. */
 export function checkEnvironment(): void {
   silenceMs();
+  unreadMs();
   if (models().some((model) => model.trim() === ""))
     throw new Error("MODELS: write names with commas between, such as gpt-5,gpt-5-mini");
   const base = process.env["OPENAI_BASE_URL"];

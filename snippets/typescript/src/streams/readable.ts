@@ -127,6 +127,38 @@ export function withHeartbeat<T>(source: ReadableStream<T>, beat: T, everyMs = 1
 }
 // ANCHOR_END: heartbeat
 
+// ANCHOR: unread
+/**
+ * The stream, whose source is cancelled when nobody has taken the next chunk for `ms`: a peer that keeps its connection and reads
+ * nothing. Time in which the source has nothing does not count. The reader then gets a `TimeoutError`; the connection itself is the
+ * server's, which closes it at its own limit.
+ */
+export function endUnread<T>(source: ReadableStream<T>, ms = 60_000): ReadableStream<T> {
+  const reader = source.getReader();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  return new ReadableStream<T>(
+    {
+      async pull(controller) {
+        clearTimeout(timer);
+        const { done, value } = await reader.read(); // rejected, it is the error of this stream
+        if (done) return controller.close();
+        controller.enqueue(value);
+        timer = setTimeout(() => {
+          const reason = new DOMException(`nothing was read for ${ms} ms`, "TimeoutError");
+          controller.error(reason);
+          void reader.cancel(reason).catch(() => undefined);
+        }, ms);
+      },
+      cancel(reason) {
+        clearTimeout(timer);
+        return reader.cancel(reason);
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+// ANCHOR_END: unread
+
 /** The copy was read too slowly. */
 export class CopyLagError extends Error {
   override readonly name = "CopyLagError";

@@ -4,9 +4,9 @@ import { after } from "next/server";
 import { answer, type Message, refusal, toEvent } from "@/lib/answer.ts";
 import { answers } from "@/lib/answers.ts";
 import { readJson } from "@/lib/read-json.ts";
-import { chooseModel, SETTINGS } from "@/lib/settings.ts";
+import { chooseModel, SETTINGS, unreadMs } from "@/lib/settings.ts";
 import { COMMENT, encodeEvent, STREAM_HEADERS } from "@/streaming/sse/encode.ts";
-import { holdFirst, pullFrom, withHeartbeat } from "@/streaming/streams/readable.ts";
+import { endUnread, holdFirst, pullFrom, withHeartbeat } from "@/streaming/streams/readable.ts";
 
 /** Seconds after which a platform ends the function, in the middle of a word; `next start` ignores it. */
 export const maxDuration = 300;
@@ -45,7 +45,8 @@ export async function POST(request: Request): Promise<Response> {
       yield encodeEvent(toEvent(part));
     }
   });
-  return new Response(withHeartbeat(events, PING, SETTINGS.pingEveryMs), { headers: STREAM_HEADERS });
+  const stream = withHeartbeat(events, PING, SETTINGS.pingEveryMs);
+  return new Response(endUnread(stream, unreadMs()), { headers: STREAM_HEADERS });
 }
 
 /** The messages for the provider, or the code of a refusal. What a client says the assistant has said is the client's word too. */
