@@ -733,10 +733,11 @@ async fn rooms_without_epochs_resume_by_number_alone() {
         let mut ada = Member::join(&hub, "talk", "ada", None);
         let joined = ada.take().remove(0);
         assert_eq!(joined.get("epoch").is_some(), epochs, "{joined}");
+        let base = joined["seq"].as_u64().unwrap();
         for n in 1..=3_u64 {
             ada.publish(&n.to_string(), n);
         }
-        let mut bob = Member::join(&hub, "talk", "bob", Some(&cursor(1)));
+        let mut bob = Member::join(&hub, "talk", "bob", Some(&cursor(base + 1)));
         let all = bob.events();
         let seqs: Vec<_> = all[1..].iter().map(|event| event["seq"].as_u64()).collect();
         if epochs {
@@ -746,9 +747,12 @@ async fn rooms_without_epochs_resume_by_number_alone() {
         }
         assert_eq!(
             (&all[0]["type"], seqs),
-            (&json!("joined"), vec![Some(2), Some(3)])
+            (&json!("joined"), vec![Some(base + 2), Some(base + 3)])
         );
-        let mut ahead = Member::join(&hub, "talk", "carol", Some(&cursor(99)));
+        let mut ahead = Member::join(&hub, "talk", "carol", Some(&cursor(base + 99)));
         assert_eq!(ahead.events()[0]["reason"], "ahead");
+        // A number of another lifetime of the room, such as one that began earlier, or at 1.
+        let mut early = Member::join(&hub, "talk", "dave", Some(&cursor(base - 1)));
+        assert_eq!(early.events()[0]["reason"], "trimmed");
     }
 }
