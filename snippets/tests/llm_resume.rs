@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::middleware;
+use axum::{middleware, response::IntoResponse};
 use serde_json::json;
 use snippets::connections::per_user::PerUser;
 use snippets::llm::relay::{Config, Relay};
 use snippets::llm::resume::{Generations, Limits, app};
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel};
+use snippets::sse::event::Ids;
 
 use crate::support::chat::{as_user, events, finish, patient, post, question, relay_with};
 use crate::support::raw::End;
@@ -382,7 +383,7 @@ async fn a_task_that_dies_leaves_a_log_that_has_ended() {
     use snippets::sse::event::LastEventId;
     use snippets::sse::streams::Source;
     let chat = Resumable::start(stalls_after(1), limits()).await;
-    let generation = Generation::new(100_000);
+    let generation = Generation::new(100_000, Ids::Epoch, "reset");
     let mut source = generation.read(&LastEventId::None).unwrap();
     let (running, relay) = (generation.clone(), chat.relay.clone());
     let question = serde_json::from_str(&question()).unwrap();
@@ -511,4 +512,51 @@ async fn a_stop_that_comes_before_its_question_is_remembered() {
         assert_eq!(chat.stop(&format!("s{n}"), &[]).await, 204);
     }
     assert!(chat.all.count() <= 8, "{}", chat.all.count());
+}
+
+#[tokio::test]
+async fn paths_header_ids_reset_and_refusals_are_the_contracts() {
+    let limits = Limits {
+        path: "/v2/answers",
+        key_header: "x-answer-id",
+        ids: Ids::Sequence,
+        reset: "resync",
+        refuse: |refused| {
+            let body = json!({ "error": refused.code });
+            (refused.status, axum::Json(body)).into_response()
+        },
+        ..limits()
+    };
+    let chat = Resumable::start(Script::reply(Reply::text("one two")), limits).await;
+    let addr = chat.server.addr;
+    let headers = ["connection: close", "x-answer-id: a"];
+    let mut first = post(addr, "/v2/answers", &question(), &headers).await;
+    finish(&mut first).await;
+    let ids: Vec<_> = first
+        .body()
+        .lines()
+        .filter_map(|line| line.strip_prefix("id: "))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(ids, ["0", "1", "2", "3"]);
+    for (path, cursor, status, body) in [
+        ("/v2/answers/a", "last-event-id: 9", 200, "event: resync\n"),
+        (
+            "/v2/answers/b",
+            "accept: */*",
+            404,
+            r#"{"error":"unknown_answer"}"#,
+        ),
+    ] {
+        let mut client = RawClient::get(addr, path, &["connection: close", cursor]).await;
+        client.read_to_end().await;
+        assert_eq!(client.status(), status);
+        assert!(client.body().contains(body), "{}", client.body());
+    }
+    let mut keyless = post(addr, "/v2/answers", &question(), &["connection: close"]).await;
+    keyless.read_to_end().await;
+    assert_eq!(
+        (keyless.status(), keyless.body()),
+        (400, r#"{"error":"invalid_key"}"#.to_owned())
+    );
 }

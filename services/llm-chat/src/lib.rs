@@ -42,6 +42,10 @@ pub struct Settings {
     pub kept: Limits,
     /// Streams, heartbeat, reconnection.
     pub streams: StreamsConfig,
+    /// How long connections may take to end at a shutdown. Twice this is below the time after which the process is killed.
+    pub drain: Duration,
+    /// Instructions for the model; empty for none.
+    pub system: &'static str,
 }
 
 impl Default for Settings {
@@ -52,6 +56,8 @@ impl Default for Settings {
             relay: relay::Config::default(),
             kept: Limits::default(),
             streams: StreamsConfig::default(),
+            drain: Duration::from_secs(10),
+            system: "",
         }
     }
 }
@@ -89,6 +95,10 @@ impl Service {
             tracing::info!(?measured, "answer");
             count(&counted, settings.users, measured);
         });
+        let upstream = match settings.system {
+            "" => upstream,
+            system => upstream.system(system),
+        };
         let mut config = settings.relay;
         config.watch = measure(upstream.model_name(), report);
         let (most_request_bytes, refuse) = (config.most_request_bytes, config.refuse);

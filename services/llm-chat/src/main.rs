@@ -26,6 +26,7 @@ async fn main() -> io::Result<()> {
         .nth(1)
         .unwrap_or_else(|| "127.0.0.1:3000".to_owned());
     let settings = Settings::default();
+    let drain = settings.drain;
     let upstream = upstream(settings.relay.silence * 2).await?;
     let listener = TcpListener::bind(&address).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
@@ -36,11 +37,15 @@ async fn main() -> io::Result<()> {
         drain::signal().await;
         signalled.cancel();
     });
-    let open = listen::serve(listener, service.app(), listen::Config::default(), stop).await;
+    let config = listen::Config {
+        drain,
+        ..listen::Config::default()
+    };
+    let open = listen::serve(listener, service.app(), config, stop).await;
     if open > 0 {
         tracing::warn!(open, "connections were cut at the deadline");
     }
-    service.finish(Duration::from_secs(30)).await;
+    service.finish(drain).await;
     Ok(())
 }
 
@@ -72,6 +77,10 @@ async fn upstream(silence: Duration) -> io::Result<Upstream> {
     let model = variable("MODEL").unwrap_or_else(|| "gpt-5-mini".to_owned());
     let upstream = Upstream::new(Dialect::OpenAiChat, base, &key, &model, silence, DECODE);
     let upstream = upstream.map_err(io::Error::other)?;
-    // Includes the thinking: with less, an answer can end empty.
-    Ok(upstream.field("max_completion_tokens", 16_384))
+    // Fields of each request. This one is OpenAI's (most hosts call it `max_tokens`) and counts the thinking: with less, an answer
+    // can end empty.
+    Ok(match base {
+        "https://api.openai.com" => upstream.field("max_completion_tokens", 16_384),
+        _ => upstream,
+    })
 }

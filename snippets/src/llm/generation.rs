@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::public_error::PublicError;
 use crate::sse::{
-    event::{Event, LastEventId},
+    event::{Event, Ids, LastEventId, Names},
     log::{Begin, Config, Log, Writer},
     streams::{Holding, Source},
 };
@@ -63,10 +63,15 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Nothing runs yet. The log holds `max_bytes`: with less than the answer needs, readers get a `reset`.
-    pub fn new(max_bytes: usize) -> Arc<Self> {
+    /// Nothing runs yet. The log holds `max_bytes`: with less than the answer needs, readers get an event called `reset`.
+    pub fn new(max_bytes: usize, ids: Ids, reset: &'static str) -> Arc<Self> {
         let config = Config {
             begin: Begin::First, // an answer is useless without its start
+            ids,
+            names: Names {
+                reset,
+                ..Names::DEFAULT
+            },
             ..Config::complete(usize::MAX, max_bytes)
         };
         Arc::new(Self {

@@ -86,6 +86,10 @@ impl PublicError {
     pub const TOO_LONG: Self = Self::new("too_long", StatusCode::BAD_GATEWAY, false);
     /// Nobody was reading any more.
     pub const ABANDONED: Self = Self::new("abandoned", StatusCode::BAD_GATEWAY, true);
+    /// The request has no idempotency key, or a malformed one.
+    pub const KEY: Self = Self::new("invalid_key", StatusCode::BAD_REQUEST, false);
+    /// This user has no answer with this key, or none any more.
+    pub const UNKNOWN: Self = Self::new("unknown_answer", StatusCode::NOT_FOUND, false);
     /// The idempotency key belongs to another question.
     pub const KEY_REUSED: Self = Self::new("key_reused", StatusCode::UNPROCESSABLE_ENTITY, false);
     /// The service has as many generations as it can hold.

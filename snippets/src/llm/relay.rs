@@ -207,10 +207,10 @@ impl Relay {
 
 impl Relay {
     /// The same for `resume`, as events, with the function that makes the terminal event of a failure. The model is asked when the
-    /// stream is first polled.
+    /// stream is first polled: a refusal of the provider is an event, and no status.
     ///
     /// # Errors
-    /// [`SystemMessages`].
+    /// [`SystemMessages`], or a wrong name in [`Config::names`].
     #[allow(clippy::type_complexity)]
     pub fn events(
         self: &Arc<Self>,
@@ -225,6 +225,10 @@ impl Relay {
     > {
         let conversation = request.conversation(self.config.system)?;
         let (relay, names) = (self.clone(), self.config.names);
+        if let Err(error) = names.check() {
+            tracing::error!(%error, "Config::names"); // its events would be missing
+            return Err(PublicError::MISCONFIGURED);
+        }
         let answer = async move {
             match relay.answer(&user, conversation).await {
                 Ok(events) => events.left_stream(),
@@ -232,7 +236,7 @@ impl Relay {
             }
         };
         let events = answer.flatten_stream();
-        let events = events.filter_map(move |event| ready(event.event(&names).ok())); // the names were checked
+        let events = events.filter_map(move |event| ready(event.event(&names).ok())); // checked above
         let failed = move |error| ChatEvent::Failed(error).event(&names).ok();
         Ok((events.boxed(), failed))
     }

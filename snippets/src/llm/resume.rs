@@ -38,7 +38,7 @@ use super::{
     public_error::{Body, Permits, PublicError, UserId},
 };
 use crate::sse::{
-    event::{LastEventId, is_token},
+    event::{Ids, LastEventId, Names, is_token},
     streams::{self, Slot, Streams},
 };
 
@@ -58,6 +58,14 @@ pub struct Limits {
     pub most_bytes: usize,
     /// Largest request in bytes; beyond it 413.
     pub most_request_bytes: usize,
+    /// The path of a question; its answer is at `{path}/{key}`.
+    pub path: &'static str,
+    /// The header with the key, in lower case.
+    pub key_header: &'static str,
+    /// The format of the ids. Plain numbers are enough: the log of a key is one answer.
+    pub ids: Ids,
+    /// The event for a cursor that the log does not have: the page drops the text that it shows.
+    pub reset: &'static str,
     /// The response for a refusal: its status and its body.
     pub refuse: fn(PublicError) -> Response,
 }
@@ -71,6 +79,10 @@ impl Default for Limits {
             abandon: Duration::from_secs(2 * 60),
             most_bytes: 6 * 1024 * 1024 + 64 * 1024,
             most_request_bytes: 256 * 1024,
+            path: "/generations",
+            key_header: "idempotency-key",
+            ids: Ids::Epoch,
+            reset: Names::DEFAULT.reset,
             refuse: IntoResponse::into_response,
         }
     }
@@ -90,7 +102,7 @@ pub struct Generations {
 type User = Extension<UserId>;
 
 // ANCHOR: routes
-/// `POST /generations` (header `Idempotency-Key`) begins or joins, `GET /generations/{key}` continues after `Last-Event-ID`, and
+/// `POST /generations` (header `Idempotency-Key`; both are in [`Limits`]) begins or joins, `GET /generations/{key}` continues after `Last-Event-ID`, and
 /// so does the POST; `DELETE /generations/{key}` stops. The GET starts nothing, so `EventSource` may repeat it. `answer` makes the
 /// answer to a user's question; it asks nothing before it is polled.
 pub fn app<Q, A, F>(all: Arc<Generations>, answer: F) -> Router
@@ -100,10 +112,11 @@ where
     F: Fn(String, Q) -> Result<A, PublicError> + Clone + Send + Sync + 'static,
 {
     let limit = DefaultBodyLimit::max(all.limits.most_request_bytes);
+    let path = all.limits.path;
     let one = get(attach).head(streams::head).delete(stop);
     Router::new()
-        .route("/generations", post(begin::<Q, A, F>))
-        .route("/generations/{key}", one.with_state(all.clone()))
+        .route(path, post(begin::<Q, A, F>))
+        .route(&format!("{path}/{{key}}"), one.with_state(all.clone()))
         .layer(limit)
         .with_state((all, answer))
 }
@@ -128,10 +141,10 @@ where
     };
     // Random, made once per question: a request that is sent again repeats it, a new try has a new one.
     let key = headers
-        .get("idempotency-key")
+        .get(all.limits.key_header)
         .and_then(|key| key.to_str().ok());
     let Some(key) = key.filter(|key| is_token(key, 64)) else {
-        return StatusCode::BAD_REQUEST.into_response();
+        return (all.limits.refuse)(PublicError::KEY);
     };
     let mut hasher = DefaultHasher::new();
     question.hash(&mut hasher);
@@ -157,7 +170,7 @@ async fn attach(
     match (found, all.admit()) {
         (Some(generation), Ok(slot)) => respond(slot, &generation, &cursor),
         (Some(_), Err(refused)) => (all.limits.refuse)(refused),
-        (None, _) => StatusCode::NOT_FOUND.into_response(),
+        (None, _) => (all.limits.refuse)(PublicError::UNKNOWN),
     }
 }
 
@@ -168,7 +181,7 @@ async fn stop(
     Path(key): Path<String>,
 ) -> Response {
     if !is_token(&key, 64) {
-        return StatusCode::BAD_REQUEST.into_response();
+        return (all.limits.refuse)(PublicError::KEY);
     }
     match all.stop((user, key)) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
@@ -279,7 +292,13 @@ impl Generations {
     ) -> Result<Kept, PublicError> {
         known.remove(&id); // a Stop that waited for its question
         known.make_room(&id.0, &self.limits)?;
-        let generation = Generation::new(self.limits.most_bytes);
+        let Limits {
+            most_bytes,
+            ids,
+            reset,
+            ..
+        } = self.limits;
+        let generation = Generation::new(most_bytes, ids, reset);
         known.insert(id.clone(), generation.clone(), asked);
         Ok(Kept(self.clone(), id, generation))
     }
