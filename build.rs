@@ -1,4 +1,4 @@
-//! Stages the Rust fences of the documents for skeptic (`tests/skeptic.rs`).
+//! Stages the Rust fences of the documents for skeptic (`tests/fences.rs`).
 //!
 //! A staged fence is what a reader gets who pastes it into a crate beside the copied tree: `super::`
 //! and `crate::` become `snippets::`, and nothing runs (`no_run`), since most fences are servers.
@@ -8,20 +8,9 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-#[path = "tests/pack/fences.rs"]
+#[path = "xtask/src/fences.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod fences;
-
-/// `fences` refers to its sibling for generated blocks, which a build script has no use for.
-mod generated {
-    pub(crate) fn sync(
-        _: &std::path::Path,
-        _: &std::path::Path,
-        text: &str,
-    ) -> (String, Vec<String>) {
-        (text.to_owned(), Vec::new())
-    }
-}
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -29,7 +18,7 @@ fn main() {
         "cargo:rustc-env=TARGET_TRIPLE={}",
         env::var("TARGET").unwrap()
     );
-    println!("cargo:rerun-if-changed=tests/pack/fences.rs");
+    println!("cargo:rerun-if-changed=xtask/src/fences.rs");
     println!("cargo:rerun-if-changed=tools/rustc-2024");
     make_executable(Path::new("tools/rustc-2024"));
     // New chapters count too, not only changed ones.
@@ -44,7 +33,7 @@ fn main() {
     collect(Path::new("book/src"), &mut documents);
     let mut staged = Vec::new();
     for document in documents {
-        // A broken document is the business of tests/book.rs, which names the line.
+        // A broken document is the business of xtask/tests/book.rs, which names the line.
         let Ok(text) = fs::read_to_string(&document) else {
             continue;
         };

@@ -1,5 +1,10 @@
 //! What `cargo run` does: the book, the live examples and the store of the pack, and `package`.
 //! A library so that tests use every part in process; `main.rs` only reads the command line.
+//!
+//! # Layout
+//!
+//! Start with [`serve`], which mounts [`book`], [`live`] and [`store`]; the store offers what [`package`] packs by [`manifest`].
+//! [`root`] finds the pack's folder.
 
 pub mod book;
 pub mod live;

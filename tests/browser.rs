@@ -1,21 +1,17 @@
 //! The book and its live examples in a real Chromium, driven by `tools/browser.mjs`.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
-
-mod fixture;
-
 use std::process::Stdio;
 
+use crate::fixture::{Pack, Program, Server, within};
 use axum::Router;
-use fixture::{Pack, Program, Server, within};
 use streaming_api_patterns::book;
 use tokio::process::Command;
 use tower_http::services::ServeDir;
 
 /// Runs one scenario of `tools/browser.mjs` on `url`.
 async fn browser(scenario: &str, url: &str) {
-    let script = fixture::root().join("tools/browser.mjs");
-    let driver = fixture::root().join("tools/node_modules/playwright-core");
+    let script = crate::fixture::root().join("tools/browser.mjs");
+    let driver = crate::fixture::root().join("tools/node_modules/playwright-core");
     assert!(
         driver.exists(),
         "playwright-core is not installed: run ./check"
@@ -37,14 +33,14 @@ async fn browser(scenario: &str, url: &str) {
 /// A pack whose one chapter shows the examples `names`, with the real modules.
 fn pack_with(names: &[&str]) -> Pack {
     let pack = Pack::new("demo-pack", "0.1.0");
-    for entry in std::fs::read_dir(fixture::root().join("book/live")).unwrap() {
+    for entry in std::fs::read_dir(crate::fixture::root().join("book/live")).unwrap() {
         let entry = entry.unwrap();
         let name = format!("book/live/{}", entry.file_name().to_str().unwrap());
         pack.write(&name, std::fs::read(entry.path()).unwrap());
     }
     pack.write(
         "book/theme/pack.css",
-        std::fs::read(fixture::root().join("book/theme/pack.css")).unwrap(),
+        std::fs::read(crate::fixture::root().join("book/theme/pack.css")).unwrap(),
     );
     pack.write(
         "book/book.toml",
@@ -176,6 +172,6 @@ async fn an_example_that_fails_says_so_in_its_place() {
 #[tokio::test]
 #[ignore = "needs Chromium: run ./check"]
 async fn every_page_fits_the_screen_and_asks_nothing_of_other_hosts() {
-    let program = Program::serve(&fixture::root(), &[]).await;
+    let program = Program::serve(&crate::fixture::root(), &[]).await;
     browser("pages", &format!("{}/", program.url)).await;
 }

@@ -2,9 +2,6 @@
 //! a folder of its own, where cargo, npm and the other programs are stubs.
 
 #![cfg(unix)]
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
-
-mod fixture;
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -34,7 +31,7 @@ impl Folder {
                 .tempdir()
                 .unwrap(),
         );
-        let script = std::fs::read_to_string(fixture::root().join("check")).unwrap();
+        let script = std::fs::read_to_string(crate::fixture::root().join("check")).unwrap();
         folder.write("check", &script);
         for name in PROGRAMS {
             folder.stub(name, "exit 0");

@@ -1,19 +1,14 @@
 //! The pack installed by the real clients of the stores into an empty home, from the store that the
 //! program serves. The versions of the clients are pinned in `tools/`.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
-
-mod fixture;
-mod pack;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use crate::fixture::{Pack, Program, Server, within};
 use axum::Router;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use fixture::{Pack, Program, Server, within};
 use serde_json::Value;
 use streaming_api_patterns::package::{self, Package};
 use streaming_api_patterns::serve::SKILLSTORE;
@@ -73,12 +68,12 @@ impl Home {
     /// Runs a shell line in the project, with the pinned clients first in PATH and nothing else of
     /// this machine's environment.
     async fn run(&self, line: &str, environment: &[(&str, &str)]) -> Said {
-        let tools = fixture::root().join("tools/node_modules/.bin");
+        let tools = crate::fixture::root().join("tools/node_modules/.bin");
         assert!(
             tools.join("skillstore").exists(),
             "the clients are not installed: run ./check"
         );
-        let python = fixture::root().join("target/venv/tools/bin");
+        let python = crate::fixture::root().join("target/venv/tools/bin");
         let inherited = std::env::var_os("PATH").unwrap_or_default();
         let path = std::env::join_paths(
             [tools, python]
@@ -172,7 +167,7 @@ fn assert_complete(installed: &BTreeMap<String, Vec<u8>>, package: &Package) {
 
 /// The package of this repository, unpacked into a folder that bears the skill's name.
 fn unpacked() -> (TempDir, PathBuf, Package) {
-    let package = build(&fixture::root());
+    let package = build(&crate::fixture::root());
     let outer = tempfile::tempdir().unwrap();
     let folder = outer.path().join(&package.manifest.slug);
     let mut zip = zip::ZipArchive::new(std::io::Cursor::new(&package.zip)).unwrap();
@@ -183,7 +178,7 @@ fn unpacked() -> (TempDir, PathBuf, Package) {
 
 #[test]
 fn the_pinned_clients_are_those_that_the_program_names() {
-    let text = std::fs::read_to_string(fixture::root().join("tools/package.json")).unwrap();
+    let text = std::fs::read_to_string(crate::fixture::root().join("tools/package.json")).unwrap();
     let tools: Value = serde_json::from_str(&text).unwrap();
     let pinned = tools["dependencies"].as_object().unwrap();
     assert_eq!(pinned["skillstore"], SKILLSTORE);
@@ -353,13 +348,13 @@ async fn skillstore_takes_owner_and_name() {
 #[ignore = "needs Node: run ./check"]
 async fn the_printed_line_installs_this_pack() {
     let home = Home::new();
-    let program = Program::serve(&fixture::root(), &[]).await;
+    let program = Program::serve(&crate::fixture::root(), &[]).await;
     let line = program
         .install
         .replace(&format!("npx --yes skillstore@{SKILLSTORE}"), "skillstore");
     assert_ne!(line, program.install, "the line begins with npx: {line}");
     home.run(&line, &[]).await.exits(0);
-    let package = build(&fixture::root());
+    let package = build(&crate::fixture::root());
     let installed = home.installed(&package.manifest.slug);
     assert_complete(&installed, &package);
     assert_complete(
@@ -368,7 +363,7 @@ async fn the_printed_line_installs_this_pack() {
     );
     let skill = String::from_utf8(installed["SKILL.md"].clone()).unwrap();
     let folder = home.at(".agents/skills").join(&package.manifest.slug);
-    for path in pack::skill::paths(&skill) {
+    for path in xtask::skill::paths(&skill) {
         assert!(
             folder.join(&path).exists(),
             "SKILL.md names {path}, which did not arrive"
@@ -450,7 +445,7 @@ async fn claude_code_validates_the_plugin() {
     let said = home
         .run("claude plugin details streaming-api-patterns", &[])
         .await;
-    for entry in std::fs::read_dir(fixture::root().join("prompts")).unwrap() {
+    for entry in std::fs::read_dir(crate::fixture::root().join("prompts")).unwrap() {
         let path = entry.unwrap().path();
         said.has(&[path.file_stem().unwrap().to_str().unwrap()]);
     }

@@ -1,7 +1,5 @@
 //! The live chat: every fault that the page has a button for is there, and the answer is the scripted one.
 
-#![allow(clippy::unwrap_used, missing_docs)]
-
 use serde_json::{Value, json};
 use snippets::llm::scripted_model::Script;
 use streaming_api_patterns::live;

@@ -1,7 +1,5 @@
 //! The live example of `streams/backpressure`: the queues really differ, and a reader that leaves ends both.
 
-#![allow(clippy::unwrap_used, missing_docs)]
-
 use std::time::Duration;
 
 use futures::StreamExt;

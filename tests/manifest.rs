@@ -1,15 +1,12 @@
 //! `manifest.json` agrees with its schema, with SKILL.md, with Cargo.toml and with the files it names.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
-
-mod fixture;
-
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(fixture::root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    std::fs::read_to_string(crate::fixture::root().join(path))
+        .unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
 fn manifest() -> Value {
@@ -20,16 +17,6 @@ fn validator() -> jsonschema::Validator {
     let schema: Value = serde_json::from_str(&read("manifest.schema.json")).unwrap();
     jsonschema::draft202012::meta::validate(&schema).unwrap();
     jsonschema::draft202012::new(&schema).unwrap()
-}
-
-fn frontmatter() -> serde_yaml_ng::Value {
-    let text = read("SKILL.md");
-    let (yaml, _) = text
-        .strip_prefix("---\n")
-        .unwrap()
-        .split_once("\n---\n")
-        .unwrap();
-    serde_yaml_ng::from_str(yaml).unwrap()
 }
 
 #[test]
@@ -85,7 +72,9 @@ fn the_schema_refuses_what_a_store_would() {
 
 #[test]
 fn it_agrees_with_the_frontmatter_of_skill_md() {
-    let (manifest, skill) = (manifest(), frontmatter());
+    let text = read("SKILL.md");
+    let (skill, _) = xtask::skill::frontmatter(&text).unwrap();
+    let manifest = manifest();
     for field in ["name", "description", "license"] {
         assert_eq!(manifest[field].as_str(), skill[field].as_str(), "{field}");
     }
@@ -138,7 +127,7 @@ fn it_lists_the_prompts_that_there_are() {
         (templates.len(), templates.len()),
         "one stands twice"
     );
-    let present: BTreeSet<String> = std::fs::read_dir(fixture::root().join("prompts"))
+    let present: BTreeSet<String> = std::fs::read_dir(crate::fixture::root().join("prompts"))
         .unwrap()
         .map(|entry| format!("prompts/{}", entry.unwrap().file_name().to_str().unwrap()))
         .collect();

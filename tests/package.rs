@@ -1,17 +1,12 @@
 //! The package: the same bytes for the same tree, nothing that does not belong in it, and the store
 //! that offers it.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
-
-mod fixture;
-mod pack;
-
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use crate::fixture::{Pack, Server, program, within};
 use axum::Router;
-use fixture::{Pack, Server, program, within};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use streaming_api_patterns::package::{self, MAX_FILE, MAX_FILES, MAX_TREE, Package, Refused};
@@ -456,7 +451,7 @@ fn a_package_of_too_many_files_is_refused() {
 
 #[test]
 fn this_pack_has_what_a_reader_uses_and_no_proofs() {
-    let package = build(&fixture::root());
+    let package = build(&crate::fixture::root());
     for name in [
         "SKILL.md",
         "LICENSE",
@@ -489,7 +484,7 @@ fn this_pack_has_what_a_reader_uses_and_no_proofs() {
 
 /// The package as a folder.
 fn unpacked() -> (tempfile::TempDir, std::path::PathBuf, Package) {
-    let package = build(&fixture::root());
+    let package = build(&crate::fixture::root());
     let outer = tempfile::tempdir().unwrap();
     let folder = package.unpack(outer.path()).unwrap();
     (outer, folder, package)
@@ -518,7 +513,7 @@ fn nothing_in_the_package_points_out_of_it() {
             );
         }
         if is_prompt || file.path == "SKILL.md" {
-            for path in pack::skill::paths(text) {
+            for path in xtask::skill::paths(text) {
                 assert!(folder.join(&path).exists(), "{} names {path}", file.path);
             }
         }
@@ -535,7 +530,7 @@ fn every_pattern_can_be_copied_from_the_package() {
     let paths = "{ \"compilerOptions\": { \"paths\": { \"@/*\": [\"./*\"] } } }";
     std::fs::write(app.join("tsconfig.json"), paths).unwrap();
     let mut tried = std::collections::BTreeSet::new();
-    for row in pack::copying::rows(&fixture::root()).unwrap() {
+    for row in xtask::copying::rows(&crate::fixture::root()).unwrap() {
         for file in &row.files {
             let base = match (row.language, file.strip_prefix("streaming/")) {
                 ("rust" | "service", _) => format!("snippets/src/{file}"),

@@ -1,15 +1,11 @@
 //! The program as its user meets it: what it serves, how it fails, how it ends.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
-
-mod fixture;
-
 use std::time::{Duration, Instant};
 
+use crate::fixture::{Pack, Program, Server, program, within};
 use axum::Router;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::routing::any;
-use fixture::{Pack, Program, Server, program, within};
 use futures::{SinkExt, StreamExt};
 use reqwest::header::{CACHE_CONTROL, CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE};
 use reqwest::{Client, Response};
@@ -636,4 +632,24 @@ fn the_probe_serves_only_names_of_this_machine() {
     ] {
         assert!(!is_loopback(foreign), "{foreign}");
     }
+}
+
+// --- What it copies ---
+
+#[tokio::test]
+async fn it_copies_a_pattern() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = folder.path().join("app");
+    std::fs::create_dir_all(app.join("src")).unwrap();
+    std::fs::write(app.join("Cargo.toml"), "[package]\nname = \"app\"\n").unwrap();
+    let mut command = program(&["copy", "--dry-run", "streams/tee", "app"]);
+    command
+        .current_dir(folder.path())
+        .env("CARGO_MANIFEST_DIR", crate::fixture::root());
+    let output = within("the copy", command.output()).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("streams/tee.rs"),
+        "{output:?}"
+    );
 }

@@ -1,5 +1,10 @@
 //! Live examples: the routers of the patterns, mounted under `/live/<topic>` next to the book.
 //!
+//! # Layout
+//!
+//! Start with `sse`, `websocket`, `streams` and `llm`: one file per topic; `fanout` and `gzip` are parts of `sse`. `frame` is the check
+//! of the connection, `probe` the page `/probe`. `connection` and `cut` break streams off, as a bad network does.
+//!
 //! To add a topic: a file `src/live/<topic>.rs` with `pub fn router(shutdown: CancellationToken) ->
 //! Router`, one line `pub mod <topic>;` and one line `.nest(…)` below. `shutdown` is cancelled when
 //! the program is asked to end; every stream ends in band then. `POST /live/<topic>/cut` comes with

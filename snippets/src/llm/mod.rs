@@ -1,4 +1,11 @@
 //! LLM token streaming.
+//!
+//! # Layout
+//!
+//! Start with `relay`, the endpoint between a browser and a model, or with `resume`, if answers outlive their reader; `chat` has
+//! what the browser sends and gets. Agents: `agent`, then `use_chat` to serve `useChat`, or `mcp` to serve tools.
+//! All of them ask the model with `upstream`, and `providers` decodes its bytes to `model_event`.
+//! Helpers: `failure`, `public_error`, `meter`, `partial_json`; `scripted_model` is the model of the tests.
 
 pub mod ag_ui;
 pub mod agent;

@@ -1,4 +1,10 @@
 //! Proxies, scale-out, deploys, observation, testing.
+//!
+//! # Layout
+//!
+//! Start with `shared_log`, one log for several instances, on a `store` (`redis_log`, `nats_log`, `postgres_log`); then `topics`,
+//! `channels`, `snapshot` and `feed`, which use it. To restart: `drain`. To observe: `observe`, `scrape`. To refuse: `cross_site`.
+//! To test: `chaos`, a proxy that misbehaves, and `load`.
 
 pub mod channels;
 pub mod chaos;

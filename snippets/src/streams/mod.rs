@@ -1,4 +1,10 @@
 //! Streams and backpressure.
+//!
+//! # Layout
+//!
+//! Start with `backpressure`; `cancel` needs it. Then the file of your case, each complete without another: `body` (NDJSON,
+//! downloads), `deadline`, `pace`, `slow_consumer`, `tee`.
+
 pub mod backpressure;
 pub mod body;
 pub mod cancel;

@@ -1,4 +1,10 @@
 //! WebSockets.
+//!
+//! # Layout
+//!
+//! Start with `messages`, an endpoint with typed messages, on `serve`, `connection` and `outbox`; `binary` has its binary form.
+//! Rooms: `rooms_endpoint`, then `rooms` and `presence`. Who may connect and how much: `protect`, `admission`, `users`, `rates`,
+//! `throttle`. The client is `client`, with `client_session` and `pending`. Metrics: `observe`.
 
 pub mod admission;
 pub mod binary;

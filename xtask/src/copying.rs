@@ -1,14 +1,17 @@
 //! `copying.tsv`, which `copy` reads: for each pattern its files, its packages, its chapter and how to start. All of it comes from
-//! the sources, the chapters and the lock files. `UPDATE=1 cargo test --test book` rewrites it.
+//! the sources, the chapters and the lock files. `cargo xtask sync` rewrites it.
 //!
 //! Lines that begin with `#package` give the name of a package its version and features. Then one line per row, nine columns separated by tabs: name, language (`rust`, `ts`, `next`, `conf`, `service`, `app`, `folder`, or `-` for a
 //! chapter without files), files, packages, chapter, kind of probe, number of files, summary, start. Blanks separate files and packages; `~` is a blank
 //! within a package; ` ;; ` separates the lines of the start. Files are below `snippets/src`, `snippets/typescript/src`,
 //! `snippets/typescript/nextjs` or the root, by language; `streaming/` of a Next.js row is `snippets/typescript/src`.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::LazyLock;
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use regex::Regex;
@@ -16,12 +19,22 @@ use toml::Value as Toml;
 
 use super::checklist;
 
+static LINK: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\[(`[^`]*`)\](?:\([^)]*\))?").unwrap());
+static IMPORT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"(?m)(?:^import|^export|^\} from| from|import\()\s*(?:type\s+)?[^"'\n;]*?["']([^"']+)["']"#).unwrap()
+});
+static EXPORT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?m)^export (?:async )?(?:function\*?|class|const) ([A-Za-z_$][A-Za-z0-9_$]*)")
+        .unwrap()
+});
+
 pub const TABLE: &str = "copying.tsv";
 const HEADER: &str = "# name\tlanguage\tfiles\tpackages\tchapter\tprobe\tcount\tsummary\tstart";
 const RUST: &str = "snippets/src";
 const TYPESCRIPT: &str = "snippets/typescript/src";
 const NEXT: &str = "snippets/typescript/nextjs";
-/// Most files of a pattern; `tests/copying.rs` names those that may have more.
+/// Most files of a pattern; `xtask/tests/copying.rs` names those that may have more.
 pub const MOST_FILES: usize = 8;
 
 #[derive(Debug, Clone)]
@@ -84,27 +97,6 @@ fn name_of(spec: &str) -> &str {
     let spec = spec.strip_prefix("-D~").unwrap_or(spec);
     let end = spec[1..].find(['@', '~']).map_or(spec.len(), |at| at + 1);
     &spec[..end]
-}
-
-/// Compares the table with the sources, or rewrites it.
-pub fn check(root: &Path, update: bool) -> Vec<String> {
-    let made = match table(root) {
-        Ok(made) => made,
-        Err(problems) => return problems,
-    };
-    let path = root.join(TABLE);
-    if fs::read_to_string(&path).is_ok_and(|found| found == made) {
-        return Vec::new();
-    }
-    if update {
-        return match fs::write(&path, made) {
-            Ok(()) => Vec::new(),
-            Err(e) => vec![format!("{TABLE}: {e}")],
-        };
-    }
-    vec![format!(
-        "{TABLE}: out of date; `UPDATE=1 cargo test --test book` rewrites it"
-    )]
 }
 
 pub fn rows(root: &Path) -> Result<Vec<Row>, Vec<String>> {
@@ -201,6 +193,8 @@ struct Sources {
     crates: BTreeMap<String, String>,
     /// Packages of both package.json.
     npm: BTreeMap<String, String>,
+    /// The paths in each Rust file, or why it is not Rust: most files are part of many rows.
+    paths: RefCell<BTreeMap<String, Rc<Result<Vec<Vec<String>>, String>>>>,
 }
 
 impl Sources {
@@ -209,7 +203,21 @@ impl Sources {
             root: root.to_owned(),
             crates: crates(root),
             npm: npm(root),
+            paths: RefCell::default(),
         }
+    }
+
+    /// Every path in the Rust file `path`; `None`: it cannot be read.
+    fn paths(&self, path: &str) -> Option<Rc<Result<Vec<Vec<String>>, String>>> {
+        if let Some(known) = self.paths.borrow().get(path) {
+            return Some(known.clone());
+        }
+        let tokens = self.text(path)?.parse::<TokenStream>();
+        let found = Rc::new(tokens.map(paths).map_err(|e| e.to_string()));
+        self.paths
+            .borrow_mut()
+            .insert(path.to_owned(), found.clone());
+        Some(found)
     }
 
     fn text(&self, path: &str) -> Option<String> {
@@ -273,15 +281,15 @@ fn rust_needs(
             continue;
         }
         let path = format!("{RUST}/{file}");
-        let Some(text) = sources.text(&path) else {
+        let Some(found) = sources.paths(&path) else {
             problems.push(format!("{path}: cannot be read"));
             continue;
         };
-        match text.parse::<TokenStream>() {
+        match found.as_ref() {
             Err(e) => problems.push(format!("{path}: {e}")),
-            Ok(tokens) => {
-                for path in paths(tokens) {
-                    if let Some(module) = resolve(sources, &file, &path) {
+            Ok(found) => {
+                for path in found {
+                    if let Some(module) = resolve(sources, &file, path) {
                         pending.push(module);
                     }
                     let name = path[0].replace('_', "-");
@@ -504,11 +512,7 @@ fn typescript_rows(sources: &Sources, problems: &mut Vec<String>) -> Vec<Row> {
 
 /// `import { … } from "…"` of everything but types that `text` exports.
 fn import_line(file: &str, text: &str) -> String {
-    let export = Regex::new(
-        r"(?m)^export (?:async )?(?:function\*?|class|const) ([A-Za-z_$][A-Za-z0-9_$]*)",
-    )
-    .unwrap();
-    let names: Vec<&str> = export
+    let names: Vec<&str> = EXPORT
         .captures_iter(text)
         .map(|c| c.get(1).unwrap().as_str())
         .collect();
@@ -556,7 +560,6 @@ fn typescript_needs(
     next: bool,
     problems: &mut Vec<String>,
 ) -> (BTreeSet<String>, BTreeSet<String>) {
-    let import = Regex::new(r#"(?m)(?:^import|^export|^\} from| from|import\()\s*(?:type\s+)?[^"'\n;]*?["']([^"']+)["']"#).unwrap();
     let (mut files, mut packages) = (BTreeSet::new(), BTreeSet::new());
     let mut pending: Vec<String> = start.into_iter().collect();
     while let Some(file) = pending.pop() {
@@ -573,7 +576,7 @@ fn typescript_needs(
             continue;
         };
         let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
-        for import in import.captures_iter(&text) {
+        for import in IMPORT.captures_iter(&text) {
             let name = &import[1];
             if let Some(path) = name.strip_prefix("@/") {
                 pending.push(path.to_owned());
@@ -906,8 +909,7 @@ fn first_sentence(prose: &[String]) -> String {
         .collect();
     let paragraph = paragraph.join(" ");
     let end = paragraph.find(". ").map_or(paragraph.len(), |at| at + 1);
-    let link = Regex::new(r"\[(`[^`]*`)\](?:\([^)]*\))?").unwrap();
-    link.replace_all(&paragraph[..end], "$1").into_owned()
+    LINK.replace_all(&paragraph[..end], "$1").into_owned()
 }
 
 // --- Packages ---

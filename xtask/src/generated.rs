@@ -49,7 +49,7 @@ pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
                     let made = format!("\n{}\n", made.trim());
                     if made != format!("\n{}\n", found.trim()) {
                         problems.push(format!(
-                            "{name}:{}: the {kind} block is out of date; `UPDATE=1 cargo test --test book` rewrites it",
+                            "{name}:{}: the {kind} block is out of date; `cargo xtask sync` rewrites it",
                             at + 1
                         ));
                     }

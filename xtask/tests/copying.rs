@@ -1,16 +1,12 @@
 //! `sh copy` as a reader runs it: every pattern lands in a fresh project and builds there with what was printed, and what it must
 //! not do it refuses.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
-
-mod pack;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pack::copying::Row;
 use tempfile::TempDir;
+use xtask::copying::Row;
 
 /// What a run of `copy` said.
 #[derive(Debug)]
@@ -54,7 +50,7 @@ impl Said {
 /// `sh copy ARGUMENTS` in `folder`.
 fn copy_in(folder: &Path, arguments: &[&str]) -> Said {
     let output = Command::new("sh")
-        .arg(pack::root().join("copy"))
+        .arg(xtask::root().join("copy"))
         .args(arguments)
         .current_dir(folder)
         .output()
@@ -91,7 +87,7 @@ fn new_crate(folder: &Path, name: &str) -> PathBuf {
 /// Every file below `folder` with its content.
 fn files(folder: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    pack::walk(folder, Path::new(""), &mut |path| {
+    xtask::walk(folder, Path::new(""), &mut |path| {
         let text = fs::read_to_string(folder.join(path)).unwrap();
         found.push((path.display().to_string(), text));
     });
@@ -99,7 +95,7 @@ fn files(folder: &Path) -> Vec<(String, String)> {
 }
 
 fn rows(of: &str) -> Vec<Row> {
-    let rows = pack::copying::rows(&pack::root()).unwrap();
+    let rows = xtask::copying::rows(&xtask::root()).unwrap();
     rows.into_iter().filter(|row| row.language == of).collect()
 }
 
@@ -135,7 +131,7 @@ fn follow(home: &Path, said: &Said) {
 #[test]
 #[ignore = "compiles each pattern in a crate of its own: run ./check"]
 fn every_rust_pattern_and_service_builds_with_the_printed_lines() {
-    let root = pack::root();
+    let root = xtask::root();
     let workspace = tempfile::tempdir().unwrap();
     let folder = workspace.path();
     let rust = rows("rust");
@@ -181,7 +177,7 @@ fn every_rust_pattern_and_service_builds_with_the_printed_lines() {
 /// A project as its generator writes it: the folder of its tsconfig files, its package.json, the packages that are there.
 fn new_package(folder: &Path, kind: &str, package: &str, modules: &str) -> PathBuf {
     let home = folder.join(kind);
-    let from = pack::root().join("tests/consumers").join(kind);
+    let from = xtask::root().join("tests/consumers").join(kind);
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         write(
@@ -191,7 +187,7 @@ fn new_package(folder: &Path, kind: &str, package: &str, modules: &str) -> PathB
     }
     write(home.join("package.json"), package);
     #[cfg(unix)]
-    std::os::unix::fs::symlink(pack::root().join(modules), home.join("node_modules")).unwrap();
+    std::os::unix::fs::symlink(xtask::root().join(modules), home.join("node_modules")).unwrap();
     home
 }
 
@@ -261,7 +257,7 @@ fn every_typescript_pattern_compiles_where_it_is_copied() {
     for (home, printed) in [(&next, of_next), (&vite, of_vite), (&node, of_node)] {
         assert_packages(home, &printed);
     }
-    let root = pack::root();
+    let root = xtask::root();
     let new = root.join("snippets/typescript/node_modules/typescript/bin/tsc");
     // create-next-app still installs TypeScript 5.
     let old = root.join("tools/node_modules/typescript5/bin/tsc");
@@ -318,7 +314,7 @@ fn it_copies_the_files_declares_them_and_says_how_to_go_on() {
     let copied = fs::read_to_string(app.join("src/streams/tee.rs")).unwrap();
     assert_eq!(
         copied,
-        fs::read_to_string(pack::root().join("snippets/src/streams/tee.rs")).unwrap()
+        fs::read_to_string(xtask::root().join("snippets/src/streams/tee.rs")).unwrap()
     );
     let list = fs::read_to_string(app.join("src/streams/mod.rs")).unwrap();
     assert!(list.contains("pub mod tee;"), "{list}");
@@ -393,7 +389,7 @@ fn a_folder_below_src_is_a_module() {
     let inner = folder.path().join("app/src/streaming");
     fs::create_dir(&inner).unwrap();
     let row = rows("rust").into_iter().find(|row| {
-        let of = |file: &String| pack::root().join("snippets/src").join(file);
+        let of = |file: &String| xtask::root().join("snippets/src").join(file);
         row.files
             .iter()
             .any(|file| fs::read_to_string(of(file)).unwrap().contains("crate::"))
@@ -604,7 +600,7 @@ fn the_next_service_becomes_a_project_of_its_own() {
         serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
     };
     let own = read(home.join("package.json"));
-    let tested = read(pack::root().join("snippets/typescript/nextjs/package.json"));
+    let tested = read(xtask::root().join("snippets/typescript/nextjs/package.json"));
     for kind in ["dependencies", "devDependencies"] {
         for (name, version) in own[kind].as_object().unwrap() {
             assert_eq!(*version, tested[kind][name], "{name}");
@@ -640,7 +636,7 @@ fn a_route_for_the_ai_sdk_is_copied_only_where_it_is_asked_for() {
 fn the_list_has_one_line_for_each_row() {
     let folder = projects();
     let said = copy_in(folder.path(), &["--list"]);
-    let rows = pack::copying::rows(&pack::root()).unwrap();
+    let rows = xtask::copying::rows(&xtask::root()).unwrap();
     assert_eq!(said.exits(0).out.lines().count(), rows.len());
     let said = copy_in(folder.path(), &["--list", "TypeScript"]);
     assert!(said.out.lines().count() < rows.len() && said.out.contains("sse/connect"));
@@ -648,16 +644,16 @@ fn the_list_has_one_line_for_each_row() {
 
 #[test]
 fn every_setting_of_a_service_is_in_the_table_of_its_readme() {
-    pack::report(&pack::settings::check(&pack::root()));
+    xtask::report(&xtask::settings::check(&xtask::root()));
 }
 
 #[test]
 fn every_chapter_has_a_row() {
-    let root = pack::root();
-    let rows = pack::copying::rows(&root).unwrap();
-    for document in pack::documents(&root)
+    let root = xtask::root();
+    let rows = xtask::copying::rows(&root).unwrap();
+    for document in xtask::documents(&root)
         .iter()
-        .filter(|d| pack::budgets::is_chapter(d))
+        .filter(|d| xtask::budgets::is_chapter(d))
     {
         let name = document.with_extension("");
         let name = name.strip_prefix("book/src").unwrap().to_str().unwrap();
@@ -666,22 +662,6 @@ fn every_chapter_has_a_row() {
         assert_eq!(row.chapter, name);
         assert!(!row.summary.is_empty(), "{row:?}");
     }
-}
-
-#[test]
-fn the_program_copies_too() {
-    let folder = projects();
-    let output = Command::new(env!("CARGO_BIN_EXE_streaming-api-patterns"))
-        .args(["copy", "--dry-run", "streams/tee", "app"])
-        .current_dir(folder.path())
-        .env("CARGO_MANIFEST_DIR", pack::root())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && text.contains("streams/tee.rs"),
-        "{output:?}"
-    );
 }
 
 /// Why a row may have more files than `MOST_FILES`: each is a whole endpoint or page, made of patterns that are rows of their own.
@@ -720,14 +700,14 @@ const WHOLE: [(&str, usize, &str); 6] = [
 
 #[test]
 fn no_pattern_drags_in_more_than_it_needs() {
-    let rows = pack::copying::rows(&pack::root()).unwrap();
+    let rows = xtask::copying::rows(&xtask::root()).unwrap();
     let patterns = rows
         .iter()
         .filter(|row| !["service", "app", "folder"].contains(&row.language));
     let mut problems = Vec::new();
     for row in patterns {
         let whole = WHOLE.iter().find(|(name, ..)| *name == row.name);
-        let most = whole.map_or(pack::copying::MOST_FILES, |(_, most, _)| *most);
+        let most = whole.map_or(xtask::copying::MOST_FILES, |(_, most, _)| *most);
         let count = row.files.len();
         if count > most {
             problems.push(format!("{}: {count} files: {:?}", row.name, row.files));
@@ -736,5 +716,5 @@ fn no_pattern_drags_in_more_than_it_needs() {
             problems.push(format!("{}: {count} files are enough", row.name));
         }
     }
-    pack::report(&problems);
+    xtask::report(&problems);
 }

@@ -1,25 +1,21 @@
 //! Every checklist item has an id, a proof that `./check` runs (or a dated source), and a probe
 //! check or the word review.
 
-#![allow(missing_docs)]
-
-mod pack;
-
 #[test]
 fn every_item_is_proven() {
-    pack::report(&pack::checklist::check(&pack::root()));
+    xtask::report(&xtask::checklist::check(&xtask::root()));
 }
 
 /// An id in a chapter or in SKILL.md that the checklist does not have would send a reader nowhere.
 #[test]
 fn every_id_that_a_text_names_exists() {
-    let root = pack::root();
-    let items = pack::checklist::read_all(&root).unwrap_or_default();
+    let root = xtask::root();
+    let items = xtask::checklist::read_all(&root).unwrap_or_default();
     let known: std::collections::BTreeSet<_> = items.iter().map(|item| item.id.as_str()).collect();
     let mut texts = vec![std::path::PathBuf::from("SKILL.md")];
-    for (topic, _, _) in pack::checklist::TOPICS {
+    for (topic, _, _) in xtask::checklist::TOPICS {
         let folder = std::path::Path::new("book/src").join(topic);
-        pack::walk(&root, &folder, &mut |path| texts.push(path.to_owned()));
+        xtask::walk(&root, &folder, &mut |path| texts.push(path.to_owned()));
     }
     let mut problems = Vec::new();
     for path in texts
@@ -28,7 +24,7 @@ fn every_id_that_a_text_names_exists() {
     {
         let text = std::fs::read_to_string(root.join(path)).unwrap_or_default();
         for span in text.split('`').skip(1).step_by(2) {
-            let prefix = pack::checklist::TOPICS
+            let prefix = xtask::checklist::TOPICS
                 .iter()
                 .any(|topic| span.starts_with(topic.2));
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -39,5 +35,5 @@ fn every_id_that_a_text_names_exists() {
             }
         }
     }
-    pack::report(&problems);
+    xtask::report(&problems);
 }

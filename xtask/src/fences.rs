@@ -195,7 +195,7 @@ pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
             }
             Ok(wanted) if wanted != fence.content => {
                 problems.push(format!(
-                    "{name}:{line}: differs from {from}; `UPDATE=1 cargo test --test book` rewrites it"
+                    "{name}:{line}: differs from {from}; `cargo xtask sync` rewrites it"
                 ));
                 lines.splice(
                     fence.open + 1..fence.close,
@@ -207,27 +207,4 @@ pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
     }
     problems.reverse();
     (lines.join("\n") + "\n", problems)
-}
-
-/// What is left after [`sync`] has rewritten the text: problems that no rewriting mends.
-pub fn update(root: &Path, document: &Path) -> Vec<String> {
-    let text = fs::read_to_string(root.join(document)).unwrap();
-    let (text, _) = sync(root, document, &text);
-    let (text, problems) = super::generated::sync(root, document, &text);
-    fs::write(root.join(document), &text).unwrap();
-    let mut left = sync(root, document, &text).1;
-    left.extend(problems.into_iter().filter(|p| !p.contains("UPDATE=1")));
-    left
-}
-
-/// All problems of the fences and generated blocks of `document`.
-pub fn check(root: &Path, document: &Path) -> Vec<String> {
-    match fs::read_to_string(root.join(document)) {
-        Err(e) => vec![format!("{}: {e}", document.display())],
-        Ok(text) => {
-            let mut problems = sync(root, document, &text).1;
-            problems.extend(super::generated::sync(root, document, &text).1);
-            problems
-        }
-    }
 }

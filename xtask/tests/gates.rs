@@ -1,9 +1,5 @@
 //! The checks are themselves checked: each one is given a broken copy and must turn red.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
-
-mod pack;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,36 +7,8 @@ use tempfile::TempDir;
 
 /// A copy of the parts of the repository that the checks read.
 fn copy() -> TempDir {
-    let root = pack::root();
     let copy = tempfile::tempdir().expect("a temporary folder");
-    let mut files = vec![
-        PathBuf::from("SKILL.md"),
-        PathBuf::from("README.md"),
-        PathBuf::from("Cargo.toml"),
-        PathBuf::from("Cargo.lock"),
-        PathBuf::from("copying.tsv"),
-    ];
-    for folder in [
-        "book",
-        "checklist",
-        "prompts",
-        "snippets",
-        "probe",
-        "src",
-        "tests",
-        "evals",
-        "agents",
-        "services",
-    ] {
-        pack::walk(&root, Path::new(folder), &mut |path| {
-            files.push(path.to_owned())
-        });
-    }
-    for file in files {
-        let to = copy.path().join(&file);
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(root.join(&file), to).unwrap();
-    }
+    xtask::copy_to(copy.path());
     copy
 }
 
@@ -72,10 +40,15 @@ fn assert_red(problems: &[String], what: &str) {
     );
 }
 
+/// `cargo xtask sync`, which solves everything.
+fn rewrite(root: &Path) {
+    xtask::report(&xtask::sync::run(root).unwrap().problems);
+}
+
 fn fences(root: &Path) -> Vec<String> {
-    pack::documents(root)
+    xtask::documents(root)
         .iter()
-        .flat_map(|d| pack::fences::check(root, d))
+        .flat_map(|d| xtask::sync::check_document(root, d))
         .collect()
 }
 
@@ -84,11 +57,11 @@ fn an_unbroken_copy_is_green() {
     let copy = copy();
     let root = copy.path();
     let mut problems = fences(root);
-    problems.extend(pack::checklist::check(root));
-    problems.extend(pack::skill::check(root));
-    problems.extend(pack::html::unlisted(root));
-    problems.extend(pack::generated::twins(root).1);
-    pack::report(&problems);
+    problems.extend(xtask::checklist::check(root));
+    problems.extend(xtask::skill::check(root));
+    problems.extend(xtask::summary::check(root));
+    problems.extend(xtask::generated::twins(root).1);
+    xtask::report(&problems);
 }
 
 #[test]
@@ -96,7 +69,7 @@ fn a_changed_fence_is_found_and_rewritten() {
     let copy = copy();
     let root = copy.path();
     let (path, text) = chapter(root);
-    let fence = pack::fences::parse(&text)
+    let fence = xtask::fences::parse(&text)
         .unwrap()
         .into_iter()
         .find(|f| f.from.is_some())
@@ -109,26 +82,30 @@ fn a_changed_fence_is_found_and_rewritten() {
         .to_owned();
     edit(root, &path, |t| t.replacen(&line, "let changed = 1;", 1));
     assert_red(&fences(root), "differs from");
-    assert_eq!(pack::fences::update(root, &path), Vec::<String>::new());
+    rewrite(root);
     assert_eq!(fs::read_to_string(root.join(&path)).unwrap(), text);
 }
 
 /// Crates whose manifests say `test = false` have no unit tests that would never run.
 #[test]
 fn no_unit_test_is_where_none_is_run() {
-    let root = pack::root();
+    let root = xtask::root();
     let mut lost = Vec::new();
-    for folder in [".", "snippets"].map(PathBuf::from).into_iter().chain(
-        fs::read_dir(root.join("services"))
-            .unwrap()
-            .flatten()
-            .map(|service| Path::new("services").join(service.file_name())),
-    ) {
+    for folder in [".", "snippets", "xtask"]
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(
+            fs::read_dir(root.join("services"))
+                .unwrap()
+                .flatten()
+                .map(|service| Path::new("services").join(service.file_name())),
+        )
+    {
         let manifest = fs::read_to_string(root.join(&folder).join("Cargo.toml"));
         if !manifest.is_ok_and(|text| text.contains("[lib]\ntest = false\n")) {
             continue;
         }
-        pack::walk(&root.join(&folder), Path::new("src"), &mut |path| {
+        xtask::walk(&root.join(&folder), Path::new("src"), &mut |path| {
             let text = fs::read_to_string(root.join(&folder).join(path)).unwrap_or_default();
             let test =
                 |line: &str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
@@ -150,7 +127,7 @@ fn a_blank_at_the_end_of_a_line_is_copied_and_its_loss_is_found() {
     assert!(with_blank.contains("\ndata: \n"));
     edit(root, &path, |t| t.replacen("\ndata: \n", "\ndata:\n", 1));
     assert_red(&fences(root), "differs from");
-    assert_eq!(pack::fences::update(root, &path), Vec::<String>::new());
+    rewrite(root);
     assert_eq!(fs::read_to_string(root.join(&path)).unwrap(), with_blank);
 }
 
@@ -158,7 +135,7 @@ fn a_blank_at_the_end_of_a_line_is_copied_and_its_loss_is_found() {
 fn a_changed_source_is_found() {
     let copy = copy();
     let (_, text) = chapter(copy.path());
-    let from = pack::fences::parse(&text)
+    let from = xtask::fences::parse(&text)
         .unwrap()
         .into_iter()
         .find_map(|f| f.from.filter(|from| from.contains(".rs#")))
@@ -175,7 +152,7 @@ fn a_changed_source_is_found() {
 fn a_lost_anchor_is_found() {
     let copy = copy();
     let (path, text) = chapter(copy.path());
-    let from = pack::fences::parse(&text)
+    let from = xtask::fences::parse(&text)
         .unwrap()
         .into_iter()
         .find_map(|f| f.from.filter(|from| from.contains(".rs#")))
@@ -230,18 +207,19 @@ fn a_stale_checklist_or_anti_pattern_block_is_found() {
 fn a_stale_table_of_copies_is_found() {
     let copy = copy();
     let root = copy.path();
-    pack::report(&pack::copying::check(root, false));
+    xtask::report(&xtask::sync::check(root));
     edit(root, "copying.tsv", |t| {
         t.replacen("\nsse/resume\t", "\nsse/resumed\t", 1)
     });
-    assert_red(&pack::copying::check(root, false), "out of date");
-    pack::report(&pack::copying::check(root, true));
+    assert_red(&xtask::sync::check(root), "copying.tsv: is out of date");
+    rewrite(root);
+    xtask::report(&xtask::sync::check(root));
     // A sibling that the code begins to use is needed.
     edit(root, "snippets/src/streams/tee.rs", |t| {
         t + "\n// super::pace is only named here.\npub use super::cancel::observed;\n"
     });
-    assert_red(&pack::copying::check(root, false), "out of date");
-    let rows = pack::copying::rows(root).unwrap();
+    assert_red(&xtask::sync::check(root), "copying.tsv: is out of date");
+    let rows = xtask::copying::rows(root).unwrap();
     let tee = rows.iter().find(|row| row.name == "streams/tee").unwrap();
     assert!(tee.files.contains("streams/cancel.rs"), "{tee:?}");
     assert!(!tee.files.contains("streams/pace.rs"), "{tee:?}");
@@ -250,12 +228,12 @@ fn a_stale_table_of_copies_is_found() {
 #[test]
 fn a_proof_that_names_no_test_is_found() {
     let copy = copy();
-    let items = pack::checklist::read(copy.path(), "sse").unwrap();
+    let items = xtask::checklist::read(copy.path(), "sse").unwrap();
     let proof = items[0].proof[0].clone();
     edit(copy.path(), "checklist/sse.jsonl", |t| {
         t.replacen(&proof, "snippets/tests/sse_serve.rs::no_such_test", 1)
     });
-    assert_red(&pack::checklist::check(copy.path()), "names no test");
+    assert_red(&xtask::checklist::check(copy.path()), "names no test");
 }
 
 #[test]
@@ -267,9 +245,9 @@ fn a_helper_function_or_an_uncompiled_file_is_no_proof() {
         "fn helper() {}\n\n#[test]\nfn real() {}\n",
     )
     .unwrap();
-    let helper = pack::checklist::find_test(root, "snippets/tests/sse_orphan.rs::helper");
+    let helper = xtask::checklist::find_test(root, "snippets/tests/sse_orphan.rs::helper");
     assert!(helper.unwrap_err().contains("names no test"));
-    let orphan = pack::checklist::find_test(root, "snippets/tests/sse_orphan.rs::real");
+    let orphan = xtask::checklist::find_test(root, "snippets/tests/sse_orphan.rs::real");
     assert!(orphan.unwrap_err().contains("not part of the test binary"));
 }
 
@@ -312,18 +290,18 @@ fn an_item_without_proof_level_or_chapter_is_found() {
         ),
     ] {
         fs::write(root.join("checklist/sse.jsonl"), format!("{line}\n")).unwrap();
-        assert_red(&pack::checklist::check(root), what);
+        assert_red(&xtask::checklist::check(root), what);
     }
 }
 
 #[test]
 fn a_word_that_is_out_is_found() {
     let copy = copy();
-    let clean = pack::words::check(copy.path());
+    let clean = xtask::words::check(copy.path());
     edit(copy.path(), "book/src/sse/serve.md", |t| {
         format!("{t}\nA stream that stays open for ever, beside `for ever`.\n")
     });
-    let found = pack::words::check(copy.path());
+    let found = xtask::words::check(copy.path());
     assert_eq!(found.len(), clean.len() + 2, "{found:?}");
     assert_red(&found, "for ever");
 }
@@ -336,37 +314,17 @@ fn a_wrong_twin_without_its_three_lines_is_found() {
         "//! Wrong: x.\n",
     )
     .unwrap();
-    assert_red(&pack::generated::twins(copy.path()).1, "nameless.rs");
+    assert_red(&xtask::generated::twins(copy.path()).1, "nameless.rs");
 }
 
 #[test]
-fn a_dead_link_a_dead_anchor_and_an_unlisted_chapter_are_found() {
+fn a_chapter_that_a_list_lacks_is_found() {
     let copy = copy();
     let root = copy.path();
-    let (path, _) = chapter(root);
-    edit(root, &path, |t| {
-        format!("{t}\n[a](../sse/gone.md) [b](../checklist.md#gone)\n")
-    });
     fs::write(root.join("book/src/sse/unlisted.md"), "# Unlisted\n").unwrap();
-    assert_red(&pack::html::unlisted(root), "sse/unlisted.md");
-    let out = tempfile::tempdir().unwrap();
-    let problems = pack::html::build(root, out.path());
-    assert_red(&problems, "sse/gone.html");
-    assert_red(&problems, "checklist.html#gone");
-}
-
-#[test]
-fn a_book_that_warns_or_does_not_build_is_found() {
-    let copy = copy();
-    let root = copy.path();
-    let (path, _) = chapter(root);
-    edit(root, &path, |t| format!("{t}\n{{{{#include gone.rs}}}}\n"));
-    let out = tempfile::tempdir().unwrap();
-    assert_red(&pack::html::build(root, out.path()), "gone.rs");
-    edit(root, "book/src/SUMMARY.md", |t| {
-        format!("{t}\n- [Gone](gone.md)\n")
-    });
-    assert_red(&pack::html::build(root, out.path()), "does not build");
+    let problems = xtask::summary::check(root);
+    assert_red(&problems, "SUMMARY.md does not list sse/unlisted.md");
+    assert_red(&problems, "names `sse/unlisted`");
 }
 
 #[test]
@@ -378,7 +336,7 @@ fn a_chapter_over_its_budget_or_out_of_shape_is_found() {
         let listing = format!("\n```text\n{}```\n", "a line\n".repeat(61));
         t.replacen("## Verify", "## Verification", 1) + &listing + &"word ".repeat(4_000)
     });
-    let problems = pack::budgets::check(root, &path);
+    let problems = xtask::budgets::check(root, &path);
     assert_red(&problems, "the budget is");
     assert_red(&problems, "## Verify");
     assert_red(&problems, "a listing of 61 lines");
@@ -411,29 +369,8 @@ fn a_wrong_skill_md_is_found() {
     ];
     for (from, to, what) in cases {
         fs::write(root.join("SKILL.md"), good.replacen(from, to, 1)).unwrap();
-        assert_red(&pack::skill::check(root), what);
+        assert_red(&xtask::skill::check(root), what);
     }
     fs::write(root.join("SKILL.md"), good + &"many words ".repeat(1_000)).unwrap();
-    assert_red(&pack::skill::check(root), "the budget is 2500");
-}
-
-/// skeptic compiles a fence with the real compiler: one that is wrong must fail.
-#[test]
-fn a_fence_that_does_not_compile_is_found() {
-    let compile = |text: &str| {
-        let text = text.to_owned();
-        std::panic::catch_unwind(move || {
-            skeptic::rt::compile_test(
-                env!("CARGO_MANIFEST_DIR"),
-                env!("OUT_DIR"),
-                env!("TARGET_TRIPLE"),
-                &text,
-            );
-        })
-    };
-    assert!(compile("fn main() { let n: u32 = 1; let _ = n; }").is_ok());
-    assert!(compile("use snippets::sse; fn main() { let n: u32 = \"one\"; }").is_err());
-    assert!(compile("use snippets::sse::no_such_pattern; fn main() {}").is_err());
-    // An edition of 2024 reached the compiler: `gen` is a keyword there.
-    assert!(compile("fn main() { let gen = 1; let _ = gen; }").is_err());
+    assert_red(&xtask::skill::check(root), "the budget is 2500");
 }
