@@ -25,7 +25,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::memory::Memory;
-use crate::support::{Server, eventually, within};
+use crate::support::{PATIENCE, Server, eventually, within};
 
 /// One instance of the service: its socket at `/topics`.
 struct Instance<S> {
