@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::ext::Protocol;
-use h2::{Ping, Reason, RecvStream, SendStream};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use tokio::task::JoinHandle;
 
 use crate::http1::{self, End, Head, Part};
@@ -18,6 +18,7 @@ pub(crate) const MALFORMED: &str = "its response headers are not allowed in HTTP
 /// A connection whose settings have arrived.
 pub(crate) struct Http2 {
 	send: SendRequest<Bytes>,
+	pings: PingPong,
 	driver: JoinHandle<()>,
 	secure: bool,
 }
@@ -86,14 +87,20 @@ impl Http2 {
 				return None;
 			}
 			let (send, mut connection) = h2::client::handshake(conn).await.ok()?;
-			let mut pings = connection.ping_pong()?;
+			let pings = connection.ping_pong()?;
 			let driver = tokio::spawn(async move { drop(connection.await) });
-			let http2 = Self { send, driver, secure: target.secure };
-			// A server sends its SETTINGS first (RFC 9113, section 3.4): the Pong comes after them.
-			pings.ping(Ping::opaque()).await.ok()?;
+			let mut http2 = Self { send, pings, driver, secure: target.secure };
+			// A server sends its SETTINGS first (RFC 9113, section 3.4): the answer comes after them.
+			http2.pings.ping(Ping::opaque()).await.ok()?;
 			Some(http2)
 		});
 		connected.await.ok().flatten()
+	}
+
+	/// Returns when all that was to be sent has been sent, a cancellation too: h2 may send the headers of a later
+	/// request first. A connection that has ended shows at the next request.
+	pub(crate) async fn flushed(&mut self, patience: Duration) {
+		drop(within(patience, self.pings.ping(Ping::opaque())).await);
 	}
 
 	/// How many streams the service allows on this connection; `None`: any number.

@@ -23,7 +23,7 @@ impl Probe<'_> {
 		if !self.run.needs(&[ID, LIMIT]) {
 			return;
 		}
-		let Some(http2) = Http2::connect(&self.target, self.run.at_most(Duration::from_secs(3))).await else {
+		let Some(mut http2) = Http2::connect(&self.target, self.run.at_most(Duration::from_secs(3))).await else {
 			let why = match self.target.secure {
 				true => "ALPN does not select h2: the service speaks HTTP/1.1 here",
 				false => "HTTP/2 with prior knowledge is not accepted: the service speaks HTTP/1.1 here",
@@ -42,11 +42,11 @@ impl Probe<'_> {
 			_ => self.run.pass(LIMIT, http2.describe()),
 		}
 		if self.run.needs(&[ID]) {
-			self.streams_over(&http2).await;
+			self.streams_over(&mut http2).await;
 		}
 	}
 
-	async fn streams_over(&self, http2: &Http2) {
+	async fn streams_over(&self, http2: &mut Http2) {
 		if self.holds_head.load(std::sync::atomic::Ordering::Relaxed) {
 			return self.run.unknown(ID, "the response headers wait for an event: see sse-headers-before-first-event");
 		}
@@ -55,8 +55,7 @@ impl Probe<'_> {
 			Err(why) => return self.run.unknown(ID, why),
 		};
 		let opened = Instant::now();
-		let open = async || http2.open(&self.request, &self.target, self.run.at_most(PATIENCE)).await;
-		let stream = match open().await {
+		let stream = match http2.open(&self.request, &self.target, self.run.at_most(PATIENCE)).await {
 			Ok(stream) => stream,
 			Err(why) => return self.unanswered(why).await,
 		};
@@ -70,7 +69,8 @@ impl Probe<'_> {
 		// The stream is reset with CANCEL, as by a page that closes its EventSource.
 		reader.close().await;
 		drop(control);
-		match open().await {
+		http2.flushed(self.run.at_most(PATIENCE)).await;
+		match http2.open(&self.request, &self.target, self.run.at_most(PATIENCE)).await {
 			Ok(_) => self.run.pass(
 				ID,
 				format!(

@@ -341,6 +341,10 @@ impl Probe<'_> {
 		let waited = log.events.first().map(|e| e.at - (head_at - self.first.head.after));
 		match (log.events.len(), waited, log.end) {
 			(0 | 1, _, _) => self.run.unknown(ID, "fewer than two events came within the budget (--publish)"),
+			// Charged to its cause: what the headers waited for, the first events waited for too.
+			_ if self.run.failed(checks::SSE_HEADERS_BEFORE_FIRST_EVENT) => {
+				self.run.unknown(ID, "the response headers wait for an event: see sse-headers-before-first-event")
+			}
 			(n, Some(waited), Some(_))
 				if n >= 3 && waited > Duration::from_secs(1) && spread < Duration::from_millis(50) =>
 			{
