@@ -444,7 +444,16 @@ async fn assert_secure(kind: Kind, extended: bool) {
     let certificate = Certificate::new();
     let proxy = Proxy::start(kind, &certificate.config(kind), server.addr).await;
     let h2 = certificate.connector("h2");
-    let mut sender = within("HTTP/2", h2.http2(proxy.addr)).await.unwrap();
+    // Caddy accepts and resets connections until its configuration is loaded.
+    let mut sender = within("HTTP/2", async {
+        loop {
+            match h2.http2(proxy.addr).await {
+                Ok(sender) => break sender,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    })
+    .await;
     let mut open = async |path| {
         let response = sender.send_request(tls::get(proxy.addr, path));
         let response = within(path, response).await.unwrap();
