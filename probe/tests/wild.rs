@@ -302,7 +302,7 @@ async fn judge(table: &'static [Row], start: fn(&[&str]) -> Server) {
                 "{server:?} {path}:\n{difference}\n\nin {took:.1} s:\n{all}"
             ))
         })
-        .buffer_unordered(8)
+        .buffer_unordered(4)
         .filter_map(|wrong| async { wrong })
         .collect()
         .await;

@@ -192,7 +192,7 @@ where
                 show(&report)
             ))
         })
-        .buffer_unordered(12)
+        .buffer_unordered(6)
         .filter_map(|wrong| async { wrong })
         .collect()
         .await;
@@ -240,7 +240,7 @@ pub async fn assert_compositions<F, R>(
             (!unrelated.is_empty())
                 .then(|| format!("{name}\n{}\n\n{}", unrelated.join("\n"), show(&report)))
         })
-        .buffer_unordered(16)
+        .buffer_unordered(8)
         .filter_map(|wrong| async { wrong })
         .collect()
         .await;
