@@ -186,6 +186,9 @@ fn own_path(row: &Row, root: &Path) -> String {
     path
 }
 
+/// Every path in a Rust file, or why it is not Rust.
+type Paths = Rc<Result<Vec<Vec<String>>, String>>;
+
 /// What the rows are made of.
 struct Sources {
     root: PathBuf,
@@ -194,7 +197,7 @@ struct Sources {
     /// Packages of both package.json.
     npm: BTreeMap<String, String>,
     /// The paths in each Rust file, or why it is not Rust: most files are part of many rows.
-    paths: RefCell<BTreeMap<String, Rc<Result<Vec<Vec<String>>, String>>>>,
+    paths: RefCell<BTreeMap<String, Paths>>,
 }
 
 impl Sources {
@@ -208,7 +211,7 @@ impl Sources {
     }
 
     /// Every path in the Rust file `path`; `None`: it cannot be read.
-    fn paths(&self, path: &str) -> Option<Rc<Result<Vec<Vec<String>>, String>>> {
+    fn paths(&self, path: &str) -> Option<Paths> {
         if let Some(known) = self.paths.borrow().get(path) {
             return Some(known.clone());
         }

@@ -665,7 +665,7 @@ fn every_chapter_has_a_row() {
 }
 
 /// Why a row may have more files than `MOST_FILES`: each is a whole endpoint or page, made of patterns that are rows of their own.
-const WHOLE: [(&str, usize, &str); 7] = [
+const WHOLE: [(&str, usize, &str); 9] = [
     (
         "llm/ag_ui",
         11,
@@ -690,6 +690,16 @@ const WHOLE: [(&str, usize, &str); 7] = [
         "llm/use_chat",
         18,
         "an agent, the protocol of `useChat`, the history, and answers that outlive their reader",
+    ),
+    (
+        "production/disconnects",
+        9,
+        "the log of a broker (8), and what reads it",
+    ),
+    (
+        "production/topics_socket",
+        15,
+        "many logs of a broker, over sockets",
     ),
     (
         "production/feed",

@@ -1,5 +1,4 @@
 // An answer of a model in the events that `llm/read-chat.ts` and `llm/use-token-stream.tsx` read.
-// ANCHOR: route
 import { after } from "next/server";
 import { answer, type Message, refusal, toEvent } from "@/lib/answer.ts";
 import { answers } from "@/lib/answers.ts";
@@ -8,6 +7,7 @@ import { chooseModel, SETTINGS, unreadMs } from "@/lib/settings.ts";
 import { COMMENT, encodeEvent, STREAM_HEADERS } from "@/streaming/sse/encode.ts";
 import { endUnread, holdFirst, pullFrom, withHeartbeat } from "@/streaming/streams/readable.ts";
 
+// ANCHOR: route
 /** Seconds after which a platform ends the function, in the middle of a word; `next start` ignores it. */
 export const maxDuration = 300;
 
