@@ -211,7 +211,9 @@ fn list(as_json: bool) -> Outcome {
 
 fn explain(id: &str) -> ExitCode {
 	let Some(check) = checks::find(id) else {
-		eprintln!("stream-probe: no check is named {id:?}; see: stream-probe list");
+		eprintln!(
+			"stream-probe: no check is named {id:?}; see: stream-probe list (other ids of the checklist need a review of the code)"
+		);
 		return ExitCode::from(2);
 	};
 	say(&format!("{} ({})", check.id, check.level.name()));

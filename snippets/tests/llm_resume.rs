@@ -560,3 +560,36 @@ async fn paths_header_ids_reset_and_refusals_are_the_contracts() {
         (400, r#"{"error":"invalid_key"}"#.to_owned())
     );
 }
+
+/// With `hold_head`, as with `llm/relay` alone: a refusal is a status, and the same key may ask again.
+#[tokio::test]
+async fn a_refusal_of_the_provider_can_be_a_status() {
+    let limits = Limits {
+        hold_head: true,
+        ..limits()
+    };
+    let chat = Resumable::start(Script::reply(Reply::text("one two")), limits).await;
+    let refused = Fault::Status {
+        status: 429,
+        retry_after: Some(7),
+    };
+    chat.model.push(Script::default().with_fault(refused));
+    let mut first = chat.ask("k").await;
+    first.read_to_end().await;
+    assert_eq!(first.status(), 429);
+    assert!(first.head().contains("retry-after: 7"), "{}", first.head());
+    assert!(first.body().contains(r#""code":"rate_limited""#));
+    eventually("the key to be unused", || chat.all.count() == 0).await;
+    let mut again = chat.ask("k").await;
+    finish(&mut again).await;
+    assert!(again.body().contains("event: done"));
+    assert_eq!(chat.model.exchanges().len(), 2);
+    // The places of both are free.
+    let places = chat.places.permits();
+    assert!(
+        [(); 3]
+            .map(|()| places("alice").is_some())
+            .iter()
+            .all(|free| *free)
+    );
+}

@@ -25,7 +25,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::memory::Memory;
-use crate::support::{PATIENCE, Server, eventually, within};
+use crate::support::{Server, eventually, within};
 
 /// One instance of the service: its socket at `/topics`.
 struct Instance<S> {
@@ -335,7 +335,7 @@ mod on_redis {
     use crate::support::broker::{Broker, Kind};
 
     async fn connect(broker: &Broker) -> Arc<Redis> {
-        Redis::connect(&broker.url(), Durability::Kept, PATIENCE)
+        Redis::connect(&broker.url(), Durability::Kept, crate::support::PATIENCE)
             .await
             .unwrap()
     }
@@ -379,7 +379,8 @@ mod on_nats {
     use crate::support::broker::{Broker, Kind};
 
     async fn connect(broker: &Broker) -> async_nats::Client {
-        let options = async_nats::ConnectOptions::new().request_timeout(Some(PATIENCE));
+        let options =
+            async_nats::ConnectOptions::new().request_timeout(Some(crate::support::PATIENCE));
         options.connect(broker.url()).await.unwrap()
     }
 

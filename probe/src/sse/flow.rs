@@ -219,7 +219,12 @@ impl Probe<'_> {
 		for (accepted, reader) in readers {
 			let reader = match reader {
 				Ok(reader) => reader,
-				Err(why) => return self.run.unknown(ID, why.as_str()),
+				// As far as the limit of streams allows.
+				Err(why) if passed.is_empty() => return self.run.unknown(ID, why.as_str()),
+				Err(why) => {
+					passed.push(format!("{accepted} not tried: {why}"));
+					continue;
+				}
 			};
 			let coding = reader.head.get("content-encoding");
 			let coding = coding.as_deref().unwrap_or("none");

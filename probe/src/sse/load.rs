@@ -103,7 +103,7 @@ impl Probe<'_> {
 		let kib = passed() / 1024;
 		if passed() < ENOUGH {
 			return unknown(&format!(
-				"only {kib} KiB were sent next to the stalled reader, which its buffers may hold (let each --publish send 256 KiB)"
+				"only {kib} KiB were sent next to the stalled reader, which its buffers may hold (16 MiB are enough, within 4 s: let each --publish send many events; where one has more than 64 KiB, within 60 s)"
 			));
 		}
 		self.run.pass(ISOLATED, format!("the other reader received {kib} KiB in {} ms", began.elapsed().as_millis()));

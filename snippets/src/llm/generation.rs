@@ -9,11 +9,15 @@
 // ANCHOR: generation
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt};
+use futures::{
+    StreamExt,
+    future::{Future, ready},
+    stream,
+};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::public_error::PublicError;
+use super::public_error::{Opening, PublicError};
 use crate::sse::{
     event::{Event, Ids, LastEventId, Names},
     log::{Begin, Config, Log, Writer},
@@ -22,6 +26,11 @@ use crate::sse::{
 
 /// The events of an answer. Dropping it must stop the work.
 pub trait Answer: Send + 'static {
+    /// Waits until the answer begins, or is refused: then there is no event. Called first; dropped while it waits, it loses nothing.
+    fn open(&mut self) -> impl Future<Output = Result<(), PublicError>> + Send {
+        ready(Ok(()))
+    }
+
     /// The next event; `None` after the terminal one. A call that is dropped while it waits must lose nothing.
     fn next(&mut self) -> impl Future<Output = Option<Event>> + Send;
 
@@ -33,13 +42,28 @@ pub trait Answer: Send + 'static {
 }
 
 /// Events, and the function that makes the terminal event of a failure.
-impl<S, F> Answer for (S, F)
+impl<F> Answer for (Opening<Event>, F)
 where
-    S: Stream<Item = Event> + Send + Unpin + 'static,
     F: Fn(PublicError) -> Option<Event> + Send + 'static,
 {
+    async fn open(&mut self) -> Result<(), PublicError> {
+        if let Opening::Asking(asking) = &mut self.0 {
+            self.0 = match asking.await {
+                Ok(events) => Opening::Open(events),
+                Err(refused) => {
+                    self.0 = Opening::Open(stream::empty().boxed());
+                    return Err(refused);
+                }
+            };
+        }
+        Ok(())
+    }
+
     async fn next(&mut self) -> Option<Event> {
-        self.0.next().await
+        match &mut self.0 {
+            Opening::Open(events) => events.next().await,
+            Opening::Asking(_) => None, // it was not opened
+        }
     }
 
     fn end(&mut self, why: PublicError) -> Vec<Event> {
@@ -55,6 +79,7 @@ where
 pub struct Generation {
     log: Arc<Log>,
     readers: watch::Sender<usize>,
+    opened: watch::Sender<Option<Result<(), PublicError>>>,
     ended: watch::Sender<bool>,
     /// Cancelled, it stops the model. Later it does nothing.
     pub stop: CancellationToken,
@@ -77,10 +102,24 @@ impl Generation {
         Arc::new(Self {
             log: Log::new(config),
             readers: watch::Sender::new(0),
+            opened: watch::Sender::new(None),
             ended: watch::Sender::new(false),
             stop: CancellationToken::new(),
             forget: CancellationToken::new(),
         })
+    }
+
+    /// Waits until the answer has begun, has ended, or is refused.
+    ///
+    /// # Errors
+    /// The refusal, which is the terminal event of the log as well.
+    pub async fn opened(&self) -> Result<(), PublicError> {
+        let mut opened = self.opened.subscribe();
+        tokio::select! {
+            biased;
+            found = opened.wait_for(Option::is_some) => found.ok().and_then(|found| *found).unwrap_or(Ok(())),
+            () = self.ended() => Ok(()),
+        }
     }
 
     /// Runs to the end of the answer, to [`Generation::stop`], or until nobody has read for `abandon`. `permit` is dropped with the
@@ -93,18 +132,22 @@ impl Generation {
             .broken()
             .map(|last| Writer::new(self.log.clone(), last));
         let mut abandoned = pin!(self.abandoned(abandon));
-        let why = loop {
-            let event = tokio::select! {
-                biased; // a Stop that was sent before the question asks nothing
-                () = self.stop.cancelled() => break PublicError::STOPPED,
-                event = answer.next() => event,
-                () = &mut abandoned => break PublicError::ABANDONED,
-            };
-            match event {
-                Some(event) => self.publish(&event),
-                None => return,
+        let next = async {
+            let opened = answer.open().await;
+            self.opened.send_replace(Some(opened));
+            opened?;
+            while let Some(event) = answer.next().await {
+                self.publish(&event);
             }
+            Ok(())
         };
+        let ended = tokio::select! {
+            biased; // a Stop that was sent before the question asks nothing
+            () = self.stop.cancelled() => Err(PublicError::STOPPED),
+            ended = next => ended,
+            () = &mut abandoned => Err(PublicError::ABANDONED),
+        };
+        let Err(why) = ended else { return };
         let last = answer.end(why);
         drop(answer); // closes the provider's connection
         last.iter().for_each(|event| self.publish(event));

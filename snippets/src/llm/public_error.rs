@@ -11,6 +11,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use futures::{future::BoxFuture, stream::BoxStream};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Who asks: your authentication puts it into the request's extensions. Without it the routes return 500.
@@ -19,6 +20,14 @@ pub struct UserId(pub String);
 
 /// Admits a user: what it returns is dropped when the answer has ended; `None` refuses. `PerUser::permits` makes one.
 pub type Permits = dyn Fn(&str) -> Option<Box<dyn Send>> + Send + Sync;
+
+/// The events of an answer. While the model has not responded, a refusal is no event yet, and can still be a status.
+pub enum Opening<E> {
+    /// The model is asked when this is polled.
+    Asking(BoxFuture<'static, Result<BoxStream<'static, E>, PublicError>>),
+    /// It has responded.
+    Open(BoxStream<'static, E>),
+}
 
 /// The body of a request as JSON, or the refusal: axum's own would be plain text, with the names of our types in it.
 pub struct Body<T>(pub Result<T, PublicError>);

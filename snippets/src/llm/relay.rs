@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     chat::{ChatEvent, ChatRequest, Conversation, Done, Kind, Names, SystemMessages},
     model_event::{ModelEvent, Question, Usage, Watch, Watching},
-    public_error::{Body, Permits, PublicError, UserId},
+    public_error::{Body, Opening, Permits, PublicError, UserId},
 };
 use crate::{
     sse::{
@@ -206,8 +206,7 @@ impl Relay {
 // ANCHOR_END: answer
 
 impl Relay {
-    /// The same for `resume`, as events, with the function that makes the terminal event of a failure. The model is asked when the
-    /// stream is first polled: a refusal of the provider is an event, and no status.
+    /// The same for `resume`, as events, with the function that makes the terminal event of a failure.
     ///
     /// # Errors
     /// [`SystemMessages`], or a wrong name in [`Config::names`].
@@ -218,7 +217,7 @@ impl Relay {
         request: ChatRequest,
     ) -> Result<
         (
-            BoxStream<'static, Event>,
+            Opening<Event>,
             impl Fn(PublicError) -> Option<Event> + Send + use<>,
         ),
         PublicError,
@@ -229,16 +228,13 @@ impl Relay {
             tracing::error!(%error, "Config::names"); // its events would be missing
             return Err(PublicError::MISCONFIGURED);
         }
-        let answer = async move {
-            match relay.answer(&user, conversation).await {
-                Ok(events) => events.left_stream(),
-                Err(error) => stream::iter([ChatEvent::Failed(error)]).right_stream(),
-            }
+        let asking = async move {
+            let events = relay.answer(&user, conversation).await?;
+            let events = events.filter_map(move |event| ready(event.event(&names).ok())); // checked above
+            Ok(events.boxed())
         };
-        let events = answer.flatten_stream();
-        let events = events.filter_map(move |event| ready(event.event(&names).ok())); // checked above
         let failed = move |error| ChatEvent::Failed(error).event(&names).ok();
-        Ok((events.boxed(), failed))
+        Ok((Opening::Asking(asking.boxed()), failed))
     }
 
     /// One call of the model for an agent: for this user, up to this instant, within the same limits, and watched.

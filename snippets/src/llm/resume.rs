@@ -66,6 +66,9 @@ pub struct Limits {
     pub ids: Ids,
     /// The event for a cursor that the log does not have: the page drops the text that it shows.
     pub reset: &'static str,
+    /// Whether a question waits until the model has responded, so that a refusal is a status, after which the key is unused again:
+    /// with `relay`, for at most `relay::Config::head`. If not, a refusal is the terminal event, and the key keeps it.
+    pub hold_head: bool,
     /// The response for a refusal: its status and its body.
     pub refuse: fn(PublicError) -> Response,
 }
@@ -83,6 +86,7 @@ impl Default for Limits {
             key_header: "idempotency-key",
             ids: Ids::Epoch,
             reset: Names::DEFAULT.reset,
+            hold_head: false,
             refuse: IntoResponse::into_response,
         }
     }
@@ -153,10 +157,16 @@ where
         let slot = all.admit()?; // first: what is refused must not run
         Ok((slot, all.begin(id, hasher.finish(), || answer)?))
     });
-    match begun {
-        Ok((slot, generation)) => respond(slot, &generation, &cursor),
-        Err(refused) => (all.limits.refuse)(refused),
+    let (slot, generation) = match begun {
+        Ok(begun) => begun,
+        Err(refused) => return (all.limits.refuse)(refused),
+    };
+    if all.limits.hold_head
+        && let Err(refused) = generation.opened().await
+    {
+        return (all.limits.refuse)(refused);
     }
+    respond(slot, &generation, &cursor)
 }
 // ANCHOR_END: join
 
@@ -267,7 +277,9 @@ impl Generations {
         let (generation, answer) = (kept.2.clone(), answer());
         self.tasks.spawn(async move {
             kept.2.run(answer, place, kept.0.limits.abandon).await;
-            kept.rest().await;
+            if !kept.0.limits.hold_head || kept.2.opened().await.is_ok() {
+                kept.rest().await;
+            }
         });
         Ok(generation)
     }
