@@ -53,7 +53,7 @@ use crate::{
 /// A model's answer, as it comes. Dropping it stops the model.
 pub type ModelEvents = BoxStream<'static, Result<ModelEvent, PublicError>>;
 
-/// Asks a model. The future ends with the provider's response headers; dropping it stops the model too.
+/// Asks a model. The future is ready when the provider's response headers have arrived; dropping it stops the model too.
 pub type Model =
     dyn Fn(Question) -> BoxFuture<'static, Result<ModelEvents, PublicError>> + Send + Sync;
 
@@ -63,13 +63,16 @@ pub struct Config {
     /// The path of the endpoint.
     pub path: &'static str,
     /// How long the response headers wait for the provider's: a failure within this time becomes a status, a later one an event.
-    /// If your contract wants statuses, set it just below the heartbeat of [`Streams`]. The other limits begin after it.
+    /// If your contract wants statuses, set it just below the heartbeat of [`Streams`]. The times of the other limits
+    /// start when this wait has ended.
     pub head: Duration,
-    /// Longest silence of the provider. Above the pauses of a thinking model; its heartbeats end a silence.
+    /// Longest silence of the provider. Set it above the pauses of a thinking model. A heartbeat of the provider ends
+    /// a silence.
     pub silence: Duration,
     /// Longest time without content: a provider that hangs may send heartbeats forever.
     pub no_content: Duration,
-    /// Tokens within this time of the last event are sent together; the first never waits.
+    /// Tokens that arrive within this time after an event was sent are collected and sent as one event; the first
+    /// token of an answer never waits.
     pub window: Duration,
     /// Longest answer in time: a budget, not a sign of failure.
     pub longest: Duration,
@@ -125,21 +128,23 @@ impl Config {
 pub struct Relay {
     /// The model.
     pub model: Arc<Model>,
-    /// Open streams and their heartbeat. Start it with a token that is never cancelled: [`Relay::shutdown`] ends answers in band.
+    /// Open streams and their heartbeat. Start it with a `CancellationToken` that you never cancel: at shutdown,
+    /// [`Relay::shutdown`] ends the answers, with an event.
     pub streams: Streams,
     /// The limit of each user.
     pub places: Arc<Permits>,
     /// The contract.
     pub config: Config,
-    /// Cancelled, it ends every answer with `failed`, code `restart`. To let answers finish first, cancel it after the token of
-    /// `listen`, and before the end of `listen::Config::drain`.
+    /// Cancelled, it ends every answer with `failed`, code `restart`. To let answers finish first, cancel the token
+    /// that you gave to `listen`, wait, then cancel this one before the time of `listen::Config::drain` is over.
     pub shutdown: CancellationToken,
 }
 
 /// `POST` on [`Config::path`]: a POST, since a GET that costs money is repeated by every reconnect, prefetch and link check.
 ///
 /// # Panics
-/// If one of [`Config::names`] is not a name: at the start, not when the first answer fails.
+/// If one of [`Config::names`] is not valid as an event name. It panics when the service starts, not when the first
+/// answer fails.
 pub fn app(relay: Arc<Relay>) -> Router {
     relay.config.checked();
     Router::new()
@@ -193,7 +198,7 @@ impl Relay {
         let events = match timeout(self.config.head, &mut opening).await {
             Ok(Ok(events)) => events,
             Ok(Err(error)) => {
-                watch(Err((error.code, error.provider))); // a refusal, and not a user who left
+                watch(Err((error.code, error.provider))); // so that it is counted as a refusal, not as a user who left
                 return Err(error);
             }
             Err(_) => opening.try_flatten_stream().boxed(),

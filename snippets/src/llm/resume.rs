@@ -106,9 +106,10 @@ pub struct Generations {
 type User = Extension<UserId>;
 
 // ANCHOR: routes
-/// `POST /generations` (header `Idempotency-Key`; both are in [`Limits`]) begins or joins, `GET /generations/{key}` continues after `Last-Event-ID`, and
-/// so does the POST; `DELETE /generations/{key}` stops. The GET starts nothing, so `EventSource` may repeat it. `answer` makes the
-/// answer to a user's question; it asks nothing before it is polled.
+/// `POST /generations` begins or joins a generation; its path and its header `Idempotency-Key` are settings in
+/// [`Limits`]. `GET /generations/{key}`, or the same POST again, continues after `Last-Event-ID`;
+/// `DELETE /generations/{key}` stops the generation. The GET starts nothing, so `EventSource` may repeat it. `answer` makes the
+/// answer to a user's question; that answer asks the model nothing before it is polled.
 pub fn app<Q, A, F>(all: Arc<Generations>, answer: F) -> Router
 where
     Q: DeserializeOwned + Hash + Send + 'static,
@@ -131,7 +132,7 @@ async fn begin<Q, A, F>(
     State((all, answer)): State<(Arc<Generations>, F)>,
     Extension(UserId(user)): User,
     headers: HeaderMap,
-    cursor: LastEventId, // a POST whose response was cut is sent again with both
+    cursor: LastEventId, // a POST whose response was cut is sent again with its key and this cursor
     Body(question): Body<Q>,
 ) -> Response
 where
@@ -143,7 +144,8 @@ where
         Ok(question) => question,
         Err(refused) => return (all.limits.refuse)(refused),
     };
-    // Random, made once per question: a request that is sent again repeats it, a new try has a new one.
+    // The key is random and made once per question: the same request sent again repeats the key, a new try at an
+    // answer has a new key.
     let key = headers
         .get(all.limits.key_header)
         .and_then(|key| key.to_str().ok());
@@ -243,8 +245,8 @@ impl Generations {
     }
 
     // ANCHOR: begin
-    /// The generation of this key: the one that is kept, if `asked`, the hash of the question, is the same; else a new one, which
-    /// runs `answer`.
+    /// Returns the generation of this key. `asked` is the hash of the question: if a generation with the same hash is
+    /// kept, that one; if the key has no question yet, a new one, which runs `answer`.
     ///
     /// # Errors
     /// If the key belongs to another question, or there is no room, or the service shuts down.

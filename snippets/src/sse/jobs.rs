@@ -104,7 +104,7 @@ async fn events(
     let Some(log) = jobs.log(id) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    // The client has the terminal event: after a 204, an EventSource does not reconnect.
+    // `None`: the client already has the terminal event. After a 204, an EventSource does not reconnect.
     let Some(reader) = log.read(&cursor) else {
         return StatusCode::NO_CONTENT.into_response();
     };

@@ -27,7 +27,8 @@ use super::{
 };
 
 // ANCHOR: policies
-/// What happens to a slow client: one for which more than [`Config::queue`] events wait, or whose next event is trimmed.
+/// What happens to a slow client: one for which more than [`Config::queue`] events wait, or whose next event is trimmed
+/// (removed because the log was full).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slow {
     /// The response ends: the client reconnects with its cursor, and is served what the log still keeps.
@@ -54,8 +55,9 @@ pub enum Begin {
 pub enum First {
     /// 1.
     One,
-    /// The milliseconds since 1970. For [`Ids::Sequence`]: a cursor of an earlier lifetime is behind the log, and its client is
-    /// reset. It holds while the clock does not go back, and a log gets less than 1,000 events a second on average.
+    /// The milliseconds since 1970. For [`Ids::Sequence`]: after a restart the numbers begin above all earlier ones,
+    /// so the log sees an old cursor as trimmed and resets the client. This works as long as the clock does not go
+    /// back and a log gets fewer than 1,000 events a second on average.
     Clock,
 }
 
@@ -77,13 +79,15 @@ pub struct Config {
     pub events: usize,
     /// Most bytes that are kept. A larger event is refused.
     pub bytes: usize,
-    /// Most events that may wait for a reader. Only those published since it subscribed count.
+    /// Most events that may wait for a reader. An event counts only if it was published after the reader had
+    /// subscribed, so a replay is never too long.
     pub queue: usize,
     /// What happens beyond that.
     pub slow: Slow,
     /// Where a client without a cursor starts.
     pub begin: Begin,
-    /// An event after a pause is sent immediately; those that follow it within this time are sent together.
+    /// If nothing was sent for this time, an event is sent immediately; events that follow within this time are
+    /// collected and sent together.
     pub join: Duration,
     /// The format of the ids.
     pub ids: Ids,
@@ -91,8 +95,8 @@ pub struct Config {
     pub first: First,
     /// The data of the event [`Names::reset`].
     pub reset_data: fn(Reason) -> Value,
-    /// The names of the events that a stream sends on its own, of which the log sends [`Names::reset`]. No publisher can use
-    /// them. Set the same ones in `streams::Config`.
+    /// The names of the events that no publisher sends: the stream sends them itself, except [`Names::reset`], which
+    /// the log sends. No publisher can use them. Set the same ones in `streams::Config`.
     pub names: Names,
 }
 // ANCHOR_END: settings

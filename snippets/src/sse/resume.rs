@@ -45,7 +45,7 @@ async fn events(
     State((log, streams)): State<(Arc<Log>, Streams)>,
     cursor: LastEventId,
 ) -> Response {
-    // The client has the terminal event: after a 204, an EventSource does not reconnect.
+    // `None`: the client already has the terminal event. A 204 stops it: an EventSource does not reconnect after it.
     let Some(reader) = log.read(&cursor) else {
         return StatusCode::NO_CONTENT.into_response();
     };

@@ -38,7 +38,8 @@ pub trait Source: Send + Unpin + 'static {
         None
     }
 
-    /// Called at each heartbeat. If it returns an event, the stream ends with that event: the session is over, a broker is down.
+    /// Called at each heartbeat. If it returns an event, for example because the session is over or a broker is down,
+    /// the stream ends with that event.
     fn beat(&mut self) -> Option<Event> {
         None
     }
@@ -97,16 +98,17 @@ impl Chunk {
 /// What all streams of a service share.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Most streams that are open at once. Keep it below the limit of file descriptors (`ulimit -n`).
+    /// The largest number of streams that may be open at once. Keep it below the limit of file descriptors
+    /// (`ulimit -n`).
     pub max_streams: usize,
     /// Longest silence. HTML 9.2.7 recommends about 15 s; keep it below half of the shortest idle timeout on the path.
     pub heartbeat: Duration,
-    /// Each response ends at a random age between 0.8 times this and this, so that authorization, routing and load are
-    /// decided again. The age is checked at heartbeats. `Duration::MAX`: never.
+    /// Each response ends at a random age of 0.8 to 1 times this; the client reconnects, so that authorization,
+    /// routing and load balancing are decided again. The age is checked at heartbeats. `Duration::MAX`: never.
     pub max_age: Duration,
     /// Reconnection time: each client gets 0.5 to 1.5 times this. Never near 0, because browsers obey it.
     pub retry: Duration,
-    /// A shutdown ends the streams evenly within this.
+    /// A shutdown ends the streams one after another, spread evenly over this time.
     pub drain_spread: Duration,
     /// The names of the events that a stream sends on its own. Set the same ones in `log::Config`.
     pub names: Names,

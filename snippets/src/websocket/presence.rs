@@ -37,7 +37,7 @@ impl Presence {
     }
 
     // ANCHOR: leave
-    /// One connection of `user` less. After the last one, the user counts as present until `until`.
+    /// Counts one connection of `user` less. After the last one, the user counts as present until `until`.
     pub fn leave(&mut self, user: &Arc<str>, until: Instant) {
         if let Some(present) = self.users.get_mut(user) {
             present.connections = present.connections.saturating_sub(1);

@@ -38,8 +38,8 @@ pub trait Handler: Send + 'static {
     /// A ping or pong has come. Pings are answered already.
     fn on_control(&mut self, _outbox: &Outbox) {}
 
-    /// Returns complete frames ([`super::outbox::text_frame`]) of another source, such as the logs of the connection's rooms. It
-    /// is called when the socket has room, so such a source needs no queue.
+    /// Returns complete frames ([`super::outbox::text_frame`]) of another source, such as the logs of the
+    /// connection's rooms. It is called when the socket can take more bytes, so such a source needs no queue.
     fn poll_frames(&mut self, _cx: &mut Context<'_>, _outbox: &Outbox) -> Poll<Bytes> {
         Poll::Pending
     }
@@ -182,7 +182,7 @@ impl Sockets {
             let Ok(transport) = upgrade.transport.await else {
                 return;
             };
-            // In a new task: the task that waited for the upgrade never frees the memory that the wait needed.
+            // In a new task: the task that waited for the upgrade keeps the memory of that wait until it ends.
             tokio::spawn(Connection::new(transport, shared, place, start));
         });
         upgrade.ws.on_upgrade(|_| ready(()))
@@ -216,8 +216,9 @@ pub struct Limits {
     pub ping_every: Duration,
     /// A peer from which no byte has come for this many pings is dropped.
     pub silent_pings: u32,
-    /// Longest time in which a write makes no progress; then the peer is dropped. The kernel reports room once a third of its
-    /// send buffer is free: bound that with `SO_SNDBUF`, as `connections/listen.rs` does.
+    /// Longest time in which a write makes no progress; then the peer is dropped. The kernel reports progress only
+    /// once a third of its send buffer is free, so a large buffer makes a slow peer look stuck: bound the buffer with
+    /// `SO_SNDBUF`, as `connections/listen.rs` does.
     pub send_deadline: Duration,
     /// How long the peer may take to finish the closing handshake.
     pub close_deadline: Duration,

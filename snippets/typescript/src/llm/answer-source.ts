@@ -36,7 +36,8 @@ export interface GenerationsOptions extends Omit<ConnectOptions, "signal" | "req
 /** `POST url` with a key per question, `GET url/KEY` after a reload, `DELETE url/KEY` to stop. */
 export function generationsSource(url: string, options: GenerationsOptions = {}): AnswerSource {
   const { headers, storageKey = `answer:${url}`, storage, ...rest } = options;
-  const stored = (): Pick<Storage, "getItem" | "setItem"> => storage ?? sessionStorage; // later: a server that renders the page has none
+  // Looked up only on use: a server that renders the page has no `sessionStorage`.
+  const stored = (): Pick<Storage, "getItem" | "setItem"> => storage ?? sessionStorage;
   const one = (key: string): string => `${url}/${encodeURIComponent(key)}`;
   return {
     ask(body, signal) {
@@ -47,7 +48,8 @@ export function generationsSource(url: string, options: GenerationsOptions = {})
         headers: { ...(await headers?.()), "content-type": "application/json" },
         body: JSON.stringify(body),
       });
-      // The POST is sent again with the key and the cursor: the server joins them to the generation that runs.
+      // After a cut the POST is sent again with the key and the cursor: the server joins it to the generation that
+      // runs.
       return resumed(connect(url, { ...rest, signal, idempotencyKey: key, request }));
     },
     attach(signal) {

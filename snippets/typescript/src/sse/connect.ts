@@ -42,13 +42,19 @@ export interface ConnectOptions extends Contract {
   /** Ends everything: request, read, wait. The generator then throws `signal.reason`. */
   signal: AbortSignal;
   /**
-   * Called before each attempt. Returns method, body and headers, with a token that is still valid. If it throws `RetryLater`, the
-   * attempt has failed; anything else ends the stream.
+   * Called before each attempt. Returns method, body and headers, with a token that is still valid. If it throws `RetryLater`,
+   * another attempt follows; any other error ends the stream.
    */
   request?: () => RequestInit | Promise<RequestInit>;
-  /** Gets a new token for `request` after a 401; a second 401 before a stream has opened is final. Throws as `request` does. */
+  /**
+   * Gets a new token for `request` after a 401; a second 401 before a stream has opened is final. If it throws `RetryLater`, another
+   * attempt follows; any other error ends the stream.
+   */
   renew?: () => Promise<void>;
-  /** For the page. `waiting` comes before each further attempt, with the status of the response if that was the reason. */
+  /**
+   * Called at each change of state, so that the page can show it. `waiting` comes before each further attempt, with the status of the
+   * response if that was the reason.
+   */
   onState?: (state: "connecting" | "open" | "waiting", status?: number) => void;
   /**
    * Sent with each attempt, so that the server recognizes a repeated request. Without it, a request other than GET is
@@ -61,7 +67,10 @@ export interface ConnectOptions extends Contract {
    */
   refusals?: readonly number[];
   lastEventId?: string;
-  /** Silence in ms after which the connection counts as dead: three heartbeats of the server. `Infinity`: never. */
+  /**
+   * Silence in ms after which the connection counts as dead. Set it to three times the server's heartbeat interval.
+   * `Infinity`: never.
+   */
   idleTimeout?: number;
   /**
    * In ms. The delay before an attempt is the longest of `minDelay`, the server's `retry` and its `Retry-After` (each at
@@ -70,13 +79,16 @@ export interface ConnectOptions extends Contract {
    */
   minDelay?: number;
   maxDelay?: number;
-  /** How long in ms a connection must live before the delay starts again from `minDelay`. */
+  /** How long in ms a connection must live before the bound of the random time returns to its start. */
   stableAfter?: number;
   /** See `ParserOptions`. */
   maxEventSize?: number;
 }
 
-/** A retry would get any other status again. 520 to 530 come from CDNs that cannot reach their origin. */
+/**
+ * Whether a retry may succeed: a status that is not listed here would only come again. 520 to 530 come from CDNs that cannot reach
+ * their origin.
+ */
 function mayPass(status: number): boolean {
   return [408, 425, 429].includes(status) || (status >= 500 && status !== 501 && status !== 505);
 }
@@ -150,7 +162,7 @@ export async function* connect(
       if (!/^text\/event-stream\s*(;|$)/i.test(type)) {
         throw new EventStreamError(`content-type ${JSON.stringify(type)}`, response.status);
       }
-      // React Native's own fetch: `expo/fetch` has a body.
+      // React Native's own fetch gives no body; `expo/fetch` does.
       if (response.body == null) throw new EventStreamError("this fetch gives no body to read", response.status);
       // ANCHOR_END: judge
       // ANCHOR: read
