@@ -222,6 +222,7 @@ pub fn collect(root: &Path, left_out: &[LeftOut]) -> Result<(Vec<File>, Vec<Excl
     }
     if !left_out.is_empty() {
         trim_manifests(&mut files);
+        files.iter_mut().for_each(drop_anchors);
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let mut folded: BTreeMap<String, &str> = BTreeMap::new();
@@ -261,6 +262,37 @@ pub fn collect(root: &Path, left_out: &[LeftOut]) -> Result<(Vec<File>, Vec<Excl
         problems.sort();
         Err(Refused(problems).into())
     }
+}
+
+/// Drops the marks of the pieces that the chapters show: they would stay in the code of whoever copies it.
+fn drop_anchors(file: &mut File) {
+    let Ok(text) = std::str::from_utf8(&file.content) else {
+        return;
+    };
+    let is_mark = |line: &str| {
+        let line = line.trim_start();
+        let line = line.strip_prefix("//").or(line.strip_prefix('#'));
+        line.is_some_and(|line| line.starts_with(" ANCHOR: ") || line.starts_with(" ANCHOR_END: "))
+    };
+    if file.path.ends_with(".md") || !text.lines().any(is_mark) {
+        return;
+    }
+    let mut kept = String::with_capacity(text.len());
+    let mut dropped = false;
+    for line in text.split_inclusive('\n') {
+        if is_mark(line) {
+            dropped = true;
+            continue;
+        }
+        // One blank line is enough where a mark stood between two.
+        let doubled =
+            dropped && line.trim().is_empty() && (kept.ends_with("\n\n") || kept.is_empty());
+        dropped &= doubled;
+        if !doubled {
+            kept.push_str(line);
+        }
+    }
+    file.content = kept.into_bytes();
 }
 
 /// Takes what is not in the package out of its manifests, so that cargo builds what is.

@@ -60,6 +60,7 @@ pub enum First {
     /// back and a log gets fewer than 1,000 events a second on average.
     Clock,
 }
+// ANCHOR_END: policies
 
 impl First {
     fn number(self) -> u64 {
@@ -69,7 +70,6 @@ impl First {
         }
     }
 }
-// ANCHOR_END: policies
 
 // ANCHOR: settings
 /// How a log keeps its events, and how its readers are treated.
