@@ -306,7 +306,7 @@ impl<S: Source> http_body::Body for Events<S> {
         let chunk = match slot.place.poll(cx) {
             Due::Shutdown => {
                 over = true;
-                // Events that are ready go first, as far as they fit in one write: after the shutdown, no process may have them.
+                // Events that are ready go first, as far as they fit in one write: they may exist in this process alone.
                 match source.poll(cx) {
                     Poll::Ready(None) => None,
                     Poll::Ready(Some(chunk)) if chunk.last => Some(chunk),
