@@ -36,7 +36,7 @@ fn wrong_arguments_say_what_to_do() {
     let copy = copy();
     for (arguments, words) in [
         (&[][..], &["no verb", "Usage: cargo xtask"][..]),
-        (&["snyc"], &["no verb snyc", "sync"]),
+        (&["xsync"], &["no verb xsync", "sync"]),
         (&["sync", "all"], &["too many arguments"]),
         (&["new"], &["new pattern sse/foo", "new check sse-foo"]),
         (&["new", "test", "x"], &["new pattern"]),
