@@ -264,7 +264,7 @@ pub fn collect(root: &Path, left_out: &[LeftOut]) -> Result<(Vec<File>, Vec<Excl
     }
 }
 
-/// Drops the marks of the pieces that the chapters show: they would stay in the code of whoever copies it.
+/// Drops the marks of the pieces that the chapters show: they would stay in a reader's code.
 fn drop_anchors(file: &mut File) {
     let Ok(text) = std::str::from_utf8(&file.content) else {
         return;

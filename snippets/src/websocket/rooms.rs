@@ -37,9 +37,8 @@ pub struct Rules {
     /// How long an empty room keeps its history for the last member's return. After that it restarts with another epoch, and
     /// counts from 1.
     pub keep_empty: Duration,
-    /// Whether answers and cursors have the epoch. For a contract of plain numbers set `false`: a room's first number
-    /// is then taken from the clock (`First::Clock`), so that a cursor from before the room restarted is answered
-    /// with `reset`.
+    /// Whether answers and cursors have the epoch. For a contract of plain numbers set `false`: a room's first number is then taken from
+    /// the clock (`First::Clock`), so that a cursor from before the room restarted is answered with `reset`.
     pub epochs: bool,
     /// How long a user stays present after the last connection, so that a reconnect does not show as leaving and joining.
     pub grace: Duration,
