@@ -131,16 +131,22 @@ fn a_blank_at_the_end_of_a_line_is_copied_and_its_loss_is_found() {
     assert_eq!(fs::read_to_string(root.join(&path)).unwrap(), with_blank);
 }
 
-#[test]
-fn a_changed_source_is_found() {
-    let copy = copy();
-    let (_, text) = chapter(copy.path());
+/// A chapter, and the file and the region that one of its fences shows.
+fn sourced(root: &Path) -> (PathBuf, String, String) {
+    let (path, text) = chapter(root);
     let from = xtask::fences::parse(&text)
         .unwrap()
         .into_iter()
         .find_map(|f| f.from.filter(|from| from.contains(".rs#")))
         .unwrap();
     let (file, anchor) = from.split_once('#').unwrap();
+    (path, file.to_owned(), anchor.to_owned())
+}
+
+#[test]
+fn a_changed_source_is_found() {
+    let copy = copy();
+    let (_, file, anchor) = sourced(copy.path());
     let mark = format!("ANCHOR: {anchor}\n");
     edit(copy.path(), file, |t| {
         t.replacen(&mark, &format!("{mark}// new line\n"), 1)
@@ -151,13 +157,7 @@ fn a_changed_source_is_found() {
 #[test]
 fn a_lost_anchor_is_found() {
     let copy = copy();
-    let (path, text) = chapter(copy.path());
-    let from = xtask::fences::parse(&text)
-        .unwrap()
-        .into_iter()
-        .find_map(|f| f.from.filter(|from| from.contains(".rs#")))
-        .unwrap();
-    let (file, anchor) = from.split_once('#').unwrap();
+    let (path, file, anchor) = sourced(copy.path());
     edit(copy.path(), file, |t| {
         t.replace(&format!("ANCHOR: {anchor}"), "ANCHOR: renamed")
     });
