@@ -4,7 +4,7 @@
 // Guarantees: each change is applied once and in order; after a `reset`, and when the snapshot cannot be continued, the
 // state is loaded again, with a growing random delay. Needs `sse/connect.ts` and `sse/event-stream.ts`.
 
-import { type ConnectOptions, connect, RetryLater } from "./connect.ts";
+import { type ConnectOptions, connect, RetryLater, sleep } from "./connect.ts";
 import type { ServerSentEvent } from "./event-stream.ts";
 
 // ANCHOR: live-state
@@ -53,23 +53,7 @@ export async function* liveState<S>(url: string | URL, options: LiveStateOptions
     }
     // Everyone is reset together when a server restarts: a snapshot costs it more than an event.
     const bound = Math.min(maxDelay, minDelay * 2 ** Math.min(resets++, 10));
-    await pause(Math.random() * bound, signal);
+    await sleep(Math.random() * bound, signal);
   }
 }
 // ANCHOR_END: live-state
-
-/** Waits `ms`; rejects with the signal's reason when that is aborted. */
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) return reject(signal.reason as Error);
-    const abort = (): void => {
-      clearTimeout(timer);
-      reject(signal.reason as Error);
-    };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", abort);
-      resolve();
-    }, ms);
-    signal.addEventListener("abort", abort, { once: true });
-  });
-}
