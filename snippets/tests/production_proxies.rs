@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::{SinkExt, StreamExt};
 use hyper_util::rt::TokioIo;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message::{self, Ping};
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -49,14 +49,21 @@ async fn assert_pattern(kind: Kind) {
     assert_eq!(client.body(), "127.0.0.1", "{kind:?}");
     // WebSocket: upgraded, echoed, and its end noticed.
     let url = format!("ws://{}/echo", proxy.addr);
-    let (mut socket, _) = within("the upgrade", tokio_tungstenite::connect_async(url))
+    let (socket, _) = within("the upgrade", tokio_tungstenite::connect_async(url))
         .await
         .unwrap();
+    assert_echo(socket).await;
+    up.all_left().await;
+}
+
+/// Sends a message, expects it back and nothing before it, and drops the socket.
+async fn assert_echo<S>(mut socket: WebSocketStream<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     socket.send("hello".into()).await.unwrap();
     let answer = within("the echo", socket.next()).await.unwrap().unwrap();
     assert_eq!(answer.into_text().unwrap(), "hello");
-    drop(socket);
-    up.all_left().await;
 }
 
 #[tokio::test]
@@ -491,11 +498,8 @@ async fn assert_secure(kind: Kind, extended: bool) {
     let stream = certificate.connect(proxy.addr, "http/1.1").await.unwrap();
     let url = format!("wss://localhost:{}/echo", proxy.addr.port());
     let upgrade = tokio_tungstenite::client_async(url, stream);
-    let (mut socket, _) = within("the upgrade", upgrade).await.unwrap();
-    socket.send("hello".into()).await.unwrap();
-    let answer = within("the echo", socket.next()).await.unwrap().unwrap();
-    assert_eq!(answer.into_text().unwrap(), "hello");
-    drop(socket);
+    let (socket, _) = within("the upgrade", upgrade).await.unwrap();
+    assert_echo(socket).await;
     up.all_left().await;
     // RFC 8441: on the connection of HTTP/2, if the proxy announces it. Its settings have come with the responses above.
     let mut connect = tls::get(proxy.addr, "/echo");
@@ -510,11 +514,8 @@ async fn assert_secure(kind: Kind, extended: bool) {
     assert_eq!(accepted, extended, "{kind:?}: {answer:?}");
     if let (true, Ok(answer)) = (extended, answer) {
         let stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
-        let mut socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
-        socket.send("hello".into()).await.unwrap();
-        let answer = within("the echo", socket.next()).await.unwrap().unwrap();
-        assert_eq!(answer.into_text().unwrap(), "hello");
-        drop(socket);
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        assert_echo(socket).await;
         up.all_left().await;
     }
 }
