@@ -664,71 +664,72 @@ fn every_chapter_has_a_row() {
     }
 }
 
-/// Why a row may have more files than `MOST_FILES`: each is a whole endpoint or page, made of patterns that are rows of their own.
-const WHOLE: [(&str, usize, &str); 9] = [
-    (
-        "llm/ag_ui",
-        11,
-        "a run of an agent (4), and answers that outlive their reader",
-    ),
-    (
-        "llm/chat_page",
-        10,
-        "a page: conversation, reader, Markdown and scrolling",
-    ),
-    (
-        "llm/nextjs",
-        10,
-        "an application: its routes, and the files that both share",
-    ),
-    (
-        "llm/use-chat-log",
-        9,
-        "the same page as one React component",
-    ),
+/// Rows with more files than `MOST_FILES`: whole endpoints and pages. Each names the patterns that it is made of, and adds little of
+/// its own.
+const COMPOSED: [(&str, &[&str]); 8] = [
+    ("llm/ag_ui", &["llm/agent", "llm/resume"]),
+    ("llm/chat_page", &["llm/chat", "llm/stream-markdown"]),
+    ("llm/use-chat-log", &["llm/chat"]),
     (
         "llm/use_chat",
-        18,
-        "an agent, the protocol of `useChat`, the history, and answers that outlive their reader",
+        &[
+            "llm/resume",
+            "llm/ui_message_stream",
+            "llm/use_chat_history",
+        ],
     ),
-    (
-        "production/disconnects",
-        9,
-        "the log of a broker (8), and what reads it",
-    ),
+    ("production/disconnects", &["production/topics"]),
     (
         "production/topics_socket",
-        15,
-        "many logs of a broker, over sockets",
+        &["production/topics", "websocket/serve"],
     ),
     (
         "production/feed",
-        12,
-        "one broker's log over event streams and over sockets",
+        &["production/shared_log", "websocket/serve"],
     ),
     (
         "websocket/rooms_endpoint",
-        13,
-        "rooms, which are a log (8), over sockets (5)",
+        &["websocket/rooms", "websocket/serve"],
     ),
 ];
+/// Files that a composed row may add to its patterns.
+const OWN_FILES: usize = 3;
 
 #[test]
 fn no_pattern_drags_in_more_than_it_needs() {
+    let most = xtask::copying::MOST_FILES;
     let rows = xtask::copying::rows(&xtask::root()).unwrap();
-    let patterns = rows
+    // `next`, `app`, `folder` and `service` are applications.
+    let patterns: Vec<_> = rows
         .iter()
-        .filter(|row| !["service", "app", "folder"].contains(&row.language));
+        .filter(|row| ["rust", "ts"].contains(&&*row.language))
+        .collect();
     let mut problems = Vec::new();
-    for row in patterns {
-        let whole = WHOLE.iter().find(|(name, ..)| *name == row.name);
-        let most = whole.map_or(xtask::copying::MOST_FILES, |(_, most, _)| *most);
-        let count = row.files.len();
-        if count > most {
-            problems.push(format!("{}: {count} files: {:?}", row.name, row.files));
-        }
-        if whole.is_some() && count < most {
-            problems.push(format!("{}: {count} files are enough", row.name));
+    for row in &patterns {
+        let parts = COMPOSED.iter().find(|(name, _)| *name == row.name);
+        let of_parts = |file: &&String| {
+            parts.is_some_and(|(_, parts)| {
+                let same = |other: &&&Row| {
+                    other.language == row.language
+                        && parts.contains(&&*other.name)
+                        && other.files.len() <= most
+                };
+                patterns
+                    .iter()
+                    .filter(same)
+                    .any(|part| part.files.contains(*file))
+            })
+        };
+        let own = row.files.iter().filter(|file| !of_parts(file)).count();
+        match parts {
+            None if own > most => problems.push(format!("{}: {:?}", row.name, row.files)),
+            Some(_) if row.files.len() <= most => {
+                problems.push(format!("{} is no longer composed", row.name));
+            }
+            Some(_) if own > OWN_FILES => {
+                problems.push(format!("{} adds {own} files to its patterns", row.name));
+            }
+            _ => {}
         }
     }
     xtask::report(&problems);
