@@ -535,7 +535,9 @@ fn a_service_becomes_a_project_of_its_own() {
     let home = folder.path().join("jobs");
     let read = |path: &str| fs::read_to_string(home.join(path)).unwrap();
     let manifest = read("Cargo.toml");
-    assert!(manifest.contains("name = \"progress-jobs\""), "{manifest}");
+    // As with `cargo new`, the crate has the name of its folder.
+    assert!(manifest.contains("name = \"jobs\""), "{manifest}");
+    assert!(read("Dockerfile").contains("/release/jobs "));
     assert!(
         !manifest.contains("workspace") && !manifest.contains("path ="),
         "{manifest}"
@@ -543,7 +545,7 @@ fn a_service_becomes_a_project_of_its_own() {
     assert!(
         read("src/lib.rs").ends_with("pub mod connections;\npub mod production;\npub mod sse;\n")
     );
-    assert!(read("src/main.rs").contains("use progress_jobs::connections::listen;"));
+    assert!(read("src/main.rs").contains("use jobs::connections::listen;"));
     let all = files(&home);
     assert!(
         all.iter()
@@ -558,6 +560,25 @@ fn a_service_becomes_a_project_of_its_own() {
     let again = copy_in(folder.path(), &["service/progress-jobs", "jobs"]);
     again.exits(1).has(&["is not empty"]);
     assert_eq!(files(&home), before);
+}
+
+#[test]
+fn a_service_in_a_folder_that_no_crate_can_be_called_keeps_its_name() {
+    let folder = projects();
+    copy_in(folder.path(), &["service/progress-jobs", "My jobs"]).exits(0);
+    let manifest = fs::read_to_string(folder.path().join("My jobs/Cargo.toml")).unwrap();
+    assert!(manifest.contains("name = \"progress-jobs\""), "{manifest}");
+}
+
+#[test]
+fn the_last_part_of_a_name_is_enough_if_no_other_has_it() {
+    let folder = projects();
+    let copy = |name: &str| copy_in(folder.path(), &["--dry-run", name, "app"]);
+    copy("use_chat").exits(0).has(&["llm/use_chat: "]);
+    // `sse/topics` and `production/topics`
+    copy("topics")
+        .exits(2)
+        .has(&["sse/topics", "production/topics"]);
 }
 
 #[test]
