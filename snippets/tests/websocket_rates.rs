@@ -29,6 +29,7 @@ fn quotas() -> Quotas {
         control: burst(2),
         refusals: Some(burst(4)),
         connects: burst(2),
+        ..Quotas::default()
     }
 }
 

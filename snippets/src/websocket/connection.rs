@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::{
     CloseFrame, Role, WebSocketConfig, WebSocketContext,
 };
 
-use super::outbox::Outbox;
+use super::outbox::{Outbox, TOO_SLOW};
 use super::serve::End;
 use super::serve::{Handler, Shared};
 use crate::connections::crowd::{Due, Place};
@@ -183,7 +183,7 @@ impl<H: Handler> Connection<H> {
         }
         if let Some(close) = self.outbox.take(out, BATCH) {
             // The events that the peer has not yet been sent go before it, unless it is too slow for them.
-            while close.code != 1013
+            while close.code != TOO_SLOW.0
                 && out.len() < 4 * BATCH
                 && let Poll::Ready(frames) = handler.poll_frames(cx, &self.outbox)
             {

@@ -21,6 +21,7 @@ pub mod protect;
 pub mod rates;
 pub mod rooms;
 pub mod rooms_endpoint;
+pub mod rooms_protocol;
 pub mod serve;
 pub mod throttle;
 pub mod users;

@@ -1,7 +1,7 @@
 //! The outbound queue of one WebSocket connection: answers from any task to the one task that writes.
 //!
 //! Bounded in messages and in bytes; nothing here waits for the peer except [`Outbox::send_when_room`]. A peer that does not
-//! read its answers is disconnected with 1013. What many peers receive is not queued here: it is a log that each
+//! read its answers is disconnected with [`TOO_SLOW`]. What many peers receive is not queued here: it is a log that each
 //! connection reads at its own position (`Handler::poll_frames`). Used by `serve.rs`.
 
 // ANCHOR: outbox
@@ -14,6 +14,9 @@ use std::task::{Poll, Waker};
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes};
 use bytes::{BufMut, Bytes};
 use tokio::time::Instant;
+
+/// The Close for a peer that reads too slowly; it may reconnect and resume.
+pub const TOO_SLOW: (u16, &str) = (1013, "too slow: reconnect and resume");
 
 /// Handle to the queue; clones are the same queue.
 #[derive(Clone)]
@@ -56,7 +59,7 @@ impl Outbox {
     }
 
     /// Queues an answer; false if the connection is closing. If the queue is full, the peer does not read: it is disconnected
-    /// with 1013.
+    /// with [`TOO_SLOW`].
     pub fn send(&self, message: Message) -> bool {
         let mut queue = self.lock();
         if queue.closed {
@@ -66,7 +69,7 @@ impl Outbox {
             queue.items = VecDeque::new(); // it would be stale before this peer has read it
             queue.bytes = 0;
             drop(queue);
-            self.close(1013, "too slow: reconnect and resume");
+            self.close(TOO_SLOW.0, TOO_SLOW.1);
             return false;
         }
         queue.bytes += message_len(&message);

@@ -1,7 +1,7 @@
 //! Rate limits: messages per connection and per user, bytes and open sockets per user, control frames, connects per address.
 //!
 //! Wraps any [`Handler`]. Guarantees: a refusal names the message that it refuses (`id`, `room`) and when to send it again;
-//! a connection that is closed for load is closed with 1013, so no client stops permanently because of a limit.
+//! a connection that is closed for load is closed with 1013 by default, so no client stops permanently because of a limit.
 //! One instance: each process counts for itself. A handler sees no fragments and no incomplete messages: [`super::throttle`]
 //! bounds those. Needs `serve.rs`, `protect.rs`, `admission.rs`, `users.rs` and `connections/client_ip.rs`.
 
@@ -50,15 +50,21 @@ pub struct Quotas {
     pub user: Quota,
     /// Bytes of one user over all connections. A message that is longer than the burst takes the whole burst.
     pub bytes: Quota,
-    /// Open sockets of one user; one more is closed with 1013.
+    /// Open sockets of one user; one more is closed with `too_many`.
     pub sockets: usize,
     /// Pings and pongs of one connection. The peer sends a pong for each of our pings, so stay well above their rate.
     pub control: Quota,
-    /// Messages over the limit that are answered with `rate_limited`; beyond them the connection is closed with 1013. Allow more
+    /// Messages over the limit that are answered with `refusal`; beyond them the connection is closed with `too_fast`. Allow more
     /// than a client has in flight, because all that it sends at once after a reconnect may be refused. `None`: never closed.
     pub refusals: Option<Quota>,
     /// Handshakes of one address, which may be an office or a mobile network with thousands of users.
     pub connects: Quota,
+    /// The answer to a message over the limit, and the milliseconds until it would be allowed. [`refusal`] has `rate_limited`.
+    pub refusal: fn(&Message, u64) -> String,
+    /// The Close for a socket too many. One that stops your client permanently makes a burst an outage.
+    pub too_many: (u16, &'static str),
+    /// The Close for a client that sends on in spite of refusals, or too many pings.
+    pub too_fast: (u16, &'static str),
 }
 // ANCHOR_END: quotas
 
@@ -74,6 +80,9 @@ impl Default for Quotas {
             control: per_second(5),
             refusals: Some(Quota::per_minute(NonZeroU32::MIN.saturating_add(149))),
             connects: per_second(20).allow_burst(NonZeroU32::MIN.saturating_add(199)),
+            refusal,
+            too_many: (1013, "too many connections"),
+            too_fast: (1013, "rate limit"),
         }
         // ANCHOR_END: defaults
     }
@@ -92,6 +101,8 @@ pub struct Rates {
 struct Users {
     messages: Keyed<Arc<str>>,
     bytes: Keyed<Arc<str>>,
+    refusal: fn(&Message, Wait) -> String,
+    too_fast: (u16, &'static str),
 }
 
 struct Keyed<K: Hash + Eq + Clone> {
@@ -140,6 +151,8 @@ impl Rates {
             users: Arc::new(Users {
                 messages: Keyed::new(quotas.user),
                 bytes: Keyed::new(quotas.bytes),
+                refusal: quotas.refusal,
+                too_fast: quotas.too_fast,
             }),
             sockets: UserSockets::new(quotas.sockets),
             addresses: Arc::new(Keyed::new(quotas.connects)),
@@ -156,7 +169,8 @@ impl Rates {
     pub fn limit<H: Handler>(&self, user: &User, outbox: &Outbox, handler: H) -> Limited<H> {
         let place = self.sockets.enter(&user.name, outbox);
         if place.is_none() {
-            outbox.close(1013, "too many connections");
+            let (code, reason) = self.quotas.too_many;
+            outbox.close(code, reason);
         }
         // A socket outlives the token that it was opened with. For a logout: `Rates::disconnect`.
         outbox.close_at(user.expires, EXPIRED, "session expired");
@@ -208,9 +222,9 @@ impl<H: Handler> Handler for Limited<H> {
                     .as_ref()
                     .is_none_or(|left| left.check().is_ok()) =>
             {
-                outbox.send(Message::Text(refusal(&message, wait).into()));
+                outbox.send(Message::Text((users.refusal)(&message, wait).into()));
             }
-            Err(_) => outbox.close(1013, "rate limit"),
+            Err(_) => outbox.close(users.too_fast.0, users.too_fast.1),
         }
     }
     // ANCHOR_END: check
@@ -218,7 +232,7 @@ impl<H: Handler> Handler for Limited<H> {
     fn on_control(&mut self, outbox: &Outbox) {
         match self.control.check() {
             Ok(()) => self.handler.on_control(outbox),
-            Err(_) => outbox.close(1013, "too many control frames"),
+            Err(_) => outbox.close(self.users.too_fast.0, self.users.too_fast.1),
         }
     }
 
@@ -227,8 +241,8 @@ impl<H: Handler> Handler for Limited<H> {
     }
 }
 
-/// Names the message, so that its sender can send it again: nothing of it was carried out.
-fn refusal(message: &Message, wait: Wait) -> String {
+/// Names the message by its `id` and `room`, so that its sender can send it again: nothing of it was carried out.
+pub fn refusal(message: &Message, wait: u64) -> String {
     #[derive(Default, Deserialize)]
     struct Names<'a> {
         #[serde(borrow)]

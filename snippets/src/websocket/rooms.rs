@@ -3,8 +3,8 @@
 //! A room is a log of frames and each member is a position in it: publishing queues nothing and waits for nobody.
 //! Guarantees: every member receives the same events under the same sequence numbers; a member that returns with its
 //! cursor misses nothing or gets `reset`; presence is state next to the log, so that coming and going costs no history.
-//! One process: a client that reconnects to another instance gets `reset`. `rooms_endpoint.rs` speaks the protocol. Needs
-//! `presence.rs`, `outbox.rs` and `sse/log.rs` with its files.
+//! One process: a client that reconnects to another instance gets `reset`. `rooms_endpoint.rs` is the endpoint. Needs
+//! `rooms_protocol.rs`, `presence.rs`, `outbox.rs` and `sse/log.rs` with its files.
 
 // ANCHOR: rules
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// What happens to a member for which more than [`Rules::queue`] events wait. The kind of data decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// Close with 1013; the client reconnects and resumes. For data that must be complete.
+    /// Close with `outbox::TOO_SLOW`; the client reconnects and resumes. For data that must be complete.
     Disconnect,
     /// Skip the oldest and send one `gap` in their place. For feeds and logs.
     DropOldest,
@@ -76,28 +76,17 @@ use std::task::{Context, Poll, Waker};
 
 use axum::extract::ws::Message;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::outbox::{Outbox, text_frame};
 use super::presence::Presence;
+use super::rooms_protocol::{Cursor, Entry, Reply, event};
 use crate::sse::event::LastEventId;
 use crate::sse::event::{Ids, Reason};
 use crate::sse::log::{Begin, Config, First, Log, Slow};
 use crate::sse::log_reader::{Next, Reader};
-
-/// Where a member left off. Sequence numbers count only within one epoch: in a room that was freed, or after a restart, they
-/// start at 1 again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cursor {
-    /// From the answer to the join; absent without [`Rules::epochs`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<String>,
-    /// The last event that was processed.
-    pub seq: u64,
-}
 
 /// All rooms of one process; clones are the same hub.
 #[derive(Clone)]
@@ -244,24 +233,23 @@ impl Membership {
         {
             reset = Some(reason);
         }
-        let mut answer = json!({
-            "type": if reset.is_some() { "reset" } else { "joined" },
-            "room": &*room.name,
-        });
-        if self.hub.rules.epochs {
-            answer["epoch"] = json!(room.epoch);
-        }
-        answer["seq"] = json!(self.events.at().seq); // the events continue after it
-        if let Some(reason) = reset {
-            answer["reason"] = json!(reason);
-        }
+        let rules = &self.hub.rules;
         let state = lock(&room.state);
-        if self.hub.rules.presence {
-            answer["count"] = json!(state.presence.count());
-            answer["users"] = json!(state.presence.names());
-        }
+        let entry = Entry {
+            room: &room.name,
+            epoch: rules.epochs.then_some(&*room.epoch),
+            seq: self.events.at().seq, // the events continue after it
+            reason: reset,
+            count: rules.presence.then(|| state.presence.count()),
+            users: rules.presence.then(|| state.presence.names()),
+        };
+        let answer = match reset {
+            None => Reply::Joined(entry),
+            Some(_) => Reply::Reset(entry),
+        };
+        let answer = answer.text();
         drop(state);
-        outbox.send(Message::Text(answer.to_string().into()));
+        outbox.send(Message::Text(answer.into()));
     }
 
     /// Publishes to all members and returns the sequence number. A `message_id` that this user has sent before, as far as the
@@ -271,8 +259,7 @@ impl Membership {
     /// `too_large`, if the message is larger than [`Rules::history_bytes`].
     pub fn publish(&self, message_id: String, data: &Value) -> Result<u64, &'static str> {
         let room = &self.room;
-        let before = format!(r#"{{"type":"message","room":{},"seq":"#, json!(&*room.name));
-        let after = format!(r#","user":{},"data":{data}}}"#, json!(&*self.user));
+        let (before, after) = event(&room.name, &self.user, data);
         let sent = (self.user.clone(), message_id);
         let mut state = lock(&room.state);
         if let Some(&seq) = state.known.get(&sent) {
@@ -292,7 +279,7 @@ impl Membership {
         Ok(seq)
     }
 
-    /// The next frames for this member. `None`: it is too slow for a room that disconnects; close with 1013.
+    /// The next frames for this member. `None`: it is too slow for a room that disconnects; close with `outbox::TOO_SLOW`.
     pub fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Poll::Ready(Next::Blocks(presence)) = self.presence.next(cx) {
             return Poll::Ready(Some(presence));
@@ -300,9 +287,8 @@ impl Membership {
         match self.events.next(cx) {
             Poll::Ready(Next::Blocks(frames)) => Poll::Ready(Some(frames)),
             Poll::Ready(Next::Missed(_, from)) => {
-                let to = self.events.at().seq;
-                let gap = json!({ "type": "gap", "room": self.room(), "from": from, "to": to });
-                Poll::Ready(Some(text_frame(&gap.to_string())))
+                let (room, to) = (self.room(), self.events.at().seq);
+                Poll::Ready(Some(text_frame(&Reply::Gap { room, from, to }.text())))
             }
             Poll::Ready(Next::Last(_) | Next::End) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
@@ -360,13 +346,12 @@ impl Room {
     fn tidy(&self, now: Instant, tell: bool) -> bool {
         let mut state = lock(&self.state);
         if state.presence.take_changes(now) && tell {
-            let presence = json!({
-                "type": "presence",
-                "room": &*self.name,
-                "count": state.presence.count(),
-                "users": state.presence.names(),
-            });
-            let frame = text_frame(&presence.to_string());
+            let presence = Reply::Presence {
+                room: &self.name,
+                count: state.presence.count(),
+                users: state.presence.names(),
+            };
+            let frame = text_frame(&presence.text());
             let _ = self.presence.publish_with(false, |_| frame); // never too large, never finished
         }
         state.listed = state.presence.is_pending() || state.empty_since.is_some();

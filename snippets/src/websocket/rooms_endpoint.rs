@@ -1,4 +1,5 @@
-//! The protocol of the rooms: `join` (with `resume`), `leave`, `publish` with an id that is acknowledged, `ping` for pages.
+//! The endpoint of the rooms: `join` (with `resume`), `leave`, `publish` with an id that is acknowledged, `ping` for pages.
+//! The words of the protocol are in `rooms_protocol`.
 //!
 //! Guarantee: every refusal names what it refuses, and none that depends on the state of the server ends the connection.
 //! Needs `rooms`, `serve` and `users` with their files; goes with `protect` and `rates`.
@@ -13,11 +14,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use axum::{Extension, Router};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::outbox::Outbox;
-use super::rooms::{Cursor, Hub, Membership};
+use super::outbox::{Outbox, TOO_SLOW};
+use super::rooms::{Hub, Membership};
+use super::rooms_protocol::{MALFORMED, Named, Reply, Request, SUBPROTOCOL, TEXT_ONLY};
 use super::serve::{Handler, Limit, Malformed, Sockets, Upgrade};
 use super::users::User;
 
@@ -25,46 +26,6 @@ use super::users::User;
 pub const MAX_ROOMS: usize = 16;
 /// Longest name of a room, and longest id of a message, in bytes.
 pub const MAX_NAME: usize = 64;
-
-#[derive(Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-#[allow(missing_docs)]
-pub enum Request {
-    Join {
-        room: String,
-        resume: Option<Cursor>,
-    },
-    Leave {
-        room: String,
-    },
-    Publish {
-        id: String,
-        room: String,
-        data: Value,
-    },
-    /// A page can neither send nor see the ping of the protocol: this is how it knows that the connection works.
-    Ping,
-}
-
-/// The answers; `joined`, `reset`, `gap`, `presence` and the events come from [`super::rooms`].
-#[derive(Debug, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Reply<'a> {
-    Pong,
-    Left {
-        room: &'a str,
-    },
-    Ack {
-        id: &'a str,
-        room: &'a str,
-        seq: u64,
-    },
-    Error {
-        code: &'a str,
-        id: Option<&'a str>,
-        room: Option<&'a str>,
-    },
-}
 
 /// `/rooms`. The user comes from your authentication in front of it, such as `protect`; without one every handshake fails. `limit` bounds what
 /// a connection and a user may send: `rates::Rates`, or `()` for nothing but the limits of `sockets`.
@@ -79,9 +40,9 @@ async fn upgrade<L: Limit<User>>(
     Extension(user): Extension<User>,
     upgrade: Upgrade,
 ) -> Response {
-    let upgrade = upgrade.protocols(["rooms.v1"]);
+    let upgrade = upgrade.protocols([SUBPROTOCOL]);
     if upgrade.is_unknown_protocol() {
-        return (StatusCode::BAD_REQUEST, "offer rooms.v1").into_response();
+        return (StatusCode::BAD_REQUEST, format!("offer {SUBPROTOCOL}")).into_response();
     }
     sockets.accept(upgrade, move |outbox| {
         let member = Member::new(hub, user.clone());
@@ -175,7 +136,7 @@ impl Member {
 impl Handler for Member {
     fn on_message(&mut self, message: Message, outbox: &Outbox) {
         let Message::Text(text) = message else {
-            return outbox.close(1003, "text only");
+            return outbox.close(TEXT_ONLY.0, TEXT_ONLY.1);
         };
         let done = serde_json::from_str(&text)
             .map_err(|error| {
@@ -188,21 +149,17 @@ impl Handler for Member {
             .and_then(|request| self.carry_out(request, outbox));
         let Err(code) = done else { return };
         // Echoed, so that the client can tell which of its messages this is about.
-        let sent = serde_json::from_str::<Value>(&text).unwrap_or_default();
-        let short = |key: &str| {
-            sent.get(key)
-                .and_then(Value::as_str)
-                .filter(|value| value.len() <= MAX_NAME)
-        };
+        let Named { id, room } = serde_json::from_str(&text).unwrap_or_default();
+        let short = |value| Value::as_str(value).filter(|value| value.len() <= MAX_NAME);
         let reply = Reply::Error {
             code,
-            id: short("id"),
-            room: short("room"),
+            id: short(&id),
+            room: short(&room),
         };
         send(outbox, &reply);
         // Any other refusal depends on the state of the server: the client is not to blame, and must not stop.
         if code.starts_with("invalid_") && self.malformed.is_too_many() {
-            outbox.close(1008, "too many malformed messages");
+            outbox.close(MALFORMED.0, MALFORMED.1);
         }
     }
 
@@ -215,7 +172,7 @@ impl Handler for Member {
                     return Poll::Ready(frames);
                 }
                 Poll::Ready(None) => {
-                    outbox.close(1013, "too slow: reconnect and resume");
+                    outbox.close(TOO_SLOW.0, TOO_SLOW.1);
                     return Poll::Pending;
                 }
                 Poll::Pending => {}
@@ -226,8 +183,6 @@ impl Handler for Member {
 }
 
 fn send(outbox: &Outbox, reply: &Reply<'_>) {
-    // Cannot fail: all keys are strings.
-    let text = serde_json::to_string(reply).unwrap_or_default();
-    outbox.send(Message::Text(text.into()));
+    outbox.send(Message::Text(reply.text().into()));
 }
 // ANCHOR_END: rooms_endpoint

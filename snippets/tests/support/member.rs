@@ -5,7 +5,8 @@ use std::task::{Context, Poll, Waker};
 use axum::extract::ws::Message;
 use serde_json::{Value, json};
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::rooms::{Cursor, Hub, Membership};
+use snippets::websocket::rooms::{Hub, Membership};
+use snippets::websocket::rooms_protocol::Cursor;
 
 use super::Frame;
 

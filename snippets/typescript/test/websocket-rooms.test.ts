@@ -1,7 +1,7 @@
 // The client of the rooms protocol against a server that refuses, is late, and fails on purpose.
 import { expect, onTestFinished, test } from "vitest";
 import type { WebSocket as ServerSocket } from "ws";
-import { type RoomEvent, type RoomHandler, Rooms } from "../src/websocket/rooms.ts";
+import { type Protocol, type RoomEvent, type RoomHandler, Rooms } from "../src/websocket/rooms.ts";
 import { eventually, signal } from "./support/server.ts";
 import { serveSockets } from "./support/websocket.ts";
 
@@ -196,4 +196,68 @@ test("joins come before publications on each connection, and a refusal is report
   await rooms.publish("talk", "hello");
   expect(refused).toEqual(["full"]);
   expect(got.slice(-3).map(({ type, room }) => `${type} ${room}`)).toEqual(["join full", "join talk", "publish talk"]);
+});
+
+interface DeskMessage {
+  op: string;
+  desk: string;
+  n: number;
+  last: number;
+  ref: string;
+  from: string;
+  text: unknown;
+}
+
+/** `enter`, `entered`, `refresh`, `line`, `said`, with plain numbers. */
+const DESK: Protocol = {
+  subprotocol: "desk.v2",
+  ping: () => ({ op: "alive" }),
+  join: (desk, resume) => ({ op: "enter", desk, after: resume?.seq ?? null }),
+  leave: (desk) => ({ op: "exit", desk }),
+  publish: (ref, desk, text) => ({ op: "say", ref, desk, text }),
+  read: (message) => {
+    const { op, desk: room, n: seq, last, ref: id, from: user, text: data } = message as DeskMessage;
+    if (op === "line") return { type: "message", room, seq, user, data };
+    if (op === "said") return { type: "ack", id, seq };
+    if (op === "entered" || op === "refresh") return { type: op === "entered" ? "joined" : "reset", room, seq: last };
+    return undefined;
+  },
+};
+
+test("a contract with other words and plain numbers resumes, and acknowledges", async () => {
+  const server = await serveSockets(
+    (socket, nth) => {
+      const say = (message: object): void => socket.send(JSON.stringify(message));
+      socket.on("message", (data) => {
+        const { op, after, ref, text } = JSON.parse(data.toString()) as Record<string, unknown>;
+        got.push(`${nth} ${String(op)} ${String(after ?? text ?? null)}`);
+        say({ op: "weather", sun: true });
+        if (op === "enter") {
+          say({ op: "entered", desk: "a", last: nth === 1 ? 40 : 41 });
+          if (nth === 1) say({ op: "line", desk: "a", n: 41, from: "ada", text: "hello" });
+          else say({ op: "line", desk: "a", n: 42, from: "ada", text: "again" });
+        }
+        if (op === "say" && nth === 1) socket.terminate();
+        else if (op === "say") say({ op: "said", ref, desk: "a", n: 43 });
+      });
+    },
+    { handleProtocols: (offered) => (offered.has("desk.v2") ? "desk.v2" : false) },
+  );
+  const got: string[] = [];
+  const a = handler();
+  const rooms = new Rooms({ url: () => server.ws, protocol: DESK, minDelay: 1, maxDelay: 5 });
+  onTestFinished(() => rooms.close());
+  rooms.join("a", a);
+  await eventually(() => a.seen.length === 1);
+  expect(await rooms.publish("a", "words")).toBe(43);
+  await eventually(() => a.seen.length === 2);
+  expect(got).toEqual(["1 enter null", "1 say words", "2 enter 41", "2 say words"]);
+  expect([a.seen, a.resets]).toEqual([[41, 42], [40]]);
+});
+
+test("a client that has stopped reports what it could not deliver", async () => {
+  const { rooms, states } = await enter((it, _, socket) => void (it.type === "publish" && socket.close(4401)));
+  rooms.join("a", handler());
+  await expect(rooms.publish("a", 1)).rejects.toMatchObject({ name: "CommandExpiredError", sent: true });
+  expect(states.at(-1)).toBe("stopped 4401");
 });

@@ -16,7 +16,7 @@ export class OutboxFullError extends Error {
   override readonly name = "OutboxFullError";
 }
 
-/** The command was not acknowledged in time. If it was sent, it may have taken effect, or may yet: ask the server. */
+/** The command was not acknowledged in time, or before the client stopped. If it was sent, it may have taken effect, or may yet: ask the server. */
 export class CommandExpiredError extends Error {
   override readonly name = "CommandExpiredError";
   readonly sent: boolean;
@@ -91,6 +91,12 @@ export class Outbox<T, A = void> {
     this.#take(id)?.reject(error);
   }
 
+  /** Call it when the client has stopped: no acknowledgement will come. */
+  stop(): void {
+    clearTimeout(this.#timer);
+    for (const [id, { sent }] of [...this.#waiting]) this.refuse(id, new CommandExpiredError(id, sent));
+  }
+
   // ANCHOR: hold
   /** The server did not execute the command, and accepts it again in `ms`. Later commands may overtake it. */
   hold(id: string, ms: number): void {
@@ -147,16 +153,18 @@ export class Outbox<T, A = void> {
 export class SendWindow {
   readonly #onRoom: () => void;
   readonly #max: number;
+  readonly #maxPace: number;
   readonly #inFlight = new Set<string>();
   /** Time in ms between two sends: 0 until a refusal, and again when nothing waits any more. */
   #pace = 0;
   #notBefore = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  /** `onRoom` is called when `take` may succeed again. */
-  constructor(onRoom: () => void, max = 16) {
+  /** `onRoom` is called when `take` may succeed again. `maxPace` in ms: for a server that takes several at once after a wait. */
+  constructor(onRoom: () => void, max = 16, maxPace = Infinity) {
     this.#onRoom = onRoom;
     this.#max = max;
+    this.#maxPace = maxPace;
   }
 
   /** True: send it now, and call `answered` at its answer. False: `onRoom` follows. */
@@ -187,7 +195,7 @@ export class SendWindow {
   /** The server takes this one again in `ms`, and the others no faster than one in each `ms`. */
   refused(key: string, ms: number): void {
     this.#inFlight.delete(key);
-    this.#pace = Math.max(this.#pace, ms);
+    this.#pace = Math.min(this.#maxPace, Math.max(this.#pace, ms));
     this.#notBefore = Math.max(this.#notBefore, performance.now() + ms);
     queueMicrotask(this.#onRoom);
   }

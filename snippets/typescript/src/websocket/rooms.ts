@@ -7,7 +7,7 @@
 
 // ANCHOR: rooms
 import { type ClientOptions, type Data, WebSocketClient } from "./client.ts";
-import { Outbox, SendWindow } from "./outbox.ts";
+import { type Command, Outbox, SendWindow } from "./outbox.ts";
 
 export interface RoomEvent {
   type: "message";
@@ -29,23 +29,28 @@ export interface RoomHandler {
   onFailed?(error: unknown): void;
 }
 
-interface Room {
-  handler: RoomHandler;
-  /** Sequence numbers count within one epoch of the room. */
+/** Sequence numbers count within one epoch of the room; a contract of plain numbers has none. */
+export interface Cursor {
   epoch?: string;
   seq: number;
+}
+
+interface Room {
+  handler: RoomHandler;
+  /** What to resume after, once a join was answered. */
+  cursor?: Cursor;
   /** A join is not answered yet: an event that comes now would make the gap before it invisible. */
   joining: boolean;
 }
 
-interface Presence {
+export interface Presence {
   users?: string[];
   count?: number;
 }
 
-type Incoming =
+export type Incoming =
   | RoomEvent
-  | ({ type: "joined" | "reset"; room: string; epoch: string; seq: number } & Presence)
+  | ({ type: "joined" | "reset"; room: string } & Cursor & Presence)
   | ({ type: "presence"; room: string } & Presence)
   | { type: "gap"; room: string; from: number; to: number }
   | { type: "ack"; id: string; seq: number }
@@ -53,10 +58,36 @@ type Incoming =
   | { type: "left"; room: string }
   | { type: "pong" };
 
+/** The words of a contract: `new Rooms({ protocol: { ...ROOMS_V1, … } })`. */
+export interface Protocol {
+  subprotocol: string;
+  ping(): object;
+  join(room: string, resume?: Cursor): object;
+  leave(room: string): object;
+  publish(id: string, room: string, data: unknown): object;
+  /** Returns `undefined` for a message that is not for the rooms. Refusals for a rate have the code `rate_limited`. */
+  read(message: unknown): Incoming | undefined;
+}
+
+export const ROOMS_V1: Protocol = {
+  subprotocol: "rooms.v1",
+  ping: () => ({ type: "ping" }),
+  join: (room, resume) => ({ type: "join", room, ...(resume && { resume }) }),
+  leave: (room) => ({ type: "leave", room }),
+  publish: (id, room, data) => ({ type: "publish", id, room, data }),
+  read: (message) => message as Incoming,
+};
+
+interface Publication {
+  room: string;
+  data: unknown;
+}
+
 export class Rooms {
   readonly #rooms = new Map<string, Room>();
   readonly #client: WebSocketClient;
-  readonly #outbox: Outbox<{ room: string; data: unknown }, number>;
+  readonly #protocol: Protocol;
+  readonly #outbox: Outbox<Publication, number>;
   readonly #window: SendWindow;
   /** Rooms whose membership the server does not know yet: sent before any publication, as only members may publish. */
   readonly #unsent = new Set<string>();
@@ -66,15 +97,18 @@ export class Rooms {
   /** `window`: messages that may wait for their answers at once. */
   constructor({
     window = 16,
+    protocol = ROOMS_V1,
     ...options
-  }: Omit<ClientOptions, "onOpen" | "onMessage" | "protocols"> & { window?: number }) {
+  }: Omit<ClientOptions, "onOpen" | "onMessage" | "protocols"> & { window?: number; protocol?: Protocol }) {
+    this.#protocol = protocol;
     this.#window = new SendWindow(() => this.#flush(), window);
     const send = (message: object): boolean => this.#unsent.size === 0 && this.#client.send(JSON.stringify(message));
-    this.#outbox = new Outbox(({ id, body }) => send({ type: "publish", id, ...body }), { window: this.#window });
+    const publish = ({ id, body }: Command<Publication>): boolean => send(protocol.publish(id, body.room, body.data));
+    this.#outbox = new Outbox(publish, { window: this.#window });
     this.#client = new WebSocketClient({
-      heartbeat: () => '{"type":"ping"}',
+      heartbeat: () => JSON.stringify(protocol.ping()),
       ...options,
-      protocols: ["rooms.v1"],
+      protocols: [protocol.subprotocol],
       onOpen: () => {
         this.#asked.clear();
         this.#unsent.clear(); // the server knows no member of an earlier connection
@@ -83,11 +117,15 @@ export class Rooms {
         this.#flush();
       },
       onMessage: (data) => this.#receive(data),
+      onState: (state, code, error) => {
+        if (state === "stopped") this.#outbox.stop();
+        options.onState?.(state, code, error);
+      },
     });
   }
 
   join(name: string, handler: RoomHandler): void {
-    const room = { handler, seq: 0, joining: true };
+    const room = { handler, joining: true };
     this.#rooms.set(name, room);
     this.#join(name, room);
     this.#flush();
@@ -116,9 +154,8 @@ export class Rooms {
 
   #flush(): void {
     for (const name of this.#unsent) {
-      const { epoch, seq } = this.#rooms.get(name) ?? {};
-      const resume = epoch === undefined ? {} : { resume: { epoch, seq } };
-      const message = this.#rooms.has(name) ? { type: "join", room: name, ...resume } : { type: "leave", room: name };
+      const room = this.#rooms.get(name);
+      const message = room ? this.#protocol.join(name, room.cursor) : this.#protocol.leave(name);
       if (!this.#window.take(`room ${name}`)) return;
       if (!this.#client.send(JSON.stringify(message))) {
         this.#window.untake(`room ${name}`);
@@ -131,8 +168,8 @@ export class Rooms {
   }
 
   async #receive(data: Data): Promise<void> {
-    const message = JSON.parse(data as string) as Incoming;
-    switch (message.type) {
+    const message = this.#protocol.read(JSON.parse(data as string));
+    switch (message?.type) {
       case "joined":
       case "reset": {
         const room = this.#rooms.get(message.room);
@@ -140,11 +177,11 @@ export class Rooms {
         room.joining = false;
         await this.#guard(message.room, room, async () => {
           // The first join has no past either: it starts with a snapshot.
-          if (message.type === "reset" || room.epoch === undefined) {
-            await room.handler.onReset(message.users ?? [], message.seq);
-            room.seq = message.seq;
+          const { epoch, seq } = message;
+          if (message.type === "reset" || room.cursor === undefined) {
+            await room.handler.onReset(message.users ?? [], seq);
+            room.cursor = epoch === undefined ? { seq } : { epoch, seq };
           }
-          room.epoch = message.epoch;
           present(room, message);
         });
         return;
@@ -173,10 +210,11 @@ export class Rooms {
 
   async #apply(event: RoomEvent): Promise<void> {
     const room = this.#rooms.get(event.room);
-    if (room === undefined || room.joining || event.seq <= room.seq) return; // it came before, or comes again
+    const cursor = room?.cursor;
+    if (!room || !cursor || room.joining || event.seq <= cursor.seq) return; // it came before, or comes again
     await this.#guard(event.room, room, async () => {
       await room.handler.onEvent(event);
-      room.seq = event.seq; // handled: only now does a resume continue after it
+      cursor.seq = event.seq; // handled: only now does a resume continue after it
     });
   }
 
