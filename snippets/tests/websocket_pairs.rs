@@ -12,13 +12,13 @@ use snippets::connections::tickets::Tickets;
 use snippets::production::chaos_flow::{Cut, Plan};
 use snippets::websocket::client::{Command, Config, Stopped, Update, run};
 use snippets::websocket::pending::Pending;
-use snippets::websocket::protect::{self, Accounts, Guard, issue_ticket};
+use snippets::websocket::protect::{self, Guard, issue_ticket};
 use snippets::websocket::rates::{self, Quotas, Rates};
 use snippets::websocket::rooms::{Hub, Rules};
 use snippets::websocket::rooms_endpoint;
 use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
-use snippets::websocket::users::User;
+use snippets::websocket::users::{Accounts, Unavailable, User};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -65,12 +65,12 @@ fn ada() -> User {
 }
 
 impl Accounts for OnlyAda {
-    fn by_session(&self, cookie: &str) -> Option<User> {
-        (cookie == "session").then(ada)
+    async fn by_session(&self, cookie: &str) -> Result<Option<User>, Unavailable> {
+        Ok((cookie == "session").then(ada))
     }
 
-    fn by_token(&self, token: &str) -> Option<User> {
-        (token == "token").then(ada)
+    async fn by_token(&self, token: &str) -> Result<Option<User>, Unavailable> {
+        Ok((token == "token").then(ada))
     }
 }
 

@@ -12,10 +12,10 @@ use snippets::connections::tickets::Tickets;
 use snippets::websocket::admission::{Admission, FirstMessage};
 use snippets::websocket::messages;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::protect::{self, Accounts, Guard};
+use snippets::websocket::protect::{self, Guard};
 use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::{Handler, Sockets, Upgrade};
-use snippets::websocket::users::User;
+use snippets::websocket::users::{Accounts, Rechecked, Unavailable, User};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -34,12 +34,16 @@ fn user(name: &str) -> User {
 struct TestAccounts;
 
 impl Accounts for TestAccounts {
-    fn by_session(&self, cookie: &str) -> Option<User> {
-        cookie.strip_prefix("s-").map(user)
+    async fn by_session(&self, cookie: &str) -> Result<Option<User>, Unavailable> {
+        match cookie {
+            "down" => Err(Unavailable),
+            "hangs" => std::future::pending().await,
+            _ => Ok(cookie.strip_prefix("s-").map(user)),
+        }
     }
 
-    fn by_token(&self, token: &str) -> Option<User> {
-        token.strip_prefix("t-").map(user)
+    async fn by_token(&self, token: &str) -> Result<Option<User>, Unavailable> {
+        Ok(token.strip_prefix("t-").map(user))
     }
 }
 
@@ -310,7 +314,7 @@ fn first_message_of(outbox: &Outbox, admission: Admission) -> impl Handler + use
     FirstMessage::new(
         outbox,
         admission,
-        |token: &str| TestAccounts.by_token(token),
+        |token: &str| std::future::ready(Ok(token.strip_prefix("t-").map(user))),
         |_, _: &Outbox| Echo,
     )
 }
