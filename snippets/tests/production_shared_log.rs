@@ -567,3 +567,35 @@ mod with_nats;
 pub(crate) mod with_postgres;
 #[cfg(feature = "redis")]
 mod with_redis;
+
+/// A deploy: memory has the newest 256 events, and 1,000 clients come at once, each 500 events behind.
+#[tokio::test]
+async fn after_a_deploy_the_clients_behind_memory_read_the_broker_a_few_at_a_time() {
+    const CLIENTS: usize = 1_000;
+    let memory = Memory::new(10_000);
+    for n in 1..=2_000_u64 {
+        memory.append(&Event::new("tick", &n).unwrap()).await.unwrap();
+    }
+    let log = SharedLog::start(memory.clone(), Config::default()).await.unwrap();
+    let newest = memory.read(u64::MAX, 1).await.unwrap();
+    let cursor = LastEventId::Id(format!("{}-1500", newest.epoch));
+    let before = memory.reads();
+    let begun = std::time::Instant::now();
+    let clients = (0..CLIENTS).map(async |_| {
+        let source = log.read(&cursor).await.unwrap().unwrap();
+        let mut events = Events::new(source);
+        for n in 1_501..=2_000 {
+            let seen = within("an event", events.next()).await.unwrap();
+            assert_eq!(seen.data, n.to_string());
+        }
+    });
+    futures::future::join_all(clients).await;
+    let reads = memory.reads() - before;
+    println!("{CLIENTS} clients: {reads} reads in {:?}", begun.elapsed());
+    // The reader of the process may read too.
+    let most = memory.most_reads();
+    let limit = Config::default().reads.available_permits();
+    assert!(most <= limit + 1, "{most} reads at once");
+    // One page of 256 each, and memory for the rest; a client without a cursor behind memory needs none.
+    assert!(reads <= CLIENTS + 10, "{reads} reads");
+}

@@ -337,6 +337,30 @@ async fn a_busy_stream_is_checked_as_well() {
     assert_eq!(next(), None);
 }
 
+/// A session store that hangs or fails keeps the stream until the patience is over, and then ends it as an outage.
+#[tokio::test(start_paused = true)]
+async fn a_session_store_that_is_down_ends_no_stream_before_its_time() {
+    let recheck = Recheck::default();
+    let begun = tokio::time::Instant::now();
+    let hangs = async || {
+        std::future::pending::<()>().await;
+        Ok::<_, ()>(true)
+    };
+    assert_eq!(recheck.over(hangs).await, Over::Unknown);
+    let lived = begun.elapsed();
+    let most = recheck.patience + recheck.every + 2 * recheck.deadline;
+    assert!(lived >= recheck.patience && lived <= most, "{lived:?}");
+    // One answer, and the patience begins again.
+    let asked = std::cell::Cell::new(0);
+    let begun = tokio::time::Instant::now();
+    let once = async || {
+        asked.set(asked.get() + 1);
+        if asked.get() == 5 { Ok(true) } else { Err(()) }
+    };
+    assert_eq!(recheck.over(once).await, Over::Unknown);
+    assert!(begun.elapsed() >= recheck.patience + 4 * recheck.every.mul_f64(0.8));
+}
+
 #[tokio::test]
 async fn a_stream_that_ends_by_itself_is_not_called_unauthorized() {
     let one = Produced::new(stream::iter([Event::new("n", &()).map(Event::last)]));
