@@ -574,9 +574,14 @@ async fn after_a_deploy_the_clients_behind_memory_read_the_broker_a_few_at_a_tim
     const CLIENTS: usize = 1_000;
     let memory = Memory::new(10_000);
     for n in 1..=2_000_u64 {
-        memory.append(&Event::new("tick", &n).unwrap()).await.unwrap();
+        memory
+            .append(&Event::new("tick", &n).unwrap())
+            .await
+            .unwrap();
     }
-    let log = SharedLog::start(memory.clone(), Config::default()).await.unwrap();
+    let log = SharedLog::start(memory.clone(), Config::default())
+        .await
+        .unwrap();
     let newest = memory.read(u64::MAX, 1).await.unwrap();
     let cursor = LastEventId::Id(format!("{}-1500", newest.epoch));
     let before = memory.reads();

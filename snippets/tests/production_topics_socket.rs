@@ -405,7 +405,7 @@ async fn presence_over_instances<S: Store>(
         ids.push(page.tick_after_presence("room", 1).await);
     }
     assert_eq!(ids[0], ids[1]);
-    // A second user comes to the instance that lives on; then the other dies.
+    // An instance dies.
     drop((ada, a));
     bob.present(&["bob"]).await;
     assert_eq!(b.sockets.count(), 1);
@@ -474,6 +474,45 @@ mod on_redis {
     async fn a_user_is_disconnected_on_every_instance_through_redis() {
         let broker = Broker::start(Kind::Redis).await;
         disconnected_everywhere(async || connect(&broker).await.log("disconnects", 100)).await;
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod on_postgres {
+    use snippets::production::postgres_log::SCHEMA;
+
+    use super::*;
+    use crate::production_shared_log::with_postgres::Postgres;
+
+    async fn start() -> Postgres {
+        let broker = Postgres::start().await;
+        broker.client().await.batch_execute(SCHEMA).await.unwrap();
+        broker
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Postgres: run ./check"]
+    async fn a_socket_resumes_on_another_instance_through_postgres() {
+        let broker = start().await;
+        let mut instances = Vec::new();
+        for _ in 0..2 {
+            let postgres = broker.connections(crate::support::PATIENCE);
+            let open = move |topic: &str| postgres.log(topic, 100);
+            instances.push(instance(open, "ada", all(), serve::Limits::default()).await);
+        }
+        let (b, a) = (instances.pop().unwrap(), instances.pop().unwrap());
+        two_instances(a, b).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Postgres: run ./check"]
+    async fn presence_is_that_of_all_instances_through_postgres() {
+        let broker = start().await;
+        let open = async || {
+            let postgres = broker.connections(crate::support::PATIENCE);
+            Box::new(move |topic: &str| postgres.log(topic, 100)) as Box<_>
+        };
+        presence_over_instances(open, async || {}).await;
     }
 }
 

@@ -230,7 +230,10 @@ async fn an_instance_that_is_added_gets_its_share_within_the_maximum_age() {
     assert_eq!(instances.each_ref().map(Streams::open), [1_000, 0]);
     tokio::time::sleep(Duration::from_secs(215)).await;
     let share = instances.each_ref().map(Streams::open);
-    assert!(share.iter().all(|open| (490..=510).contains(open)), "{share:?}");
+    assert!(
+        share.iter().all(|open| (490..=510).contains(open)),
+        "{share:?}"
+    );
     // 1,000 over 200 s.
     let busiest = *reconnects.lock().unwrap().iter().max().unwrap();
     assert!(busiest < 30, "{busiest} in one second");

@@ -319,7 +319,10 @@ async fn the_client_outlives_a_server_that_is_full() {
     let server = instance_with(Under::Listen, &tickets, at, limits, Rules::default()).await;
     // Another client has the only place.
     let (other, mut of_other, _task) = client(Auth::Bearer, at, tickets.clone());
-    assert_eq!(within("the other", of_other.recv()).await, Some(Update::Connected));
+    assert_eq!(
+        within("the other", of_other.recv()).await,
+        Some(Update::Connected)
+    );
     let attempts = Arc::new(AtomicUsize::new(0));
     let counted = attempts.clone();
     let user = move || {
