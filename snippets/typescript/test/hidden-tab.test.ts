@@ -54,10 +54,18 @@ function follow(origin: string, socket: string): void {
 }
 
 /** A page of a Chromium without Playwright, which keeps all of its pages visible. */
-async function hiddenTab(url: string): Promise<{ evaluate: (code: string) => Promise<unknown>; hide: () => Promise<void> }> {
+async function hiddenTab(
+  url: string,
+): Promise<{ evaluate: (code: string) => Promise<unknown>; hide: () => Promise<void> }> {
   const profile = mkdtempSync(join(tmpdir(), "hidden-tab-"));
   const soon = MINUTES === 0 ? ["--enable-features=IntensiveWakeUpThrottling:grace_period_seconds/10"] : [];
-  const options = [...browserArguments, ...soon, "--remote-debugging-port=0", `--user-data-dir=${profile}`, "about:blank"];
+  const options = [
+    ...browserArguments,
+    ...soon,
+    "--remote-debugging-port=0",
+    `--user-data-dir=${profile}`,
+    "about:blank",
+  ];
   const browser = spawn(chromiumPath(), options, { stdio: ["ignore", "ignore", "pipe"] });
   onTestFinished(async () => {
     const gone = new Promise((resolve) => browser.once("close", resolve));
@@ -80,7 +88,9 @@ async function hiddenTab(url: string): Promise<{ evaluate: (code: string) => Pro
   let id = 0;
   const send = (method: string, params: object, sessionId?: string): Promise<Record<string, unknown>> =>
     new Promise((resolve, reject) => {
-      waiting.set(++id, ({ error, result }) => (result === undefined ? reject(new Error(JSON.stringify(error))) : resolve(result)));
+      waiting.set(++id, ({ error, result }) =>
+        result === undefined ? reject(new Error(JSON.stringify(error))) : resolve(result),
+      );
       devtools.send(JSON.stringify({ id, method, params, sessionId }));
     });
   const { targetInfos } = await send("Target.getTargets", {});
@@ -101,7 +111,9 @@ async function hiddenTab(url: string): Promise<{ evaluate: (code: string) => Pro
   return { evaluate, hide };
 }
 
-test("a hidden tab, whose timers run once a minute, keeps each connection and loses nothing", { timeout: (MINUTES + 10) * 60_000 }, async () => {
+test("a hidden tab, whose timers run once a minute, keeps each connection and loses nothing", {
+  timeout: (MINUTES + 10) * 60_000,
+}, async () => {
   let published = 0;
   const streams = new Set<ServerResponse>();
   const opened: string[] = [];
@@ -132,7 +144,8 @@ test("a hidden tab, whose timers run once a minute, keeps each connection and lo
   };
 
   const { evaluate, hide } = await hiddenTab(`${server.origin}/`);
-  for (const file of ["websocket/client.ts", "sse/event-source.ts", "sse/connect.ts"]) await evaluate(`${await bundle(file)};0`);
+  for (const file of ["websocket/client.ts", "sse/event-source.ts", "sse/connect.ts"])
+    await evaluate(`${await bundle(file)};0`);
   await evaluate(`(${follow.toString()})(${JSON.stringify(server.origin)}, ${JSON.stringify(sockets.ws)})`);
   const page = async (): Promise<Page> => JSON.parse((await evaluate("JSON.stringify(page)")) as string) as Page;
   const all = (): number[] => Array.from({ length: published }, (_, at) => at + 1);
