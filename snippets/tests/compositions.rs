@@ -732,7 +732,7 @@ async fn a_client_outlives_its_session_and_the_limit_of_its_user() {
     assert_eq!(next().await, ("tick".to_owned(), "2".to_owned()));
 }
 
-/// More waits for it than its queue holds: the response ends, and the client comes back with its cursor.
+/// More waits for it than its queue holds: the response ends, and the client reconnects with its cursor.
 #[tokio::test]
 async fn a_client_outlives_a_queue_that_overflows() {
     const EVENTS: u64 = 2_000;

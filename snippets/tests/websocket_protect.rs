@@ -9,7 +9,7 @@ use axum::extract::ws::Message;
 use axum::response::Response;
 use axum::routing::any;
 use axum::{Router, middleware};
-use snippets::connections::per_user::Recheck;
+use snippets::connections::crowd::Recheck;
 use snippets::connections::tickets::Tickets;
 use snippets::websocket::admission::{Admission, FirstMessage};
 use snippets::websocket::messages;

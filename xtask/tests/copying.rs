@@ -697,9 +697,14 @@ const WHOLE: [(&str, usize, &str); 9] = [
         "the log of a broker (8), and what reads it",
     ),
     (
+        "production/presence",
+        11,
+        "the log of a broker (8), what reads it, and the users of a process",
+    ),
+    (
         "production/topics_socket",
-        15,
-        "many logs of a broker, over sockets",
+        18,
+        "many logs of a broker, over sockets, and who reads them",
     ),
     (
         "production/feed",

@@ -18,7 +18,8 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use snippets::connections::per_user::{PerUser, Recheck};
+use snippets::connections::crowd::Recheck;
+use snippets::connections::per_user::PerUser;
 use snippets::connections::tickets::{TicketError, Tickets};
 use snippets::production::drain::Plan;
 use snippets::production::observe::Observer;

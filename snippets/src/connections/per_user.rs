@@ -1,4 +1,4 @@
-//! How many streams, sockets or paid answers one user may have open at a time, and whether the user still may.
+//! How many streams, sockets or paid answers one user may have open at a time.
 //!
 //! Use it if one user must not take the places of all others. The stream holds its place from before the work starts until
 //! the stream is dropped; a `ConcurrencyLimitLayer` releases when the handler returns, which is when a stream begins.
@@ -9,10 +9,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
-
-use tokio::time::{Instant, sleep, timeout};
 
 /// Counts places by user; holds nothing for a user without one. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -86,59 +83,6 @@ impl Drop for UserPlace {
         match open.get_mut(&self.user) {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(open.remove(&self.user)),
-        }
-    }
-}
-
-// ANCHOR: recheck
-/// How often a session is checked again while a connection is open.
-#[derive(Debug, Clone, Copy)]
-pub struct Recheck {
-    /// Each check begins 0.8 to 1 times this after the last one, so that connections that were opened together are not
-    /// checked together.
-    pub every: Duration,
-    /// Longest time of one check; then it has failed.
-    pub deadline: Duration,
-    /// How long a connection stays open while all checks fail: a session store that is down must not end every connection.
-    pub patience: Duration,
-}
-
-/// Why a connection must end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
-    /// The session is not valid.
-    Invalid,
-    /// For [`Recheck::patience`], no check was answered.
-    Unknown,
-}
-
-impl Recheck {
-    /// Completes when `valid` returns `Ok(false)`, or when it has failed for too long. Poll it with the connection, as
-    /// `sse/until.rs` and `websocket/users.rs` do: while a check waits, events and heartbeats are sent.
-    pub async fn over<F, E>(self, valid: impl Fn() -> F) -> Over
-    where
-        F: Future<Output = Result<bool, E>>,
-    {
-        let mut answered = Instant::now();
-        loop {
-            sleep(self.every.mul_f64(rand::random_range(0.8..=1.0))).await;
-            match timeout(self.deadline, valid()).await {
-                Ok(Ok(true)) => answered = Instant::now(),
-                Ok(Ok(false)) => return Over::Invalid,
-                _ if answered.elapsed() >= self.patience => return Over::Unknown,
-                _ => tracing::warn!("a session cannot be checked"),
-            }
-        }
-    }
-}
-// ANCHOR_END: recheck
-
-impl Default for Recheck {
-    fn default() -> Self {
-        Self {
-            every: Duration::from_secs(30),
-            deadline: Duration::from_secs(5),
-            patience: Duration::from_secs(5 * 60),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A reconnect is a replay, and its `Last-Event-ID` comes from the client. Each channel has its own log with its own epoch,
 //! so a cursor of another channel is a `reset` and never a position. An open stream ends at the first check after its
-//! reader has lost the right to it. Needs `connections/per_user.rs`, `sse/until.rs` and `sse/log.rs` with their files; `Reader` comes from your authentication.
+//! reader has lost the right to it. Needs `sse/until.rs` and `sse/log.rs` with their files; `Reader` comes from your authentication.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,7 +20,7 @@ use axum::{
 };
 
 use crate::{
-    connections::per_user::Recheck,
+    connections::crowd::Recheck,
     sse::{
         event::{Event, LastEventId, Names},
         log::Log,

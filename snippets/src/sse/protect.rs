@@ -31,7 +31,8 @@ use super::{
     until::{Until, Users},
 };
 use crate::connections::{
-    per_user::{Over, PerUser, Recheck},
+    crowd::{Over, Recheck},
+    per_user::PerUser,
     tickets::{TicketError, Tickets},
 };
 
@@ -213,7 +214,7 @@ async fn events<L: Send + Sync + 'static, S: Source>(
         tokio::select! {
             over = service.recheck.over(valid) => match over {
                 Over::Invalid => unauthorized,
-                // Clients come back with their cursor.
+                // Clients reconnect with their cursor.
                 Over::Unknown => unavailable,
             },
             () = disconnected => unauthorized,

@@ -1,7 +1,7 @@
 //! Ends an open stream when it is no longer allowed: its session is over, or its user is disconnected.
 //!
 //! Use it for every stream that needed a permission to be opened, since a stream outlives that decision. [`Until`] ends a
-//! stream in band when any future completes; `Recheck` of `connections/per_user.rs` is such a future for a check that is
+//! stream in band when any future completes; `Recheck` of `connections/crowd.rs` is such a future for a check that is
 //! repeated (a session store, in memory or behind a network); [`Users`] is one for a logout that must take effect immediately. The maximum age of
 //! `streams.rs` remains the last resort. Needs `streams.rs` with its files.
 

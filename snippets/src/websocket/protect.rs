@@ -22,7 +22,7 @@ use super::serve::{Handler, Sockets, Upgrade};
 use super::users::{Accounts, EXPIRED, Unavailable, User};
 use crate::connections::tickets::{TicketError, Tickets};
 
-/// Longest time in which the session store answers at the handshake; after it, the client is told to retry later.
+/// Longest time in which the session store answers at the handshake; after it, the client gets 1013 and retries later.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 // ANCHOR: guard

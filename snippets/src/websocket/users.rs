@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::outbox::Outbox;
 use super::serve::{Handler, Limit};
-use crate::connections::per_user::{Over, Recheck};
+use crate::connections::crowd::{Over, Recheck};
 
 /// Who is connected.
 #[derive(Debug, Clone)]
@@ -102,7 +102,7 @@ impl<H: Handler> Handler for Checked<H> {
             && let Poll::Ready(over) = over.as_mut().poll(cx)
         {
             self.over = None;
-            // After both the client retries; whoever has no session gets no new ticket.
+            // After both the client retries; without a session it gets no new ticket.
             match over {
                 Over::Invalid => outbox.close(EXPIRED, "session expired"),
                 Over::Unknown => outbox.close(1013, "try again later"),

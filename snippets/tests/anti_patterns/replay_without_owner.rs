@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use futures::{FutureExt, Stream, StreamExt, stream};
-use snippets::connections::per_user::Recheck;
+use snippets::connections::crowd::Recheck;
 use snippets::production::channels::{Channel, Channels, Reader};
 use snippets::sse::event::Cursor;
 use snippets::sse::event::{self, LastEventId};

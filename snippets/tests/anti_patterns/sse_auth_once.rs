@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use futures::{FutureExt, Stream, StreamExt};
 use http_body_util::BodyExt;
-use snippets::connections::per_user::Recheck;
+use snippets::connections::crowd::Recheck;
 use snippets::sse::event::{Event, InvalidEvent};
 use snippets::sse::streams::{Config, Produced, Source, Streams};
 use snippets::sse::until::Until;
