@@ -223,6 +223,7 @@ pub fn collect(root: &Path, left_out: &[LeftOut]) -> Result<(Vec<File>, Vec<Excl
     if !left_out.is_empty() {
         trim_manifests(&mut files);
         files.iter_mut().for_each(drop_anchors);
+        files.iter_mut().for_each(indent_with_tabs);
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let mut folded: BTreeMap<String, &str> = BTreeMap::new();
@@ -293,6 +294,28 @@ fn drop_anchors(file: &mut File) {
         }
     }
     file.content = kept.into_bytes();
+}
+
+/// Indents Rust with tabs, as rustfmt does with `hard_tabs`: blanks would be a tenth of an install. In a literal over several
+/// lines they are content: a file that has one, and with it a line with an odd number of quotation marks, stays as it is.
+fn indent_with_tabs(file: &mut File) {
+    let Ok(text) = std::str::from_utf8(&file.content) else {
+        return;
+    };
+    let is_odd = |line: &str| {
+        let line = line.replace("\\\"", "").replace("'\"'", "");
+        line.matches('"').count() % 2 == 1
+    };
+    if !file.path.ends_with(".rs") || text.lines().any(is_odd) {
+        return;
+    }
+    let mut indented = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let levels = (line.len() - line.trim_start_matches(' ').len()) / 4;
+        indented.extend(std::iter::repeat_n('\t', levels));
+        indented.push_str(&line[4 * levels..]);
+    }
+    file.content = indented.into_bytes();
 }
 
 /// Takes what is not in the package out of its manifests, so that cargo builds what is.

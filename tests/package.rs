@@ -482,6 +482,32 @@ fn this_pack_has_what_a_reader_uses_and_no_proofs() {
     println!("{} files, {total} bytes", package.files.len());
 }
 
+#[test]
+fn rust_is_indented_with_tabs_unless_blanks_are_content() {
+    let pack = pack();
+    let mut manifest: Value =
+        serde_json::from_slice(&std::fs::read(pack.path().join("manifest.json")).unwrap()).unwrap();
+    manifest["left_out"] = json!([{ "paths": ["tests/"], "why": "proofs" }]);
+    pack.write("manifest.json", manifest.to_string());
+    pack.write("tests/one.rs", "one");
+    let literal = "const A: &str = \"\n    kept\";\nfn a() {\n    b();\n}\n";
+    pack.write("part/literal.rs", literal);
+    pack.write("part/page.ts", "if (a) {\n    b();\n}\n");
+    pack.write(
+        "part/plain.rs",
+        "fn a() {\n    if b('\"', \"\\\"\") {\n        // c\n      d();\n    }\n}\n",
+    );
+    let package = build(pack.path());
+    let text = |name: &str| {
+        let file = package.files.iter().find(|file| file.path == name).unwrap();
+        String::from_utf8(file.content.clone()).unwrap()
+    };
+    let indented = "fn a() {\n\tif b('\"', \"\\\"\") {\n\t\t// c\n\t  d();\n\t}\n}\n";
+    assert_eq!(text("part/plain.rs"), indented);
+    assert_eq!(text("part/literal.rs"), literal);
+    assert_eq!(text("part/page.ts"), "if (a) {\n    b();\n}\n");
+}
+
 /// The package as a folder.
 fn unpacked() -> (tempfile::TempDir, std::path::PathBuf, Package) {
     let package = build(&crate::fixture::root());

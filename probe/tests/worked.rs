@@ -17,8 +17,8 @@ use futures::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use snippets::connections::tickets::Tickets;
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
-use snippets::websocket::protect::{Accounts, Guard};
-use snippets::websocket::users::User;
+use snippets::websocket::protect::Guard;
+use snippets::websocket::users::{Accounts, Unavailable, User};
 use stream_probe::{Client, Kind, Options, Publish};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -519,17 +519,17 @@ async fn behind_its_nginx_the_report_arrives_all_at_once() {
 struct OneAgent;
 
 impl Accounts for OneAgent {
-    fn by_session(&self, cookie: &str) -> Option<User> {
-        let name = (cookie == "s1").then(|| Arc::from("agent"))?;
-        let expires = tokio::time::Instant::now() + Duration::from_secs(3600);
-        Some(User {
-            name,
+    async fn by_session(&self, cookie: &str) -> Result<Option<User>, Unavailable> {
+        let agent = || User {
+            name: "agent".into(),
             admin: false,
-            expires,
-        })
+            expires: tokio::time::Instant::now() + Duration::from_secs(3600),
+        };
+        Ok((cookie == "s1").then(agent))
     }
-    fn by_token(&self, _: &str) -> Option<User> {
-        None
+
+    async fn by_token(&self, _: &str) -> Result<Option<User>, Unavailable> {
+        Ok(None)
     }
 }
 

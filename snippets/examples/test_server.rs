@@ -170,7 +170,7 @@ fn admission_scene() -> Router {
             Sockets::new(limits, stop).accept(upgrade, move |outbox| {
                 let verify = move |token: &str| {
                     let valid = token.starts_with('t') && lock(&used).insert(token.to_owned());
-                    valid.then(ada)
+                    std::future::ready(Ok(valid.then(ada)))
                 };
                 FirstMessage::new(outbox, Admission::default(), verify, |_, _: &Outbox| Echo)
             })

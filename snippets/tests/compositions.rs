@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use snippets::production::chaos_flow::{Cut, Plan};
 use snippets::sse::consume::EventSource;
 use snippets::sse::event::Event;
 use snippets::sse::log::{self, Log};
+use snippets::sse::protect;
 use snippets::sse::reconnect::Policy;
 use snippets::sse::resume;
 use snippets::sse::streams::{self, Streams};
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::proxy::{Kind, Proxy, free_port, of_the_book};
 use crate::support::tls::{self, Certificate};
-use crate::support::{chaos, eventually, within};
+use crate::support::{Server, chaos, eventually, within};
 
 /// One part, the other, and the test of both.
 const PAIRS: &[(&str, &str, &str)] = &[
@@ -124,6 +125,148 @@ const PAIRS: &[(&str, &str, &str)] = &[
         "redis_log",
         "snippets/tests/production_topics.rs::a_topic_is_published_anywhere_and_read_anywhere",
     ),
+    (
+        "topics",
+        "nats_log",
+        "snippets/tests/production_topics_socket.rs::a_socket_resumes_on_another_instance_and_over_a_restart_of_nats",
+    ),
+    (
+        "topics",
+        "postgres_log",
+        "snippets/tests/production_topics_socket.rs::a_socket_resumes_on_another_instance_through_postgres",
+    ),
+    (
+        "presence",
+        "redis_log",
+        "snippets/tests/production_topics_socket.rs::presence_is_that_of_all_instances_over_a_restart_of_redis",
+    ),
+    (
+        "presence",
+        "nats_log",
+        "snippets/tests/production_topics_socket.rs::presence_is_that_of_all_instances_over_a_restart_of_nats",
+    ),
+    (
+        "presence",
+        "postgres_log",
+        "snippets/tests/production_topics_socket.rs::presence_is_that_of_all_instances_through_postgres",
+    ),
+    // Each client and each limit that the chapters put before it.
+    (
+        "sse/consume",
+        "rate",
+        "snippets/tests/sse_consume.rs::which_statuses_are_tried_again",
+    ),
+    (
+        "sse/consume",
+        "connections",
+        "snippets/tests/sse_consume.rs::retry_after_is_waited_for_within_a_bound",
+    ),
+    (
+        "sse/consume",
+        "session",
+        "snippets/tests/compositions.rs::a_client_outlives_its_session_and_the_limit_of_its_user",
+    ),
+    (
+        "sse/consume",
+        "queue",
+        "snippets/tests/compositions.rs::a_client_outlives_a_queue_that_overflows",
+    ),
+    ("websocket/client", "rate", AUTHENTICATION),
+    (
+        "websocket/client",
+        "connections",
+        "snippets/tests/websocket_pairs.rs::the_client_outlives_a_server_that_is_full",
+    ),
+    (
+        "websocket/client",
+        "session",
+        "snippets/tests/websocket_pairs.rs::the_client_outlives_a_session_that_expires",
+    ),
+    (
+        "websocket/client",
+        "queue",
+        "snippets/tests/websocket_client.rs::a_slow_application_is_resumed_and_loses_nothing",
+    ),
+    (
+        "sse/connect.ts",
+        "rate",
+        "snippets/typescript/test/sse-connect.test.ts::asks again after these statuses and no others",
+    ),
+    (
+        "sse/connect.ts",
+        "connections",
+        "snippets/typescript/test/sse-connect.test.ts::waits at least as long as Retry-After says",
+    ),
+    (
+        "sse/connect.ts",
+        "session",
+        "snippets/typescript/test/sse-connect.test.ts::a token that has expired is renewed once, and a refused new one is final",
+    ),
+    (
+        "sse/connect.ts",
+        "queue",
+        "snippets/typescript/test/sse-connect.test.ts::a cursor that the log no longer holds brings a reset event",
+    ),
+    (
+        "sse/event-source.ts",
+        "rate",
+        "snippets/typescript/test/sse-event-source.test.ts::comes back after a 429 and a 503 with its cursor in the query",
+    ),
+    (
+        "sse/event-source.ts",
+        "connections",
+        "snippets/typescript/test/sse-event-source.test.ts::comes back after a 429 and a 503 with its cursor in the query",
+    ),
+    (
+        "sse/event-source.ts",
+        "session",
+        "snippets/typescript/test/sse-event-source.test.ts::a url function is called before each request: a ticket is valid once",
+    ),
+    (
+        "sse/event-source.ts",
+        "queue",
+        "snippets/typescript/test/sse-event-source.test.ts::reads sse/resume over a shutdown of the streams",
+    ),
+    (
+        "websocket/client.ts",
+        "rate",
+        "snippets/typescript/test/websocket-client.test.ts::what the server refuses for its rate is sent again, no faster than it allows",
+    ),
+    (
+        "websocket/client.ts",
+        "connections",
+        "snippets/typescript/test/websocket-client.test.ts::an expired session and a rate limit are retried, the latter later",
+    ),
+    (
+        "websocket/client.ts",
+        "session",
+        "snippets/typescript/test/websocket-client.test.ts::says after which close code it waits, for a page that must get a new token",
+    ),
+    (
+        "websocket/client.ts",
+        "queue",
+        "snippets/typescript/test/websocket-client.test.ts::too many unhandled messages end the connection, and it resumes",
+    ),
+    (
+        "websocket/rooms.ts",
+        "rate",
+        "snippets/typescript/test/rust-patterns.test.ts::45 messages typed offline and 16 rooms pass the default quotas, and the client never stops",
+    ),
+    (
+        "websocket/rooms.ts",
+        "connections",
+        "snippets/typescript/test/websocket-rooms.test.ts::joins come before publications on each connection, and a refusal is reported once",
+    ),
+    (
+        "websocket/rooms.ts",
+        "session",
+        "snippets/typescript/test/rust-patterns.test.ts::events reach every member once and in order over a restart of the server",
+    ),
+    (
+        "websocket/rooms.ts",
+        "queue",
+        "snippets/typescript/test/websocket-rooms.test.ts::a gap is filled by joining again, and that of a room that was left is ignored",
+    ),
     // What the head of a file says that it goes with.
     ("sse/consume", "sse/reconnect", STREAMS),
     ("sse/consume", "sse/wire", STREAMS),
@@ -154,16 +297,6 @@ const PAIRS: &[(&str, &str, &str)] = &[
         "websocket/rooms_endpoint",
         "websocket/rates",
         AUTHENTICATION,
-    ),
-    (
-        "websocket/binary_endpoint",
-        "websocket/binary",
-        "snippets/tests/websocket_binary.rs::each_version_is_kept_to_and_none_is_no_default",
-    ),
-    (
-        "websocket/binary_endpoint",
-        "websocket/serve",
-        "snippets/tests/websocket_binary.rs::each_version_is_kept_to_and_none_is_no_default",
     ),
     (
         "websocket/binary",
@@ -307,7 +440,38 @@ fn recommended() -> BTreeSet<(String, String)> {
             continue;
         };
         if broker.ends_with("_log") && broker != "shared_log" {
-            pair("shared_log", broker);
+            for part in ["shared_log", "topics", "presence"] {
+                pair(part, broker);
+            }
+        }
+    }
+    // Each client: a file that reconnects.
+    for (folder, end) in [("snippets/src", ""), ("snippets/typescript/src", ".ts")] {
+        for topic in ["sse", "websocket"] {
+            let inside = format!("{folder}/{topic}");
+            for file in names(&inside) {
+                let path = root().join(&inside).join(&file);
+                // Its first paragraph says so, or what it is instead.
+                let text = std::fs::read_to_string(path).unwrap();
+                let first = text
+                    .lines()
+                    .take_while(|line| line.len() > 3 && line.starts_with("//"));
+                let first = first.collect::<Vec<_>>().join(" ");
+                let is_client = [
+                    "reconnects",
+                    "browser's EventSource",
+                    "resumed without a gap",
+                ]
+                .iter()
+                .any(|mark| first.contains(mark));
+                if !is_client || first.contains("the rules without the transport") {
+                    continue;
+                }
+                let client = format!("{topic}/{}{end}", file.split('.').next().unwrap());
+                for limit in ["rate", "connections", "session", "queue"] {
+                    pair(&client, limit);
+                }
+            }
         }
     }
     for folder in ["snippets/src", "snippets/typescript/src"] {
@@ -514,6 +678,104 @@ async fn event_streams(kind: Kind, secure: bool) {
     assert_eq!(next().await, tick(7), "{pair}");
     drop(client);
     eventually(&pair, || second.streams.open() == 0).await;
+}
+
+/// 429 while the user's streams are taken; then a session that ends, and another one, with the cursor of the first.
+#[tokio::test]
+async fn a_client_outlives_its_session_and_the_limit_of_its_user() {
+    let recheck = Duration::from_millis(20);
+    let service = crate::sse_protect::service(10, 1, recheck);
+    service.sessions.start("first", "ada");
+    let app = protect::app(service.clone(), Vec::new(), |log, cursor| log.read(cursor));
+    let server = Server::start(app).await;
+    let token = Arc::new(Mutex::new("first"));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (now, count) = (token.clone(), asked.clone());
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let mut send = over_hyper(client, server.url("/events").parse().unwrap());
+    let connect = move |mut headers: HeaderMap| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let bearer = format!("Bearer {}", now.lock().unwrap());
+        headers.insert("authorization", bearer.parse().unwrap());
+        send(headers)
+    };
+    let mut taken = Some(service.per_user.enter("ada").unwrap());
+    let mut client = EventSource::new(Policy::default(), Limits::default(), connect);
+    let mut next = async || loop {
+        let event = within("an event", client.next()).await;
+        let event = event
+            .unwrap_or_else(|error| panic!("{error}"))
+            .expect("no end");
+        if event.event_type != "ping" {
+            break (event.event_type, event.data);
+        }
+    };
+    service
+        .log
+        .publish(&Event::new("tick", &1).unwrap())
+        .unwrap();
+    let release = async {
+        eventually("a refusal", || asked.load(Ordering::SeqCst) >= 1).await;
+        taken = None;
+    };
+    let (event, ()) = tokio::join!(next(), release);
+    assert_eq!(event, ("tick".to_owned(), "1".to_owned()));
+    // The session ends; the application logs in again, and the client continues.
+    service.sessions.start("second", "ada");
+    *token.lock().unwrap() = "second";
+    service.sessions.end("first");
+    assert_eq!(next().await.0, "unauthorized");
+    service
+        .log
+        .publish(&Event::new("tick", &2).unwrap())
+        .unwrap();
+    assert_eq!(next().await, ("tick".to_owned(), "2".to_owned()));
+}
+
+/// More waits for it than its queue holds: the response ends, and the client reconnects with its cursor.
+#[tokio::test]
+async fn a_client_outlives_a_queue_that_overflows() {
+    const EVENTS: u64 = 2_000;
+    let config = log::Config {
+        queue: 32,
+        slow: log::Slow::End,
+        ..log::Config::complete(EVENTS as usize, 256 << 20)
+    };
+    let log = Log::new(config);
+    let streams = Streams::start(streams::Config::default(), CancellationToken::new());
+    let server = Server::start(resume::app(log.clone(), streams.clone())).await;
+    let opened = Arc::new(AtomicUsize::new(0));
+    let count = opened.clone();
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let mut send = over_hyper(client, server.url("/events").parse().unwrap());
+    let connect = move |headers| {
+        count.fetch_add(1, Ordering::SeqCst);
+        send(headers)
+    };
+    let mut client = EventSource::new(Policy::default(), Limits::default(), connect);
+    let much = "x".repeat(16 * 1024);
+    let publish = |n: u64| {
+        log.publish(&Event::new("tick", &json!([n, much])).unwrap())
+            .unwrap()
+    };
+    publish(1);
+    for n in 1..=EVENTS {
+        let event = loop {
+            let event = within("an event", client.next()).await.unwrap().unwrap();
+            if event.event_type == "tick" {
+                break event;
+            }
+        };
+        assert!(event.data.starts_with(&format!("[{n},")), "{n}");
+        if n == 1 {
+            // More than the buffers of the path hold, while nobody reads.
+            for n in 2..=EVENTS {
+                publish(n);
+            }
+            eventually("the slow stream to end", || streams.open() == 0).await;
+        }
+    }
+    assert!(opened.load(Ordering::SeqCst) >= 2);
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ mod production_deploy;
 mod production_drain;
 mod production_hostile;
 mod production_observe;
+mod production_presence;
 mod production_proxies;
 mod production_security;
 mod production_shared_log;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use futures::{SinkExt, StreamExt};
 use hyper_util::rt::TokioIo;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use snippets::connections::listen;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message::{self, Ping};
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -21,7 +23,7 @@ use crate::support::gated::{
 use crate::support::proxy::{Kind, Proxy, of_the_book};
 use crate::support::raw::End;
 use crate::support::tls::{self, Certificate};
-use crate::support::{RawClient, Server, eventually, within};
+use crate::support::{PATIENCE, RawClient, Server, eventually, within};
 
 async fn assert_pattern(kind: Kind) {
     let (server, up) = upstream().await;
@@ -404,6 +406,133 @@ async fn a_host_that_has_vanished_is_given_up_in_seconds() {
             assert!(took < Duration::from_secs(40), "{kind:?}: {took:?}");
         }
     }
+}
+
+/// An application that writes as fast as it may: how many bytes were taken from it, and how many of its streams are open.
+async fn flood(send: Duration) -> (Server, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    struct Open(Arc<AtomicUsize>);
+    impl Drop for Open {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let (taken, open) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (count, opened) = (taken.clone(), open.clone());
+    let events = async move || {
+        opened.fetch_add(1, Ordering::SeqCst);
+        let here = Open(opened.clone());
+        let event = Bytes::from(format!("data: {}\n\n", "x".repeat(16 * 1024)));
+        let body = futures::stream::repeat_with(move || {
+            let _ = &here;
+            count.fetch_add(event.len(), Ordering::SeqCst);
+            Ok::<_, std::convert::Infallible>(event.clone())
+        });
+        (
+            [("content-type", "text/event-stream")],
+            Body::from_stream(body),
+        )
+    };
+    let sockets = listen::SocketLimits {
+        send,
+        ..listen::SocketLimits::default()
+    };
+    let config = listen::Config {
+        sockets,
+        ..listen::Config::default()
+    };
+    let app = axum::Router::new().route("/flood", axum::routing::get(events));
+    (Server::with(app, config).await, taken, open)
+}
+
+/// A client that has read the head, and reads on only when the test says so.
+async fn paused(proxy: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    let mut client = within("a connection", socket.connect(proxy)).await.unwrap();
+    let request = "GET /flood HTTP/1.1\r\nhost: app.example\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 1024];
+    let read = within("the head", client.read(&mut head)).await.unwrap();
+    assert!(head[..read].starts_with(b"HTTP/1.1 200"));
+    client
+}
+
+/// Waits until nothing more is taken.
+async fn full(taken: &AtomicUsize) -> usize {
+    let (mut last, mut same) = (0, 0);
+    eventually("the path to be full", || {
+        let now = taken.load(Ordering::SeqCst);
+        same = if now == last && now > 0 { same + 1 } else { 0 };
+        last = now;
+        same == 100
+    })
+    .await;
+    last
+}
+
+/// A reader that pauses holds back the application, through each proxy: what waits on the path is bounded, and a pause
+/// shorter than every limit costs nothing.
+#[tokio::test]
+#[ignore = "needs nginx, Caddy, HAProxy and Envoy: run ./check"]
+async fn a_reader_that_pauses_holds_back_the_application_through_every_proxy() {
+    for kind in [Kind::Nginx, Kind::Caddy, Kind::Haproxy, Kind::Envoy] {
+        let (server, taken, open) = flood(PATIENCE).await;
+        let proxy = Proxy::start(kind, &of_the_book(kind), server.addr).await;
+        let mut client = paused(proxy.addr).await;
+        let mut read = 0;
+        for _ in 0..3 {
+            let waiting = full(&taken).await - read;
+            println!("{kind:?}: {} KiB wait on the path", waiting / 1024);
+            assert!(waiting < 64 << 20, "{kind:?}: {waiting} bytes");
+            // It reads on, and the application writes on.
+            let before = taken.load(Ordering::SeqCst);
+            let mut some = vec![0; 64 * 1024];
+            while taken.load(Ordering::SeqCst) < before + (1 << 20) {
+                let more = within("more", client.read(&mut some)).await.unwrap();
+                assert!(more > 0, "{kind:?}: the stream has ended");
+                read += more;
+            }
+        }
+        assert_eq!(open.load(Ordering::SeqCst), 1, "{kind:?}");
+        drop(client);
+        eventually("the application to notice", || {
+            open.load(Ordering::SeqCst) == 0
+        })
+        .await;
+    }
+}
+
+/// One that never reads on is ended by the application's own send deadline behind every proxy, and by those proxies that
+/// have a limit for it.
+#[tokio::test]
+#[ignore = "needs nginx, Caddy, HAProxy and Envoy: run ./check"]
+async fn a_reader_that_never_reads_on_is_ended_behind_every_proxy() {
+    let short = Duration::from_secs(2);
+    let of_the_proxy = |kind| match kind {
+        Kind::Nginx => Some((" send_timeout 60s;", " send_timeout 2s;")),
+        Kind::Haproxy => Some(("timeout client 60s", "timeout client 2s")),
+        Kind::Envoy => Some(("stream_idle_timeout: 60s", "stream_idle_timeout: 2s")),
+        Kind::Caddy => None,
+    };
+    let ended = async |kind: Kind, config: String, send: Duration| {
+        let (server, taken, open) = flood(send).await;
+        let proxy = Proxy::start(kind, &config, server.addr).await;
+        let _client = paused(proxy.addr).await;
+        eventually("the application to be rid of it", || {
+            taken.load(Ordering::SeqCst) > 0 && open.load(Ordering::SeqCst) == 0
+        })
+        .await;
+    };
+    let all = [Kind::Nginx, Kind::Caddy, Kind::Haproxy, Kind::Envoy].map(async |kind| {
+        ended(kind, of_the_book(kind), short).await;
+        if let Some((from, to)) = of_the_proxy(kind) {
+            let config = of_the_book(kind);
+            assert!(config.contains(from), "{kind:?}");
+            // Not the deadline of the application.
+            ended(kind, config.replacen(from, to, 1), 2 * PATIENCE).await;
+        }
+    });
+    futures::future::join_all(all).await;
 }
 
 /// 700 streams, started with the usual soft limit of 1,024 descriptors: two each.

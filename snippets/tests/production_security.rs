@@ -11,6 +11,7 @@ use axum::response::Response;
 use axum::routing::post;
 use axum::{Extension, Router, middleware};
 use futures::StreamExt;
+use snippets::connections::crowd::Recheck;
 use snippets::connections::listen;
 use snippets::production::channels::{Channel, Channels, Reader, app};
 use snippets::production::cross_site::refuse_cross_site;
@@ -44,7 +45,10 @@ fn channels() -> Arc<Channels> {
     Arc::new(Channels {
         all: HashMap::from(all).into(),
         streams: Streams::start(Config::default(), CancellationToken::new()),
-        recheck: Duration::from_secs(5),
+        recheck: Recheck {
+            every: std::time::Duration::from_secs(5),
+            ..Recheck::default()
+        },
     })
 }
 

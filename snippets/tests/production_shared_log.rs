@@ -4,17 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use snippets::production::feed;
 use snippets::production::shared_log::{Config, SharedLog, app};
 use snippets::production::store::Store;
 use snippets::sse::event::{Event, LastEventId};
 use snippets::sse::streams::{self, Streams};
+use snippets::websocket::serve::{Limits, Sockets};
 use tokio_util::sync::CancellationToken;
 
 #[cfg(any(feature = "redis", feature = "nats", feature = "postgres"))]
 use crate::support::broker::Broker;
 use crate::support::memory::Memory;
 use crate::support::source::{Events, Seen};
-use crate::support::{PATIENCE, RawClient, Server, Transcript, within};
+use crate::support::{FrameClient, PATIENCE, RawClient, Server, Transcript, within};
 
 /// How many events the stores of the tests keep, and how many an instance keeps in memory.
 const KEPT: usize = 600;
@@ -567,3 +569,69 @@ mod with_nats;
 pub(crate) mod with_postgres;
 #[cfg(feature = "redis")]
 mod with_redis;
+
+/// A deploy: memory has the newest 256 events, and 1,000 clients come at once, each 500 events behind.
+#[tokio::test]
+async fn after_a_deploy_the_clients_behind_memory_read_the_broker_a_few_at_a_time() {
+    const CLIENTS: usize = 1_000;
+    let memory = Memory::new(10_000);
+    for n in 1..=2_000_u64 {
+        memory
+            .append(&Event::new("tick", &n).unwrap())
+            .await
+            .unwrap();
+    }
+    let log = SharedLog::start(memory.clone(), Config::default())
+        .await
+        .unwrap();
+    let newest = memory.read(u64::MAX, 1).await.unwrap();
+    let cursor = LastEventId::Id(format!("{}-1500", newest.epoch));
+    let before = memory.reads();
+    let begun = std::time::Instant::now();
+    let clients = (0..CLIENTS).map(async |_| {
+        let source = log.read(&cursor).await.unwrap().unwrap();
+        let mut events = Events::new(source);
+        for n in 1_501..=2_000 {
+            let seen = within("an event", events.next()).await.unwrap();
+            assert_eq!(seen.data, n.to_string());
+        }
+    });
+    futures::future::join_all(clients).await;
+    let reads = memory.reads() - before;
+    println!("{CLIENTS} clients: {reads} reads in {:?}", begun.elapsed());
+    // The reader of the process may read too.
+    let most = memory.most_reads();
+    let limit = Config::default().reads.available_permits();
+    assert!(most <= limit + 1, "{most} reads at once");
+    // One page of 256 each, and memory for the rest; a client without a cursor behind memory needs none.
+    assert!(reads <= CLIENTS + 10, "{reads} reads");
+}
+
+/// The heartbeat of a page asks for nothing: the log is sent once, and a second request of it is malformed.
+#[tokio::test]
+async fn a_ping_does_not_start_the_feed_from_its_beginning() {
+    let log = SharedLog::start(Memory::new(100), Config::default())
+        .await
+        .unwrap();
+    let log = Arc::new(log);
+    for n in 1..=3_u64 {
+        log.publish(&Event::new("tick", &n).unwrap()).await.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let streams = Streams::start(streams::Config::default(), stop.clone());
+    let sockets = Sockets::new(Limits::default(), stop);
+    let server = Server::start(feed::app(log.clone(), streams, sockets)).await;
+    let mut client = FrameClient::connect(server.addr, "/socket").await;
+    let data =
+        |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap()["data"].clone();
+    client.send_text("{}").await;
+    for n in 1..=3 {
+        assert_eq!(data(client.next_text().await), n);
+    }
+    client.send_text(r#"{"type":"ping"}"#).await;
+    assert_eq!(client.next_text().await, r#"{"type":"pong"}"#);
+    log.publish(&Event::new("tick", &4).unwrap()).await.unwrap();
+    assert_eq!(data(client.next_text().await), 4);
+    client.send_text("{}").await;
+    assert_eq!(client.next_close().await, Some(1008));
+}

@@ -10,6 +10,7 @@ use axum::Extension;
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use snippets::production::disconnects::Disconnects;
+use snippets::production::presence::{self, Presence};
 use snippets::production::shared_log::Config;
 use snippets::production::store::Store;
 use snippets::production::topics::{Limits, Topics};
@@ -49,10 +50,26 @@ async fn instance<S: Store>(
     may_read: MayRead,
     limits: serve::Limits,
 ) -> Instance<S> {
+    instance_with(None, open, name, may_read, limits).await
+}
+
+async fn instance_with<S: Store>(
+    presence: Option<Presence>,
+    open: impl Fn(&str) -> S + Send + Sync + 'static,
+    name: &str,
+    may_read: MayRead,
+    limits: serve::Limits,
+) -> Instance<S> {
     let topics = Arc::new(Topics::start(open, Config::default(), Limits::default()));
     let rates = Rates::new(Quotas::default());
     let sockets = Sockets::new(limits, CancellationToken::new());
-    let app = router(sockets.clone(), topics.clone(), may_read, rates.clone());
+    let app = router(
+        sockets.clone(),
+        topics.clone(),
+        presence,
+        may_read,
+        rates.clone(),
+    );
     let server = Server::start(app.layer(Extension(user(name)))).await;
     Instance {
         topics,
@@ -123,6 +140,32 @@ impl Page {
                 Some(Ok(_)) => {}
                 None | Some(Err(_)) => break json!({"close": null}),
             }
+        }
+    }
+
+    /// Reads until exactly these users are in `room`.
+    async fn present(&mut self, users: &[&str]) {
+        loop {
+            let message = self.next().await;
+            assert_eq!(message["type"], "presence", "{message}");
+            if message["users"] == json!(users) {
+                break assert_eq!(message["count"], users.len());
+            }
+        }
+    }
+
+    /// As [`Page::tick`], after any number of changes of presence.
+    async fn tick_after_presence(&mut self, topic: &str, n: u64) -> String {
+        loop {
+            let message = self.next().await;
+            if message["type"] == "event" {
+                assert_eq!(
+                    (&message["topic"], &message["data"]),
+                    (&json!(topic), &json!(n))
+                );
+                break message["id"].as_str().unwrap().to_owned();
+            }
+            assert_eq!(message["type"], "presence", "{message}");
         }
     }
 
@@ -249,7 +292,7 @@ async fn a_refusal_names_its_topic_and_leaves_the_others_alone() {
 async fn subscriptions_of_a_connection_are_bounded() {
     let topics = Topics::start(in_memory(), Config::default(), Limits::default());
     let sockets = Sockets::new(serve::Limits::default(), CancellationToken::new());
-    let app = router(sockets, Arc::new(topics), all(), ());
+    let app = router(sockets, Arc::new(topics), None, all(), ());
     let server = Server::start(app.layer(Extension(user("ada")))).await;
     let url = format!("ws://{}/topics", server.addr);
     let mut page = Page(connect_async(url).await.unwrap().0);
@@ -327,6 +370,53 @@ async fn a_user_is_disconnected_on_every_instance() {
     disconnected_everywhere(async || log.clone()).await;
 }
 
+/// Who follows a topic is known on both instances; when one dies, its users leave, and a restart of the broker changes nothing.
+async fn presence_over_instances<S: Store>(
+    open: impl AsyncFn() -> Box<dyn Fn(&str) -> S + Send + Sync>,
+    restart: impl AsyncFnOnce(),
+) {
+    // Short, so that the test does not wait for the defaults; each wait below has an event for its end.
+    let config = presence::Config {
+        grace: Duration::from_millis(500),
+        beat: Duration::from_millis(500),
+        ..presence::Config::default()
+    };
+    let mut running = Vec::new();
+    for user in ["ada", "bob"] {
+        let open = open().await;
+        let presence = Presence::start(open("presence"), config.clone()).await;
+        let presence = presence.unwrap_or_else(|error| panic!("{error}"));
+        let limits = serve::Limits::default();
+        let instance = instance_with(Some(presence), open, user, all(), limits).await;
+        let mut page = Page::open(&instance).await;
+        page.subscribe("room", None).await;
+        running.push((instance, page));
+    }
+    let (b, mut bob) = running.pop().unwrap();
+    let (a, mut ada) = running.pop().unwrap();
+    for page in [&mut ada, &mut bob] {
+        page.present(&["ada", "bob"]).await;
+    }
+    restart().await;
+    // Presence is no event of the topic: what is published comes with the topic's own ids.
+    publish(&b.topics, "room", 1).await;
+    let mut ids = Vec::new();
+    for page in [&mut ada, &mut bob] {
+        ids.push(page.tick_after_presence("room", 1).await);
+    }
+    assert_eq!(ids[0], ids[1]);
+    // An instance dies.
+    drop((ada, a));
+    bob.present(&["bob"]).await;
+    assert_eq!(b.sockets.count(), 1);
+}
+
+#[tokio::test]
+async fn presence_is_that_of_all_instances() {
+    let open = in_memory();
+    presence_over_instances(async || Box::new(open.clone()) as Box<_>, async || {}).await;
+}
+
 #[cfg(feature = "redis")]
 mod on_redis {
     use snippets::production::redis_log::{Durability, Redis};
@@ -365,9 +455,64 @@ mod on_redis {
 
     #[tokio::test]
     #[ignore = "needs Redis: run ./check"]
+    async fn presence_is_that_of_all_instances_over_a_restart_of_redis() {
+        let broker = tokio::sync::Mutex::new(Broker::start(Kind::Redis).await);
+        let open = async || {
+            let redis = connect(&*broker.lock().await).await;
+            Box::new(move |topic: &str| redis.log(&format!("topic:{topic}"), 100)) as Box<_>
+        };
+        let restart = async || {
+            let mut broker = broker.lock().await;
+            broker.kill();
+            broker.resume().await;
+        };
+        presence_over_instances(open, restart).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Redis: run ./check"]
     async fn a_user_is_disconnected_on_every_instance_through_redis() {
         let broker = Broker::start(Kind::Redis).await;
         disconnected_everywhere(async || connect(&broker).await.log("disconnects", 100)).await;
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod on_postgres {
+    use snippets::production::postgres_log::SCHEMA;
+
+    use super::*;
+    use crate::production_shared_log::with_postgres::Postgres;
+
+    async fn start() -> Postgres {
+        let broker = Postgres::start().await;
+        broker.client().await.batch_execute(SCHEMA).await.unwrap();
+        broker
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Postgres: run ./check"]
+    async fn a_socket_resumes_on_another_instance_through_postgres() {
+        let broker = start().await;
+        let mut instances = Vec::new();
+        for _ in 0..2 {
+            let postgres = broker.connections(crate::support::PATIENCE);
+            let open = move |topic: &str| postgres.log(topic, 100);
+            instances.push(instance(open, "ada", all(), serve::Limits::default()).await);
+        }
+        let (b, a) = (instances.pop().unwrap(), instances.pop().unwrap());
+        two_instances(a, b).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Postgres: run ./check"]
+    async fn presence_is_that_of_all_instances_through_postgres() {
+        let broker = start().await;
+        let open = async || {
+            let postgres = broker.connections(crate::support::PATIENCE);
+            Box::new(move |topic: &str| postgres.log(topic, 100)) as Box<_>
+        };
+        presence_over_instances(open, async || {}).await;
     }
 }
 
@@ -382,6 +527,24 @@ mod on_nats {
         let options =
             async_nats::ConnectOptions::new().request_timeout(Some(crate::support::PATIENCE));
         options.connect(broker.url()).await.unwrap()
+    }
+
+    #[tokio::test]
+    #[ignore = "needs NATS: run ./check"]
+    async fn presence_is_that_of_all_instances_over_a_restart_of_nats() {
+        let broker = tokio::sync::Mutex::new(Broker::start(Kind::Nats).await);
+        let open = async || {
+            let client = connect(&*broker.lock().await).await;
+            let open =
+                move |topic: &str| NatsLog::new(client.clone(), &format!("topic-{topic}"), 100);
+            Box::new(open) as Box<_>
+        };
+        let restart = async || {
+            let mut broker = broker.lock().await;
+            broker.kill();
+            broker.resume().await;
+        };
+        presence_over_instances(open, restart).await;
     }
 
     /// One stream of JetStream for each topic.

@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures::{FutureExt, stream};
 use http_body_util::BodyExt;
 use serde_json::json;
+use snippets::connections::crowd::{Over, Recheck};
 use snippets::connections::per_user::PerUser;
 use snippets::connections::tickets::Tickets;
 use snippets::sse::event::Cursor;
@@ -16,7 +18,7 @@ use snippets::sse::event::Event;
 use snippets::sse::log::{self, Log};
 use snippets::sse::protect::{self, PublicError, Service, Sessions};
 use snippets::sse::streams::{Config, Produced, Streams};
-use snippets::sse::until::{Until, Users, invalid};
+use snippets::sse::until::{Until, Users};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -40,7 +42,10 @@ pub fn service(max_streams: usize, per_user: usize, recheck: Duration) -> Arc<Se
         tickets: Tickets::default(),
         streams: Streams::start(config, CancellationToken::new()),
         per_user: PerUser::new(per_user),
-        recheck,
+        recheck: Recheck {
+            every: recheck,
+            ..Recheck::default()
+        },
         users: Users::default(),
         log: Log::starting_after(
             Cursor { epoch: 1, seq: 0 },
@@ -299,17 +304,20 @@ async fn a_busy_stream_is_checked_as_well() {
     let asked = valid.clone();
     let busy = Produced::new(stream::repeat_with(|| Event::new("n", &())));
     // A session store behind a network: the answer takes its time.
-    let over = invalid(every, move || {
-        let asked = asked.clone();
-        async move {
+    let recheck = Recheck {
+        every,
+        ..Recheck::default()
+    };
+    let over = async move {
+        let valid = async || {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            *asked.lock().unwrap()
-        }
-    });
+            Ok::<_, Infallible>(*asked.lock().unwrap())
+        };
+        assert_eq!(recheck.over(valid).await, Over::Invalid);
+        unauthorized()
+    };
     let slot = streams().admit().unwrap();
-    let mut body = slot
-        .respond(Until::new(busy, over, unauthorized()))
-        .into_body();
+    let mut body = slot.respond(Until::new(busy, over)).into_body();
     let mut next = || {
         let frame = body.frame().now_or_never().unwrap()?;
         let bytes = frame.unwrap().into_data().unwrap();
@@ -330,14 +338,36 @@ async fn a_busy_stream_is_checked_as_well() {
     assert_eq!(next(), None);
 }
 
+/// A session store that hangs or fails keeps the stream until the patience is over, and then ends it as an outage.
+#[tokio::test(start_paused = true)]
+async fn a_session_store_that_is_down_ends_no_stream_before_its_time() {
+    let recheck = Recheck::default();
+    let begun = tokio::time::Instant::now();
+    let hangs = async || {
+        std::future::pending::<()>().await;
+        Ok::<_, ()>(true)
+    };
+    assert_eq!(recheck.over(hangs).await, Over::Unknown);
+    let lived = begun.elapsed();
+    let most = recheck.patience + recheck.every + 2 * recheck.deadline;
+    assert!(lived >= recheck.patience && lived <= most, "{lived:?}");
+    // One answer, and the patience begins again.
+    let asked = std::cell::Cell::new(0);
+    let begun = tokio::time::Instant::now();
+    let once = async || {
+        asked.set(asked.get() + 1);
+        if asked.get() == 5 { Ok(true) } else { Err(()) }
+    };
+    assert_eq!(recheck.over(once).await, Over::Unknown);
+    assert!(begun.elapsed() >= recheck.patience + 4 * recheck.every.mul_f64(0.8));
+}
+
 #[tokio::test]
 async fn a_stream_that_ends_by_itself_is_not_called_unauthorized() {
     let one = Produced::new(stream::iter([Event::new("n", &()).map(Event::last)]));
     let over = std::future::pending();
     let slot = streams().admit().unwrap();
-    let body = slot
-        .respond(Until::new(one, over, unauthorized()))
-        .into_body();
+    let body = slot.respond(Until::new(one, over)).into_body();
     let body = within("the end", body.collect()).await.unwrap().to_bytes();
     assert!(body.ends_with(b"event: n\ndata: null\n\n"), "{body:?}");
 }

@@ -1,4 +1,6 @@
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -193,6 +195,48 @@ async fn a_stream_ends_between_0_8_and_1_times_its_maximum_age() {
         assert!(together < 30, "{together} ended in second {second}");
     }
     assert_eq!(streams.open(), 0);
+}
+
+/// One instance has all streams; another is added. Within the maximum age each has its share, without a wave of reconnects.
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_added_gets_its_share_within_the_maximum_age() {
+    let config = Config {
+        max_streams: 1_000,
+        heartbeat: Duration::from_secs(1),
+        max_age: Duration::from_secs(1000),
+        ..Config::default()
+    };
+    let instances = [streams(config.clone()), streams(config)];
+    let reconnects = Arc::new(Mutex::new(vec![0; 2_000]));
+    let next = Arc::new(AtomicUsize::new(0));
+    let started = tokio::time::Instant::now();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..1_000 {
+        let (instances, reconnects, next) = (instances.clone(), reconnects.clone(), next.clone());
+        clients.spawn(async move {
+            let mut at = 0;
+            loop {
+                let slot = instances[at].admit().unwrap();
+                let body = slot.respond(quiet()).into_body();
+                body.collect().await.unwrap();
+                let second = started.elapsed().as_secs() as usize;
+                reconnects.lock().unwrap()[second] += 1;
+                // The balancer knows both by now.
+                at = next.fetch_add(1, Ordering::SeqCst) % 2;
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(790)).await;
+    assert_eq!(instances.each_ref().map(Streams::open), [1_000, 0]);
+    tokio::time::sleep(Duration::from_secs(215)).await;
+    let share = instances.each_ref().map(Streams::open);
+    assert!(
+        share.iter().all(|open| (490..=510).contains(open)),
+        "{share:?}"
+    );
+    // 1,000 over 200 s.
+    let busiest = *reconnects.lock().unwrap().iter().max().unwrap();
+    assert!(busiest < 30, "{busiest} in one second");
 }
 
 #[tokio::test]

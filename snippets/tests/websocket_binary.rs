@@ -1,8 +1,8 @@
 //! `websocket/binary`: what is read is bounded, whole and exact; two generations of clients at one endpoint.
 
 use proptest::prelude::*;
+use snippets::websocket::binary;
 use snippets::websocket::binary::{Bad, MAX_PAYLOAD, Series, decode, encode};
-use snippets::websocket::binary_endpoint;
 use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ fn hex(bytes: &[u8]) -> String {
 
 async fn server() -> Server {
     let sockets = Sockets::new(Limits::default(), CancellationToken::new());
-    Server::start(binary_endpoint::router(sockets)).await
+    Server::start(binary::router(sockets)).await
 }
 
 async fn connect(server: &Server, offer: &str) -> FrameClient {

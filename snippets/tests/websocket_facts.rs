@@ -55,6 +55,30 @@ async fn feed_alone_leaves_the_message_in_the_buffer() {
     assert_eq!(client.next().await.unwrap().unwrap(), Message::text("fed"));
 }
 
+/// The syntax of axum 0.7: found at the start, and not by the first request.
+#[test]
+fn a_route_with_a_colon_panics_when_it_is_added() {
+    let add = |path: &'static str| {
+        std::panic::catch_unwind(move || Router::<()>::new().route(path, any(async || "")))
+    };
+    assert!(add("/rooms/:id").is_err());
+    assert!(add("/rooms/{id}").is_ok());
+}
+
+/// A receiver of tokio's broadcast that lags continues with the oldest message that is kept.
+#[tokio::test]
+async fn after_a_lag_the_newest_messages_remain_as_many_as_the_capacity() {
+    use tokio::sync::broadcast::{channel, error::RecvError};
+    let (sender, mut receiver) = channel(4);
+    for n in 0..10 {
+        sender.send(n).unwrap();
+    }
+    assert_eq!(receiver.recv().await, Err(RecvError::Lagged(6)));
+    for n in 6..10 {
+        assert_eq!(receiver.recv().await, Ok(n));
+    }
+}
+
 // C11.
 #[tokio::test]
 async fn dropping_the_socket_sends_no_close() {

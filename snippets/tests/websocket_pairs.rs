@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::{Router, middleware};
@@ -12,13 +13,13 @@ use snippets::connections::tickets::Tickets;
 use snippets::production::chaos_flow::{Cut, Plan};
 use snippets::websocket::client::{Command, Config, Stopped, Update, run};
 use snippets::websocket::pending::Pending;
-use snippets::websocket::protect::{self, Accounts, Guard, issue_ticket};
+use snippets::websocket::protect::{self, Guard, issue_ticket};
 use snippets::websocket::rates::{self, Quotas, Rates};
 use snippets::websocket::rooms::{Hub, Rules};
 use snippets::websocket::rooms_endpoint;
 use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
-use snippets::websocket::users::User;
+use snippets::websocket::users::{Accounts, Unavailable, User};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -65,12 +66,12 @@ fn ada() -> User {
 }
 
 impl Accounts for OnlyAda {
-    fn by_session(&self, cookie: &str) -> Option<User> {
-        (cookie == "session").then(ada)
+    async fn by_session(&self, cookie: &str) -> Result<Option<User>, Unavailable> {
+        Ok((cookie == "session").then(ada))
     }
 
-    fn by_token(&self, token: &str) -> Option<User> {
-        (token == "token").then(ada)
+    async fn by_token(&self, token: &str) -> Result<Option<User>, Unavailable> {
+        Ok((token == "token").then(ada))
     }
 }
 
@@ -95,8 +96,18 @@ impl Instance {
 
 /// All defaults, on `at`, where an earlier one may have been.
 async fn instance(under: Under, tickets: &Tickets, at: SocketAddr) -> Instance {
-    let (stop, hub) = (CancellationToken::new(), Hub::new(Rules::default()));
-    let sockets = Sockets::new(Limits::default(), stop.clone());
+    instance_with(under, tickets, at, Limits::default(), Rules::default()).await
+}
+
+async fn instance_with(
+    under: Under,
+    tickets: &Tickets,
+    at: SocketAddr,
+    limits: Limits,
+    rules: Rules,
+) -> Instance {
+    let (stop, hub) = (CancellationToken::new(), Hub::new(rules));
+    let sockets = Sockets::new(limits, stop.clone());
     let rates = Rates::new(Quotas::default());
     let guard = Guard {
         origins: Arc::new(["https://app.example".to_owned()]),
@@ -150,11 +161,25 @@ fn client(
     mpsc::Receiver<Update>,
     tokio::task::JoinHandle<Stopped>,
 ) {
+    client_of(ada, auth, addr, tickets)
+}
+
+/// As `user` is at each attempt.
+fn client_of(
+    user: impl Fn() -> User + Send + 'static,
+    auth: Auth,
+    addr: SocketAddr,
+    tickets: Tickets,
+) -> (
+    mpsc::Sender<Command>,
+    mpsc::Receiver<Update>,
+    tokio::task::JoinHandle<Stopped>,
+) {
     let (commands, commands_rx) = mpsc::channel(16);
     let (updates, updates_rx) = mpsc::channel(16);
     let request = move || {
         let query = match auth {
-            Auth::Ticket => format!("?ticket={}", issue_ticket(&tickets, &ada()).unwrap()),
+            Auth::Ticket => format!("?ticket={}", issue_ticket(&tickets, &user()).unwrap()),
             _ => String::new(),
         };
         let mut request = format!("ws://{addr}/rooms{query}").into_client_request()?;
@@ -281,6 +306,70 @@ async fn every_pair_survives_its_own_limits_a_cut_and_a_restart() {
     for one in all {
         one.await.unwrap();
     }
+}
+
+/// The client comes in as soon as the server that was full has room.
+#[tokio::test]
+async fn the_client_outlives_a_server_that_is_full() {
+    let (tickets, at) = (Tickets::default(), free_port());
+    let limits = Limits {
+        sockets: 1,
+        ..Limits::default()
+    };
+    let server = instance_with(Under::Listen, &tickets, at, limits, Rules::default()).await;
+    // Another client has the only place.
+    let (other, mut of_other, _task) = client(Auth::Bearer, at, tickets.clone());
+    assert_eq!(
+        within("the other", of_other.recv()).await,
+        Some(Update::Connected)
+    );
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = attempts.clone();
+    let user = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        ada()
+    };
+    let (_commands, mut updates, _client) = client_of(user, Auth::Ticket, at, tickets);
+    // Refused with 503 and `Retry-After`, which the client waits for: the second attempt comes after it.
+    eventually("a refusal", || attempts.load(Ordering::SeqCst) >= 2).await;
+    drop(other);
+    while within("the place", updates.recv()).await.expect("a client") != Update::Connected {}
+    drop(server);
+}
+
+/// Each session lives for a second or two; 4408 fetches a new ticket, and nothing is lost.
+#[tokio::test]
+async fn the_client_outlives_a_session_that_expires() {
+    let (tickets, at) = (Tickets::default(), free_port());
+    let server = instance(Under::Listen, &tickets, at).await;
+    let short = || User {
+        expires: tokio::time::Instant::now() + Duration::from_secs(2),
+        ..ada()
+    };
+    let (commands, mut updates, _client) = client_of(short, Auth::Ticket, at, tickets);
+    commands.send(Command::Join("talk".into())).await.unwrap();
+    let bob = Member::join(&server.hub, "talk", "bob", None);
+    let (mut cut, mut last, mut sent) = (0, 0, 0);
+    let mut joined = false;
+    while cut < 3 || last < sent {
+        match within("an update", updates.recv()).await.expect("a client") {
+            Update::Joined { .. } => joined = true,
+            Update::Event { seq, .. } => {
+                assert_eq!(seq, last + 1);
+                last = seq;
+            }
+            Update::Disconnected => {
+                cut += 1;
+                if joined {
+                    // While it is away.
+                    sent = bob.publish(&cut.to_string(), cut);
+                }
+            }
+            Update::Reset { .. } => panic!("a reset"),
+            _ => {}
+        }
+    }
+    assert!(sent >= 2);
 }
 
 #[tokio::test]

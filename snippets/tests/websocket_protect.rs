@@ -1,6 +1,7 @@
 //! `websocket/protect`: who gets a socket, what each way of refusing looks like, and when a session ends.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -8,19 +9,23 @@ use axum::extract::ws::Message;
 use axum::response::Response;
 use axum::routing::any;
 use axum::{Router, middleware};
+use snippets::connections::crowd::Recheck;
 use snippets::connections::tickets::Tickets;
 use snippets::websocket::admission::{Admission, FirstMessage};
 use snippets::websocket::messages;
 use snippets::websocket::outbox::Outbox;
-use snippets::websocket::protect::{self, Accounts, Guard};
+use snippets::websocket::protect::{self, Guard};
+use snippets::websocket::rates::{Quotas, Rates};
+use snippets::websocket::rooms::{Hub, Rules};
+use snippets::websocket::rooms_endpoint;
 use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::{Handler, Sockets, Upgrade};
-use snippets::websocket::users::User;
+use snippets::websocket::users::{Accounts, Rechecked, Unavailable, User};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::frames::{BINARY, Seen, handshake_request};
-use crate::support::{Frame, FrameClient, RawClient, Server};
+use crate::support::frames::{BINARY, PING, PONG, Seen, handshake_request};
+use crate::support::{Frame, FrameClient, RawClient, Server, eventually};
 
 fn user(name: &str) -> User {
     User {
@@ -34,12 +39,16 @@ fn user(name: &str) -> User {
 struct TestAccounts;
 
 impl Accounts for TestAccounts {
-    fn by_session(&self, cookie: &str) -> Option<User> {
-        cookie.strip_prefix("s-").map(user)
+    async fn by_session(&self, cookie: &str) -> Result<Option<User>, Unavailable> {
+        match cookie {
+            "down" => Err(Unavailable),
+            "hangs" => std::future::pending().await,
+            _ => Ok(cookie.strip_prefix("s-").map(user)),
+        }
     }
 
-    fn by_token(&self, token: &str) -> Option<User> {
-        token.strip_prefix("t-").map(user)
+    async fn by_token(&self, token: &str) -> Result<Option<User>, Unavailable> {
+        Ok(token.strip_prefix("t-").map(user))
     }
 }
 
@@ -310,9 +319,179 @@ fn first_message_of(outbox: &Outbox, admission: Admission) -> impl Handler + use
     FirstMessage::new(
         outbox,
         admission,
-        |token: &str| TestAccounts.by_token(token),
+        |token: &str| std::future::ready(Ok(token.strip_prefix("t-").map(user))),
         |_, _: &Outbox| Echo,
     )
+}
+
+/// A session store that answers when the test lets it, and how often it was asked.
+#[derive(Clone, Default)]
+struct Store {
+    asked: Arc<AtomicUsize>,
+    answer: Arc<Mutex<Option<Result<bool, Unavailable>>>>,
+}
+
+impl Store {
+    fn set(&self, answer: Option<Result<bool, Unavailable>>) {
+        *self.answer.lock().unwrap() = answer;
+    }
+
+    async fn asked_again(&self) {
+        let before = self.asked.load(Ordering::SeqCst);
+        eventually("a check", || self.asked.load(Ordering::SeqCst) > before + 1).await;
+    }
+}
+
+impl Accounts for Store {
+    async fn by_session(&self, _: &str) -> Result<Option<User>, Unavailable> {
+        Ok(None)
+    }
+
+    async fn by_token(&self, _: &str) -> Result<Option<User>, Unavailable> {
+        Ok(None)
+    }
+
+    async fn is_valid(&self, _: &User) -> Result<bool, Unavailable> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let answer = *self.answer.lock().unwrap();
+        match answer {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The rooms of the pack, for `ada`, whose session is checked.
+async fn rechecked(store: &Store, recheck: Recheck) -> (Server, FrameClient) {
+    let limits = Limits {
+        ping_every: Duration::from_millis(100),
+        // The client of the tests sends no pongs.
+        silent_pings: u32::MAX,
+        ..Limits::default()
+    };
+    let sockets = Sockets::new(limits, CancellationToken::new());
+    let limit = Rechecked {
+        limit: Rates::new(Quotas::default()),
+        accounts: Arc::new(store.clone()),
+        recheck,
+    };
+    let app = rooms_endpoint::router(sockets, Hub::new(Rules::default()), limit);
+    let server = Server::start(app.layer(axum::Extension(user("ada")))).await;
+    let mut client = FrameClient::connect(server.addr, "/rooms").await;
+    client.send_text(r#"{"type":"ping"}"#).await;
+    assert_eq!(client.next_text().await, r#"{"type":"pong"}"#);
+    (server, client)
+}
+
+const SOON: Recheck = Recheck {
+    every: Duration::from_millis(20),
+    deadline: Duration::from_millis(20),
+    patience: Duration::from_secs(3600),
+};
+
+#[tokio::test]
+async fn a_session_that_ends_in_the_store_closes_its_open_socket() {
+    let store = Store::default();
+    store.set(Some(Ok(true)));
+    let (_server, mut client) = rechecked(&store, SOON).await;
+    store.asked_again().await;
+    client.send_text(r#"{"type":"ping"}"#).await;
+    assert_eq!(client.next_text().await, r#"{"type":"pong"}"#);
+    store.set(Some(Ok(false)));
+    assert_eq!(client.next_close().await, Some(4408));
+}
+
+/// A store that hangs or fails: messages and heartbeats go on, until the patience is over.
+#[tokio::test]
+async fn a_session_store_that_is_down_ends_no_socket_before_its_time() {
+    for answer in [None, Some(Err(Unavailable))] {
+        let store = Store::default();
+        store.set(answer);
+        let (_server, mut client) = rechecked(&store, SOON).await;
+        store.asked_again().await;
+        client.send_text(r#"{"type":"ping"}"#).await;
+        assert_eq!(client.next_text().await, r#"{"type":"pong"}"#);
+        // The server's own pings come while a check waits.
+        while !matches!(client.next().await, Seen::Frame(frame) if frame.opcode == PING) {}
+        let impatient = Recheck {
+            patience: Duration::ZERO,
+            ..SOON
+        };
+        let (_server, mut client) = rechecked(&store, impatient).await;
+        assert_eq!(client.next_close().await, Some(1013));
+    }
+}
+
+#[tokio::test]
+async fn a_session_store_that_is_down_is_overload_at_the_handshake() {
+    let (server, _) = start().await;
+    let all = ["cookie: sid=down", "cookie: sid=hangs"].map(async |cookie| {
+        let headers = ["origin: https://app.example", cookie];
+        assert_eq!(attempt(&server, "/ws", &headers).await, (101, Some(1013)));
+    });
+    futures::future::join_all(all).await;
+}
+
+/// The token is verified elsewhere: what the client sends meanwhile is handled after it.
+#[tokio::test]
+async fn messages_wait_while_the_first_token_is_verified() {
+    let (answer, verified) = tokio::sync::watch::channel(None);
+    let verify = move |_: &str| {
+        let mut verified = verified.clone();
+        async move {
+            let verified = verified.wait_for(Option::is_some).await;
+            Ok(verified.map_err(|_| Unavailable)?.clone())
+        }
+    };
+    let upgrade = async move |State(sockets): State<Sockets>, upgrade: Upgrade| {
+        sockets.accept(upgrade, move |outbox| {
+            let echo = |_: User, _: &Outbox| Echo;
+            FirstMessage::new(outbox, Admission::default(), verify, echo)
+        })
+    };
+    let sockets = Sockets::new(Limits::default(), CancellationToken::new());
+    let app = Router::new()
+        .route("/first", any(upgrade))
+        .with_state(sockets);
+    let server = Server::start(app).await;
+    let mut client = FrameClient::connect(server.addr, "/first").await;
+    client.send_text(r#"{"type":"auth","token":"t-ada"}"#).await;
+    client.send_text("one").await;
+    client.send_text("two").await;
+    // The connection is alive while the store thinks.
+    client.send(Frame::new(PING, "here")).await;
+    while !matches!(client.next().await, Seen::Frame(frame) if frame.opcode == PONG) {}
+    answer.send_replace(Some(user("ada")));
+    assert_eq!(client.next_text().await, r#"{"type":"ready"}"#);
+    assert_eq!(client.next_text().await, "one");
+    assert_eq!(client.next_text().await, "two");
+}
+
+/// A new token on an open socket moves the end of its session; another user's, or a bad one, ends it.
+#[tokio::test(start_paused = true)]
+async fn a_token_is_refreshed_on_an_open_socket() {
+    let outbox = Outbox::new(8, 1 << 20);
+    let mut handler = first_message(&outbox);
+    let auth = |name: &str| Message::from(format!(r#"{{"type":"auth","token":"{name}"}}"#));
+    handler.on_message(auth("t-ada"), &outbox);
+    assert_eq!(outbox.pop(), Some(r#"{"type":"ready"}"#.into()));
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(3500)).await;
+        handler.on_message(auth("t-ada"), &outbox);
+        assert_eq!(outbox.pop(), Some(r#"{"type":"ready"}"#.into()));
+        handler.on_message("still in".into(), &outbox);
+        assert_eq!(outbox.pop(), Some("still in".into()));
+    }
+    tokio::time::sleep(Duration::from_secs(3601)).await;
+    assert_eq!(close_of(&outbox), (4408, "session expired".into()));
+    for other in ["t-bob", "forged"] {
+        let outbox = Outbox::new(8, 1 << 20);
+        let mut handler = first_message(&outbox);
+        handler.on_message(auth("t-ada"), &outbox);
+        outbox.pop();
+        handler.on_message(auth(other), &outbox);
+        assert_eq!(close_of(&outbox).0, 4401);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -589,6 +589,28 @@ async fn serves_websockets_over_http2() {
     );
 }
 
+/// After a scale-out the sockets move to the instance that was added, not all at once.
+#[tokio::test]
+async fn a_socket_ends_between_0_8_and_1_times_its_maximum_age() {
+    let limits = Limits {
+        ping_every: Duration::from_millis(10),
+        silent_pings: u32::MAX,
+        max_age: Duration::from_millis(1_000),
+        ..Limits::default()
+    };
+    let sockets = Sockets::new(limits, CancellationToken::new());
+    let server = Server::start(messages::router(sockets)).await;
+    let all = (0..20).map(async |_| {
+        let begun = std::time::Instant::now();
+        let mut client = FrameClient::connect(server.addr, "/ws").await;
+        assert_eq!(client.next_close().await, Some(1001));
+        begun.elapsed().as_millis()
+    });
+    let ages = futures::future::join_all(all).await;
+    // Late on a busy machine, and never early.
+    assert!(ages.iter().all(|age| *age >= 780), "{ages:?}");
+}
+
 #[tokio::test]
 async fn only_a_websocket_handshake_of_version_13_is_accepted() {
     let server = echo_server(Limits::default()).await;

@@ -10,6 +10,7 @@ use snippets::websocket::rooms::{Full, Hub, Rules};
 use snippets::websocket::rooms_endpoint;
 use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
+use snippets::websocket::users::Accounts;
 use tokio_util::sync::CancellationToken;
 
 /// A long message with its JSON; attachments go by HTTP.
@@ -36,7 +37,7 @@ pub fn sockets(shutdown: CancellationToken) -> Sockets {
 }
 
 /// `GET /rooms`, for those whom `guard` lets in.
-pub fn app(sockets: Sockets, guard: Guard) -> Router {
+pub fn app<A: Accounts>(sockets: Sockets, guard: Guard<A>) -> Router {
     let hub = Hub::new(Rules {
         history: HISTORY,
         history_bytes: HISTORY_BYTES,

@@ -4,8 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use snippets::websocket::protect::Accounts;
-use snippets::websocket::users::User;
+use snippets::websocket::users::{Accounts, Unavailable, User};
 use tokio::time::Instant;
 
 /// Sessions by token.
@@ -96,11 +95,11 @@ impl Table {
 
 /// How the guard of the socket asks for a user.
 impl Accounts for Sessions {
-    fn by_session(&self, cookie: &str) -> Option<User> {
-        self.user(cookie)
+    async fn by_session(&self, cookie: &str) -> Result<Option<User>, Unavailable> {
+        Ok(self.user(cookie))
     }
 
-    fn by_token(&self, token: &str) -> Option<User> {
-        self.user(token)
+    async fn by_token(&self, token: &str) -> Result<Option<User>, Unavailable> {
+        Ok(self.user(token))
     }
 }

@@ -4,7 +4,7 @@
 //! header. The contract (names, ids, where a newcomer starts, limits) is [`Settings`]; who may do what is [`Access`]. Events
 //! are in memory: if a restart must not reset clients, fill the logs from a broker (`production/topics`).
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -15,6 +15,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use snippets::connections::crowd::Recheck;
 use snippets::connections::per_user::PerUser;
 pub use snippets::connections::refusal::Refusal;
 use snippets::connections::tickets::{TicketError, Tickets};
@@ -25,7 +26,7 @@ use snippets::sse::fanout::feed;
 use snippets::sse::log::{Config as LogConfig, PublishError};
 use snippets::sse::streams::{self, Config as StreamsConfig, Holding, Streams};
 use snippets::sse::topics::{Bounds, Topics};
-use snippets::sse::until::{Until, invalid};
+use snippets::sse::until::Until;
 use tokio_util::sync::CancellationToken;
 
 const INTERNAL: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal");
@@ -258,12 +259,18 @@ async fn events(
     else {
         return (settings.refuse)(INTERNAL);
     };
-    let (access, every) = (access.clone(), settings.recheck);
-    let over = invalid(every, move || {
-        std::future::ready(access.may_read(&user, &order))
-    });
+    let access = access.clone();
+    let recheck = Recheck {
+        every: settings.recheck,
+        ..Recheck::default()
+    };
+    let over = async move {
+        let may = || std::future::ready(Ok::<_, Infallible>(access.may_read(&user, &order)));
+        recheck.over(may).await;
+        unauthorized
+    };
     let watched = observer.watch(reader, cursor != LastEventId::None);
-    slot.respond(Holding(Until::new(watched, over, unauthorized), place))
+    slot.respond(Holding(Until::new(watched, over), place))
 }
 
 #[derive(Deserialize)]

@@ -2,7 +2,7 @@
 //!
 //! Event streams and sockets hold a [`Place`]. It is the permit; its heartbeat is one tick that all share, so that no
 //! connection has a timer of its own; a shutdown reaches the places evenly over `drain_spread`, and none is busy enough
-//! to miss it. `sse/streams.rs` and `websocket/serve.rs` are built on it.
+//! to miss it. [`Recheck`] asks again whether a connection may stay open. `sse/streams.rs` and `websocket/serve.rs` are built on it.
 
 // ANCHOR: crowd
 use std::{
@@ -249,6 +249,59 @@ impl Drop for Place {
         table.free.push(self.index);
         if table.taken() == 0 {
             self.crowd.0.empty.notify_waiters();
+        }
+    }
+}
+
+// ANCHOR: recheck
+/// How often a session is checked again while a connection is open.
+#[derive(Debug, Clone, Copy)]
+pub struct Recheck {
+    /// Each check begins 0.8 to 1 times this after the last one, so that connections that were opened together are not
+    /// checked together.
+    pub every: Duration,
+    /// Longest time of one check; then it has failed.
+    pub deadline: Duration,
+    /// How long a connection stays open while all checks fail: a session store that is down must not end every connection.
+    pub patience: Duration,
+}
+
+/// Why a connection must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// The session is not valid.
+    Invalid,
+    /// For [`Recheck::patience`], no check was answered.
+    Unknown,
+}
+
+impl Recheck {
+    /// Completes when `valid` returns `Ok(false)`, or when it has failed for too long. Poll it with the connection, as
+    /// `sse/until.rs` and `websocket/users.rs` do: while a check waits, events and heartbeats are sent.
+    pub async fn over<F, E>(self, valid: impl Fn() -> F) -> Over
+    where
+        F: Future<Output = Result<bool, E>>,
+    {
+        let mut answered = Instant::now();
+        loop {
+            sleep(self.every.mul_f64(rand::random_range(0.8..=1.0))).await;
+            match timeout(self.deadline, valid()).await {
+                Ok(Ok(true)) => answered = Instant::now(),
+                Ok(Ok(false)) => return Over::Invalid,
+                _ if answered.elapsed() >= self.patience => return Over::Unknown,
+                _ => tracing::warn!("a session cannot be checked"),
+            }
+        }
+    }
+}
+// ANCHOR_END: recheck
+
+impl Default for Recheck {
+    fn default() -> Self {
+        Self {
+            every: Duration::from_secs(30),
+            deadline: Duration::from_secs(5),
+            patience: Duration::from_secs(5 * 60),
         }
     }
 }

@@ -6,9 +6,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    convert::Infallible,
     future::ready,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
 
 use axum::{
@@ -19,11 +19,14 @@ use axum::{
     routing::get,
 };
 
-use crate::sse::{
-    event::{Event, LastEventId, Names},
-    log::Log,
-    streams::{self, Streams},
-    until::{Until, invalid},
+use crate::{
+    connections::crowd::Recheck,
+    sse::{
+        event::{Event, LastEventId, Names},
+        log::Log,
+        streams::{self, Streams},
+        until::Until,
+    },
 };
 
 /// Who reads: never taken from the path, the query or the cursor.
@@ -44,8 +47,8 @@ pub struct Channels {
     pub all: RwLock<HashMap<String, Channel>>,
     /// Open streams.
     pub streams: Streams,
-    /// Longest time for which an open stream outlives the right to it.
-    pub recheck: Duration,
+    /// How long an open stream outlives the right to it.
+    pub recheck: Recheck,
 }
 
 impl Channels {
@@ -92,9 +95,14 @@ async fn events(
     let Ok(unauthorized) = Event::unreserved(Names::DEFAULT.unauthorized, &data) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let over = invalid(channels.recheck, move || {
-        ready(channels.readable(&reader, &channel).is_some())
-    });
-    slot.respond(Until::new(log, over, unauthorized))
+    let over = async move {
+        let may = || {
+            let may = channels.readable(&reader, &channel).is_some();
+            ready(Ok::<_, Infallible>(may))
+        };
+        channels.recheck.over(may).await;
+        unauthorized
+    };
+    slot.respond(Until::new(log, over))
 }
 // ANCHOR_END: events

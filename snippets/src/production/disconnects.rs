@@ -39,7 +39,13 @@ impl<S: Store> Disconnects<S> {
     pub async fn start(store: S, obey: impl Fn(&str) + Send + 'static) -> Result<Self, S::Error> {
         // ANCHOR_END: start
         let log = Arc::new(SharedLog::start(store, Config::default()).await?);
-        let reader = tokio::spawn(read(log.clone(), obey));
+        let reader = tokio::spawn(follow(log.clone(), move |name, data| {
+            if name == NAME
+                && let Ok(user) = serde_json::from_str::<String>(data)
+            {
+                obey(&user);
+            }
+        }));
         Ok(Self {
             log,
             _reader: AbortOnDropHandle::new(reader),
@@ -59,7 +65,8 @@ impl<S: Store> Disconnects<S> {
     }
 }
 
-async fn read<S: Store>(log: Arc<SharedLog<S>>, obey: impl Fn(&str)) {
+/// Calls `hear` with the name and the data of each event, from the oldest that the log keeps on.
+pub(super) async fn follow<S: Store>(log: Arc<SharedLog<S>>, mut hear: impl FnMut(&str, &str)) {
     let mut cursor = LastEventId::None;
     loop {
         // The end of a source is an outage of the broker: continue after the last event.
@@ -71,11 +78,7 @@ async fn read<S: Store>(log: Arc<SharedLog<S>>, obey: impl Fn(&str)) {
                     if !event.last_event_id.is_empty() {
                         cursor = LastEventId::Id(event.last_event_id.to_owned());
                     }
-                    if event.event_type == NAME
-                        && let Ok(user) = serde_json::from_str::<String>(event.data)
-                    {
-                        obey(&user);
-                    }
+                    hear(event.event_type, event.data);
                 }
                 if chunk.last {
                     break;

@@ -3,7 +3,7 @@
 //! # Layout
 //!
 //! Start with `shared_log`, one log for several instances, on a `store` (`redis_log`, `nats_log`, `postgres_log`); then `topics`,
-//! `channels`, `snapshot` and `feed`, which use it. To restart: `drain`. To observe: `observe`, `scrape`. To refuse: `cross_site`.
+//! `presence`, `disconnects`, `channels`, `snapshot` and `feed`, which use it. To restart: `drain`. To observe: `observe`, `scrape`. To refuse: `cross_site`.
 //! To test: `chaos`, a proxy that misbehaves, and `load`.
 
 pub mod channels;
@@ -20,6 +20,7 @@ pub mod nats_log;
 pub mod observe;
 #[cfg(feature = "postgres")]
 pub mod postgres_log;
+pub mod presence;
 #[cfg(feature = "redis")]
 pub mod redis_log;
 pub mod scrape;

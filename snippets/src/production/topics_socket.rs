@@ -3,7 +3,7 @@
 //! Use it if a page follows many topics that are published on any instance: rooms, orders, prices. If a page follows few,
 //! use one event stream for each. A subscription is a position in its topic's log, so nothing is queued for a slow client, a busy topic does
 //! not starve the others, and the client resumes each topic on any instance. A refusal names its topic and leaves the
-//! others alone. Needs `topics.rs`, `sse/wire.rs` and `websocket/{serve,users}.rs` with their files; put `websocket/protect.rs` before it.
+//! others alone. Needs `topics.rs`, `presence.rs`, `sse/wire.rs` and `websocket/{serve,users}.rs` with their files; put `websocket/protect.rs` before it.
 
 // ANCHOR: topics_socket
 use std::{
@@ -22,12 +22,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
+    presence::{Presence, Present},
     store::Store,
     topics::{TopicError, TopicReader, Topics},
 };
 use crate::{
     sse::{
         event::{LastEventId, is_token},
+        log_reader::Reader,
         streams::Source,
         wire::Parser,
     },
@@ -60,19 +62,23 @@ enum Request {
 /// Whether a user may read a topic: checked at each `subscribe`, and at each ping of an open connection.
 pub type MayRead = Arc<dyn Fn(&User, &str) -> bool + Send + Sync>;
 
-/// `/topics`. The user comes from your authentication in front of it; `limit` is `rates::Rates`, or `()`.
+/// `/topics`. The user comes from your authentication in front of it; `limit` is `rates::Rates`, or `()`. With `presence`,
+/// each subscription is followed by `presence` messages, which say who else has one.
 pub fn router<S: Store, L: Limit<User>>(
     sockets: Sockets,
     topics: Arc<Topics<S>>,
+    presence: Option<Presence>,
     may_read: MayRead,
     limit: L,
 ) -> Router {
-    let upgrade = async move |State((topics, may_read)): State<(Arc<Topics<S>>, MayRead)>,
+    type Parts<S> = (Arc<Topics<S>>, Option<Presence>, MayRead);
+    let upgrade = async move |State((topics, presence, may_read)): State<Parts<S>>,
                               Extension(user): Extension<User>,
                               upgrade: Upgrade| {
         sockets.accept(upgrade, move |outbox| {
             let reader = Subscriptions {
                 topics,
+                presence,
                 may_read,
                 user: user.clone(),
                 open: Vec::new(),
@@ -85,12 +91,13 @@ pub fn router<S: Store, L: Limit<User>>(
     };
     Router::new()
         .route("/topics", any(upgrade))
-        .with_state((topics, may_read))
+        .with_state((topics, presence, may_read))
 }
 
 /// One connection; dropped with it, its topics have one reader less.
 struct Subscriptions<S: Store> {
     topics: Arc<Topics<S>>,
+    presence: Option<Presence>,
     may_read: MayRead,
     user: User,
     open: Vec<Subscription<S>>,
@@ -104,6 +111,8 @@ struct Subscriptions<S: Store> {
 struct Subscription<S: Store> {
     topic: String,
     reader: Reading<S>,
+    /// From the moment when it is open.
+    present: Option<(Present, Option<Reader>)>,
 }
 
 type Opened<S> = Result<Option<TopicReader<S>>, TopicError<<S as Store>::Error>>;
@@ -137,7 +146,11 @@ impl<S: Store> Subscriptions<S> {
                 let (topics, name) = (self.topics.clone(), topic.clone());
                 let opening = Box::pin(async move { topics.read(&name, &cursor).await });
                 let reader = Reading::Opening(opening);
-                self.open.push(Subscription { topic, reader });
+                self.open.push(Subscription {
+                    topic,
+                    reader,
+                    present: None,
+                });
                 self.task.take().into_iter().for_each(Waker::wake);
             }
             Request::Unsubscribe { topic } => {
@@ -203,7 +216,12 @@ impl<S: Store> Handler for Subscriptions<S> {
         self.task = Some(cx.waker().clone());
         for offset in 0..self.open.len() {
             let at = (self.next + offset) % self.open.len();
-            if let Poll::Ready((frames, over)) = self.open[at].poll(cx) {
+            let enter = |topic: &str| {
+                let presence = self.presence.as_ref()?;
+                let present = presence.enter(topic, &self.user.name);
+                Some((present, presence.watch(topic)))
+            };
+            if let Poll::Ready((frames, over)) = self.open[at].poll(cx, enter) {
                 self.next = at + 1;
                 if over {
                     self.open.remove(at);
@@ -217,7 +235,11 @@ impl<S: Store> Handler for Subscriptions<S> {
 
 impl<S: Store> Subscription<S> {
     /// Whole frames, and whether they are the last ones of this topic.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Bytes, bool)> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        enter: impl FnOnce(&str) -> Option<(Present, Option<Reader>)>,
+    ) -> Poll<(Bytes, bool)> {
         let topic = &self.topic;
         let frame = |message: Value| text_frame(&message.to_string());
         let refused = |code| frame(json!({"type": "error", "code": code, "topic": topic}));
@@ -229,6 +251,7 @@ impl<S: Store> Subscription<S> {
                     let subscribed =
                         json!({"type": "subscribed", "topic": topic, "id": reader.id()});
                     self.reader = Reading::Open(reader);
+                    self.present = enter(topic);
                     return Poll::Ready((frame(subscribed), false));
                 }
                 Ok(None) => return Poll::Ready((finished(), true)),
@@ -236,8 +259,14 @@ impl<S: Store> Subscription<S> {
                 Err(TopicError::Broker(_)) => return Poll::Ready((refused("unavailable"), true)),
             },
         };
-        let Some(chunk) = ready!(reader.poll(cx)) else {
-            return Poll::Ready((finished(), true));
+        let who = self.present.as_mut().and_then(|(_, who)| who.as_mut());
+        let who = who.map_or(Poll::Pending, |who| who.poll(cx));
+        let (presence, chunk) = match who {
+            Poll::Ready(Some(chunk)) => (true, chunk),
+            _ => match ready!(reader.poll(cx)) {
+                Some(chunk) => (false, chunk),
+                None => return Poll::Ready((finished(), true)),
+            },
         };
         let (mut frames, mut parser) = (Vec::new(), Parser::default());
         let mut events = parser.push(&chunk.bytes);
@@ -248,6 +277,13 @@ impl<S: Store> Subscription<S> {
                 return Poll::Ready((frames.into(), true));
             }
             let data = serde_json::from_str(event.data);
+            if presence {
+                let who: Value = data.unwrap_or_default();
+                frames.extend_from_slice(&frame(json!({
+                    "type": "presence", "topic": topic, "count": who["count"], "users": who["users"],
+                })));
+                continue;
+            }
             frames.extend_from_slice(&frame(json!({
                 "type": "event", "topic": topic, "id": event.last_event_id, "event": event.event_type,
                 "data": data.unwrap_or_else(|_| Value::from(event.data)),

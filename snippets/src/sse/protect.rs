@@ -8,8 +8,8 @@
 // ANCHOR: protect
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
 
 use axum::{
@@ -26,11 +26,12 @@ use sha2::{Digest, Sha256};
 use tower_http::{cors::CorsLayer, trace::TraceLayer};
 
 use super::{
-    event::{Event, InvalidEvent, LastEventId, Names},
+    event::{Event, LastEventId, Names},
     streams::{self, Source, Streams},
-    until::{Until, Users, invalid},
+    until::{Until, Users},
 };
 use crate::connections::{
+    crowd::{Over, Recheck},
     per_user::PerUser,
     tickets::{TicketError, Tickets},
 };
@@ -115,8 +116,8 @@ pub struct Service<L> {
     pub streams: Streams,
     /// The limit for each user.
     pub per_user: PerUser,
-    /// How long an open stream outlives its session at most.
-    pub recheck: Duration,
+    /// How long an open stream outlives its session.
+    pub recheck: Recheck,
     /// For a logout that ends the streams immediately.
     pub users: Users,
     /// What is streamed.
@@ -197,25 +198,31 @@ async fn events<L: Send + Sync + 'static, S: Source>(
         .streams
         .admit()
         .map_err(|_| PublicError::Unavailable)?;
-    let unauthorized = unauthorized().map_err(|_| PublicError::Unavailable)?;
+    let last = |name, error: PublicError| {
+        Event::unreserved(name, &error).map_err(|_| PublicError::Unavailable)
+    };
+    let unauthorized = last(Names::DEFAULT.unauthorized, PublicError::Unauthorized)?;
+    let unavailable = last(Names::DEFAULT.failed, PublicError::Unavailable)?;
     let disconnected = service.users.disconnected(&user);
     let over = async move {
         // The user's permit is dropped with the stream.
         let user = user_slot.user();
-        let valid = async || service.sessions.user(&session).as_deref() == Some(user);
+        let valid = async || {
+            let now = service.sessions.user(&session);
+            Ok::<_, Infallible>(now.as_deref() == Some(user))
+        };
         tokio::select! {
-            () = invalid(service.recheck, valid) => {}
-            () = disconnected => {}
+            over = service.recheck.over(valid) => match over {
+                Over::Invalid => unauthorized,
+                // Clients reconnect with their cursor.
+                Over::Unknown => unavailable,
+            },
+            () = disconnected => unauthorized,
         }
     };
-    Ok(slot.respond(Until::new(reader, over, unauthorized)))
+    Ok(slot.respond(Until::new(reader, over)))
 }
 // ANCHOR_END: events
-
-/// The terminal event of a stream that is no longer allowed.
-fn unauthorized() -> Result<Event, InvalidEvent> {
-    Event::unreserved(Names::DEFAULT.unauthorized, &PublicError::Unauthorized)
-}
 
 /// The session of the token in `Authorization: Bearer` or else in the cookie `session`, which is `HttpOnly;
 /// Secure; SameSite=Lax` at least.

@@ -1,8 +1,8 @@
 //! Ends an open stream when it is no longer allowed: its session is over, or its user is disconnected.
 //!
 //! Use it for every stream that needed a permission to be opened, since a stream outlives that decision. [`Until`] ends a
-//! stream in band when any future completes; [`invalid`] is such a future for a check that is repeated (a session store,
-//! in memory or behind a network); [`Users`] is one for a logout that must take effect immediately. The maximum age of
+//! stream in band when any future completes; `Recheck` of `connections/crowd.rs` is such a future for a check that is
+//! repeated (a session store, in memory or behind a network); [`Users`] is one for a logout that must take effect immediately. The maximum age of
 //! `streams.rs` remains the last resort. Needs `streams.rs` with its files.
 
 // ANCHOR: until
@@ -11,10 +11,8 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
-    time::Duration,
 };
 
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -22,20 +20,18 @@ use super::{
     streams::{Chunk, Own, Source},
 };
 
-/// `source`, until `over` completes; then the terminal event `last`. A busy source does not delay it.
+/// `source`, until `over` completes with the terminal event. A busy source does not delay it.
 pub struct Until<S> {
     source: S,
-    over: Pin<Box<dyn Future<Output = ()> + Send>>,
-    last: Event,
+    over: Pin<Box<dyn Future<Output = Event> + Send>>,
 }
 
 impl<S> Until<S> {
     /// What `over` holds is dropped with the stream: put the user's permit into it.
-    pub fn new(source: S, over: impl Future<Output = ()> + Send + 'static, last: Event) -> Self {
+    pub fn new(source: S, over: impl Future<Output = Event> + Send + 'static) -> Self {
         Self {
             source,
             over: Box::pin(over),
-            last: last.last(),
         }
     }
 }
@@ -43,8 +39,8 @@ impl<S> Until<S> {
 impl<S: Source> Source for Until<S> {
     // ANCHOR: poll
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
-        if self.over.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Chunk::from(&self.last)));
+        if let Poll::Ready(last) = self.over.as_mut().poll(cx) {
+            return Poll::Ready(Some(Chunk::from(&last.last())));
         }
         self.source.poll(cx)
     }
@@ -62,18 +58,6 @@ impl<S: Source> Source for Until<S> {
         self.source.own(what)
     }
 }
-
-// ANCHOR: invalid
-/// Completes when `valid` returns false. `valid` is called after `every`, and again `every` after each of its results.
-pub async fn invalid<F: Future<Output = bool>>(every: Duration, valid: impl Fn() -> F) {
-    loop {
-        sleep(every).await;
-        if !valid().await {
-            return;
-        }
-    }
-}
-// ANCHOR_END: invalid
 
 /// The users that have open streams in this process (`production/disconnects.rs`: in all). It keeps nothing of a user without one.
 /// Cloning is cheap. Unlike `connections/per_user.rs` it has no limit, and one token per user ends streams that no permit counts.

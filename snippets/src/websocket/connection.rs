@@ -54,6 +54,8 @@ pub struct Connection<H> {
     /// The beat in which the peer was heard last, and the one it is now.
     heard: u32,
     now: u32,
+    /// The beat of its maximum age.
+    last: u32,
     ping: bool,
     /// Why it ends; what is left is the closing handshake.
     end: Option<End>,
@@ -99,6 +101,9 @@ impl<H: Handler> Connection<H> {
         start: impl FnOnce(&Outbox) -> H,
     ) -> Self {
         let limits = &shared.limits;
+        let beats = limits.max_age.div_duration_f64(limits.ping_every);
+        // The cast saturates: `Duration::MAX` is no limit.
+        let last = (beats * rand::random_range(0.8..=1.0)).ceil().max(1.0) as u32;
         let outbox = Outbox::new(limits.queue, limits.queue_bytes);
         // Above the limit: up to here the message is read whole, and the closing handshake can be finished.
         let most = Some(limits.message.saturating_mul(4));
@@ -128,6 +133,7 @@ impl<H: Handler> Connection<H> {
             opened,
             heard: 0,
             now: 0,
+            last,
             ping: false,
             end: None,
             input: Input::Frames,
@@ -313,6 +319,9 @@ impl<H: Handler> Connection<H> {
                 self.ping = true;
                 if now.wrapping_sub(self.heard) >= self.shared.limits.silent_pings {
                     return Poll::Ready(End::HalfOpen);
+                }
+                if now >= self.last {
+                    self.outbox.close(1001, "maximum age: reconnect");
                 }
             }
             Due::Shutdown => self.outbox.close(1001, "going away"),

@@ -8,7 +8,6 @@
 
 pub mod admission;
 pub mod binary;
-pub mod binary_endpoint;
 pub mod client;
 pub mod client_session;
 pub mod connection;

@@ -1,4 +1,5 @@
-//! Who is in a room: state next to its events, and not events in its history. Used by `rooms.rs`.
+//! Who is in a room: state next to its events, and not events in its history. Used by `rooms.rs`, and for the members of one
+//! process by `production/presence.rs`.
 //!
 //! Guarantees: a user counts once, with any number of connections; one who reconnects within the grace period has neither left
 //! nor come; entering and leaving cost the same in a room of ten and of ten thousand.
@@ -18,8 +19,11 @@ pub struct Presence {
     users: BTreeMap<Arc<str>, Present>,
     /// Users without a connection, and until when they still count; the oldest is in front.
     leaving: VecDeque<(Instant, Arc<str>)>,
-    changed: bool,
+    changes: Vec<Change>,
 }
+
+/// A user who has come (`true`) or left.
+pub type Change = (Arc<str>, bool);
 
 #[derive(Debug, Default)]
 struct Present {
@@ -30,7 +34,9 @@ struct Present {
 impl Presence {
     /// One more connection of `user`.
     pub fn enter(&mut self, user: &Arc<str>) {
-        self.changed |= !self.users.contains_key(user);
+        if !self.users.contains_key(user) {
+            self.changes.push((user.clone(), true));
+        }
         let present = self.users.entry(user.clone()).or_default();
         present.connections += 1;
         present.until = None;
@@ -48,31 +54,36 @@ impl Presence {
         }
     }
 
-    /// Removes users whose `until` has passed. Returns whether the state has changed since the last call.
-    pub fn take_changes(&mut self, now: Instant) -> bool {
-        while let Some((until, user)) = self.leaving.front()
+    /// Removes users whose `until` has passed. Returns who has come and who has left since the last call, in order.
+    pub fn take_changes(&mut self, now: Instant) -> Vec<Change> {
+        while let Some((until, _)) = self.leaving.front()
             && *until <= now
+            && let Some((until, user)) = self.leaving.pop_front()
         {
             // Not if the user has returned since, even if the user has left again: that has another `until`.
-            let present = self.users.get(user);
-            if present.is_some_and(|present| present.until == Some(*until)) {
-                self.users.remove(user);
-                self.changed = true;
+            let present = self.users.get(&user);
+            if present.is_some_and(|present| present.until == Some(until)) {
+                self.users.remove(&user);
+                self.changes.push((user, false));
             }
-            self.leaving.pop_front();
         }
-        std::mem::take(&mut self.changed)
+        std::mem::take(&mut self.changes)
     }
     // ANCHOR_END: leave
 
     /// Whether a change is still to be taken, now or later.
     pub fn is_pending(&self) -> bool {
-        self.changed || !self.leaving.is_empty()
+        !self.changes.is_empty() || !self.leaving.is_empty()
     }
 
     /// Number of users.
     pub fn count(&self) -> usize {
         self.users.len()
+    }
+
+    /// All names, in order.
+    pub fn users(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.users.keys()
     }
 
     /// The first [`USERS_SHOWN`] names.

@@ -15,25 +15,19 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::CookieJar;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::outbox::Outbox;
 use super::serve::{Handler, Sockets, Upgrade};
-use super::users::{EXPIRED, User};
+use super::users::{Accounts, EXPIRED, Unavailable, User};
 use crate::connections::tickets::{TicketError, Tickets};
 
-/// The session store of the application. Synchronous: a signed token, or a lookup in memory.
-pub trait Accounts: Send + Sync + 'static {
-    /// The user of a session cookie that is valid now.
-    fn by_session(&self, cookie: &str) -> Option<User>;
-    /// The user of an access token that is valid now.
-    fn by_token(&self, token: &str) -> Option<User>;
-}
+/// Longest time in which the session store answers at the handshake; after it, the client gets 1013 and retries later.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 // ANCHOR: guard
 /// What protects a WebSocket route: `.layer(middleware::from_fn_with_state(guard, protect::authenticate))`.
-#[derive(Clone)]
-pub struct Guard {
+pub struct Guard<A> {
     /// Scheme, host and port, exactly as browsers send it: `https://app.example`.
     pub origins: Arc<[String]>,
     /// Name of the session cookie; use the prefix `__Host-` in production.
@@ -41,7 +35,7 @@ pub struct Guard {
     /// The subprotocols of the application.
     pub subprotocols: &'static [&'static str],
     /// Where users come from.
-    pub accounts: Arc<dyn Accounts>,
+    pub accounts: Arc<A>,
     /// Issued at `POST /ticket` with [`issue_ticket`].
     pub tickets: Tickets,
     /// Accepts a socket to refuse it with a close code, because a browser cannot see why a handshake was refused.
@@ -79,8 +73,8 @@ impl Refused {
 }
 
 /// The layer.
-pub async fn authenticate(
-    State(guard): State<Guard>,
+pub async fn authenticate<A: Accounts>(
+    State(guard): State<Guard<A>>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -122,7 +116,7 @@ impl Handler for Nobody {
     fn on_message(&mut self, _: Message, _: &Outbox) {}
 }
 
-impl Guard {
+impl<A: Accounts> Guard<A> {
     // ANCHOR: user
     async fn user_of(&self, parts: &Parts) -> Result<User, Refused> {
         let headers = &parts.headers;
@@ -139,14 +133,13 @@ impl Guard {
         }
         let user = match ticket(parts) {
             Some(ticket) => Some(redeem(&self.tickets, &ticket).await?),
-            None => bearer(headers)
-                .map(|token| self.accounts.by_token(token))
-                // A browser sends the cookie with every page's socket: it proves a login only together with an allowed Origin.
-                .or_else(|| {
-                    let jar = origin.map(|_| CookieJar::from_headers(headers))?;
-                    Some(self.accounts.by_session(jar.get(self.cookie)?.value()))
-                })
-                .flatten(),
+            None => {
+                let known = timeout(PATIENCE, self.by_header(headers, origin.is_some())).await;
+                // A store that is down is no reason to log in again.
+                known
+                    .unwrap_or(Err(Unavailable))
+                    .map_err(|_| Refused::Overloaded)?
+            }
         };
         let user = user
             .filter(|user| user.expires > Instant::now())
@@ -158,6 +151,34 @@ impl Guard {
         }
     }
     // ANCHOR_END: user
+
+    async fn by_header(
+        &self,
+        headers: &HeaderMap,
+        own_page: bool,
+    ) -> Result<Option<User>, Unavailable> {
+        if let Some(token) = bearer(headers) {
+            return self.accounts.by_token(token).await;
+        }
+        // A browser sends the cookie with every page's socket: it proves a login only together with an allowed Origin.
+        let jar = CookieJar::from_headers(headers);
+        match jar.get(self.cookie) {
+            Some(cookie) if own_page => self.accounts.by_session(cookie.value()).await,
+            _ => Ok(None),
+        }
+    }
+}
+
+impl<A> Clone for Guard<A> {
+    fn clone(&self) -> Self {
+        Self {
+            origins: self.origins.clone(),
+            accounts: self.accounts.clone(),
+            tickets: self.tickets.clone(),
+            sockets: self.sockets.clone(),
+            ..*self
+        }
+    }
 }
 
 fn ticket(parts: &Parts) -> Option<String> {

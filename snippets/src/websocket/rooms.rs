@@ -345,7 +345,7 @@ impl Room {
     /// Publishes a changed presence. Returns whether there is more to do later.
     fn tidy(&self, now: Instant, tell: bool) -> bool {
         let mut state = lock(&self.state);
-        if state.presence.take_changes(now) && tell {
+        if !state.presence.take_changes(now).is_empty() && tell {
             let presence = Reply::Presence {
                 room: &self.name,
                 count: state.presence.count(),

@@ -224,6 +224,9 @@ pub struct Limits {
     pub close_deadline: Duration,
     /// At shutdown the Close frames are sent evenly within this, so that not all peers reconnect at once.
     pub drain_spread: Duration,
+    /// Each connection is closed with 1001 at a random age of 0.8 to 1 times this, checked at pings: its client reconnects, so that
+    /// an instance that was added gets its share. `Duration::MAX`: never.
+    pub max_age: Duration,
 }
 
 impl Default for Limits {
@@ -238,6 +241,7 @@ impl Default for Limits {
             send_deadline: Duration::from_secs(10),
             close_deadline: Duration::from_secs(3),
             drain_spread: Duration::from_secs(2),
+            max_age: Duration::MAX,
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use futures::{FutureExt, Stream, StreamExt, stream};
+use snippets::connections::crowd::Recheck;
 use snippets::production::channels::{Channel, Channels, Reader};
 use snippets::sse::event::Cursor;
 use snippets::sse::event::{self, LastEventId};
@@ -75,7 +76,10 @@ async fn with_a_log_for_each_channel_there_is_nothing_to_forget() {
     let channels = Channels {
         all: HashMap::from([("a".to_owned(), alices), ("m".to_owned(), mallorys)]).into(),
         streams: Streams::start(Config::default(), CancellationToken::new()),
-        recheck: std::time::Duration::from_secs(5),
+        recheck: Recheck {
+            every: std::time::Duration::from_secs(5),
+            ..Recheck::default()
+        },
     };
     let event = |text: &str| event::Event::new("e", text).unwrap();
     secret.publish(&event("alice's secret")).unwrap();

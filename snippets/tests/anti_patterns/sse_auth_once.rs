@@ -2,6 +2,7 @@
 //! Harm: after a logout, a ban or a revoked permission, the open stream keeps delivering for hours.
 //! Instead: sse/protect
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,9 +10,10 @@ use std::time::Duration;
 use axum::body::Body;
 use futures::{FutureExt, Stream, StreamExt};
 use http_body_util::BodyExt;
+use snippets::connections::crowd::Recheck;
 use snippets::sse::event::{Event, InvalidEvent};
 use snippets::sse::streams::{Config, Produced, Source, Streams};
-use snippets::sse::until::{Until, invalid};
+use snippets::sse::until::Until;
 use tokio_stream::wrappers::IntervalStream;
 use tokio_util::sync::CancellationToken;
 
@@ -62,11 +64,16 @@ async fn the_stream_ends_at_the_next_check() {
     let logged_in = Arc::new(AtomicBool::new(true));
     let asked = logged_in.clone();
     let minute = Duration::from_secs(60);
-    let over = invalid(minute, move || {
-        std::future::ready(asked.load(Ordering::SeqCst))
-    });
-    let last = Event::unreserved("unauthorized", &()).unwrap();
-    let body = open(Until::new(Produced::new(private()), over, last));
+    let recheck = Recheck {
+        every: minute,
+        ..Recheck::default()
+    };
+    let over = async move {
+        let valid = || std::future::ready(Ok::<_, Infallible>(asked.load(Ordering::SeqCst)));
+        recheck.over(valid).await;
+        Event::unreserved("unauthorized", &()).unwrap()
+    };
+    let body = open(Until::new(Produced::new(private()), over));
     let seen = after_logout(body, &logged_in).await;
     let events = seen.matches("event: private\n").count();
     assert!(events <= 61, "{events} events");

@@ -15,10 +15,10 @@ use axum::routing::any;
 use axum_extra::extract::CookieJar;
 use snippets::connections::tickets::Tickets;
 use snippets::websocket::messages;
-use snippets::websocket::protect::{self, Accounts, Guard};
+use snippets::websocket::protect::{self, Guard};
 use snippets::websocket::serve::Limits;
 use snippets::websocket::serve::Sockets;
-use snippets::websocket::users::User;
+use snippets::websocket::users::{Accounts, Unavailable, User};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -61,16 +61,16 @@ async fn a_foreign_page_acts_as_the_victim() {
 struct Cookies;
 
 impl Accounts for Cookies {
-    fn by_session(&self, cookie: &str) -> Option<User> {
-        Some(User {
+    async fn by_session(&self, cookie: &str) -> Result<Option<User>, Unavailable> {
+        Ok(Some(User {
             name: cookie.into(),
             admin: false,
             expires: Instant::now() + Duration::from_secs(60),
-        })
+        }))
     }
 
-    fn by_token(&self, _: &str) -> Option<User> {
-        None
+    async fn by_token(&self, _: &str) -> Result<Option<User>, Unavailable> {
+        Ok(None)
     }
 }
 

@@ -20,6 +20,8 @@ struct Inner {
     events: Mutex<Vec<Event>>,
     changed: watch::Sender<u64>,
     reads: AtomicUsize,
+    now: AtomicUsize,
+    most: AtomicUsize,
 }
 
 impl Memory {
@@ -30,6 +32,8 @@ impl Memory {
             events: Mutex::default(),
             changed: watch::channel(0).0,
             reads: AtomicUsize::new(0),
+            now: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
         }))
     }
 
@@ -46,6 +50,11 @@ impl Memory {
         all.extend(events);
         drop(all);
         self.0.changed.send_modify(|version| *version += 1);
+    }
+
+    /// Most reads that were under way at once.
+    pub fn most_reads(&self) -> usize {
+        self.0.most.load(Ordering::SeqCst)
     }
 
     pub fn reads(&self) -> usize {
@@ -70,8 +79,11 @@ impl Store for Memory {
 
     async fn read(&self, seen: u64, max: usize) -> Result<Page, Infallible> {
         self.0.reads.fetch_add(1, Ordering::SeqCst);
+        let now = self.0.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.most.fetch_max(now, Ordering::SeqCst);
         // A round trip.
         tokio::time::sleep(Duration::from_micros(200)).await;
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
         let events = self.0.events.lock().unwrap();
         let tail = events.len() as u64;
         let head = tail.saturating_sub(self.0.kept as u64) + 1;

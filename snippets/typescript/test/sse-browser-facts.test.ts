@@ -208,6 +208,30 @@ describe("EventSource", () => {
     expect(Buffer.from(await cursor.promise, "latin1").toString("utf8")).toBe("é1");
   });
 
+  test("a cross-origin fetch with Last-Event-ID asks for permission first, an EventSource that reconnects does not", async () => {
+    const methods: string[] = [];
+    const cursors: (string | undefined)[] = [];
+    const other = await serve({
+      "/events": (request, response) => {
+        methods.push(request.method!);
+        cursors.push(request.headers["last-event-id"] as string | undefined);
+        response.setHeader("access-control-allow-origin", "*");
+        response.setHeader("access-control-allow-headers", "*");
+        if (request.method === "OPTIONS") response.writeHead(204).end();
+        else sse(response, "retry: 10\nid: 1-5\ndata: a\n\n").end();
+      },
+    });
+    const page = await openPage((await serve({})).origin);
+    const url = `${other.origin}/events`;
+    await page.evaluate(async (url) => void (await fetch(url, { headers: { "last-event-id": "1-5" } })).body, url);
+    expect(methods).toEqual(["OPTIONS", "GET"]);
+    methods.length = cursors.length = 0;
+    await page.evaluate((url) => void new EventSource(url), url);
+    await eventually(() => methods.length >= 2);
+    expect(methods).not.toContain("OPTIONS");
+    expect(cursors.slice(0, 2)).toEqual([undefined, "1-5"]);
+  });
+
   test("a server's event named error fires the listeners of the connection's own", async () => {
     const server = await serve({
       "/events": (_, response) => void sse(response, 'event: error\ndata: {"code":"x"}\n\nevent: open\ndata: y\n\n'),

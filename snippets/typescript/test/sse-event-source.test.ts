@@ -58,11 +58,11 @@ describe("subscribe", () => {
     expect(server.hits.get("/events")).toBe(1);
   });
 
-  test("comes back after a 503 with its cursor in the query", async () => {
+  test("comes back after a 429 and a 503 with its cursor in the query", async () => {
     const server = await serve({
       "/events": (_, response, nth) => {
         if (nth === 1) sse(response, "retry: 1\nid: 7\ndata: a\n\n").end();
-        else if (nth < 5) response.writeHead(503).end();
+        else if (nth < 5) response.writeHead(nth === 3 ? 429 : 503).end();
         else sse(response, "event: done\ndata: {}\n\n");
       },
     });

@@ -122,7 +122,11 @@ describe("WebSocket", () => {
 
   test("sees the server's codes, and 1006 for every refused handshake", async () => {
     const codes = [1000, 1001, 1008, 1011, 1012, 1013, 4401];
-    const server = await serveSockets((socket, _, request) => socket.close(Number(request.url!.slice(1))));
+    const server = await serveSockets((socket, _, request) => {
+      if (request.url === "/killed")
+        socket.terminate(); // as when the process ends: no Close
+      else socket.close(Number(request.url!.slice(1)));
+    });
     const refusing = await serveSockets(() => undefined, {
       noServer: false,
       verifyClient: (_info: object, done: (ok: boolean, code: number) => void) => done(false, 401),
@@ -138,9 +142,9 @@ describe("WebSocket", () => {
         }
         return seen;
       },
-      [...codes.map((code) => `${server.ws}/${code}`), refusing.ws],
+      [...codes.map((code) => `${server.ws}/${code}`), refusing.ws, `${server.ws}/killed`],
     );
-    expect(seen).toEqual([...codes.map((code) => `${code} true `), "1006 false "]);
+    expect(seen).toEqual([...codes.map((code) => `${code} true `), "1006 false ", "1006 false "]);
   });
 
   test("offers no ping", async () => {
