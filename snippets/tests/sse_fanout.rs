@@ -552,7 +552,7 @@ async fn transcript() {
     drop(client);
 
     transcript
-        .note("it has disconnected again; more events are published than the topic keeps (5)");
+        .note("the client has disconnected again; more events are published than the topic keeps (5)");
     service.publish(104..=110);
     let mut client = RawClient::get(server.addr, PATH, &[&header]).await;
     client.read_until("event: reset").await;

@@ -52,7 +52,7 @@ use super::{
 /// What ends a connection that has stopped reading, and bounds what the kernel keeps for it.
 #[derive(Debug, Clone, Copy)]
 pub struct SocketLimits {
-    /// A write may wait this long for the peer to take anything.
+    /// How long a write may wait for the peer to take any byte.
     pub send: Duration,
     /// `TCP_USER_TIMEOUT` (Linux): how long sent bytes may stay unacknowledged. Without it, the kernel retransmits to a peer
     /// that vanished without FIN for about 15 minutes (tcp(7), `tcp_retries2`), while heartbeats look delivered.

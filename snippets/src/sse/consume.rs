@@ -127,7 +127,7 @@ where
                 }
                 State::Connecting(answer) => match timeout_at(self.deadline, answer).await {
                     Err(_) => self.cut(&"no answer in time")?,
-                    // Not even a connection error says whether a request that does work has arrived.
+                    // Even a connection error does not show whether a request that does work has arrived.
                     Ok(Err(error)) => self.cut(&error)?,
                     Ok(Ok(response)) => self.answered(response)?,
                 },
