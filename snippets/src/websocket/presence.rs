@@ -37,7 +37,7 @@ impl Presence {
     }
 
     // ANCHOR: leave
-    /// Counts one connection of `user` less. After the last one, the user counts as present until `until`.
+    /// Subtracts one connection of `user`. After the last one, the user counts as present until `until`.
     pub fn leave(&mut self, user: &Arc<str>, until: Instant) {
         if let Some(present) = self.users.get_mut(user) {
             present.connections = present.connections.saturating_sub(1);
@@ -53,7 +53,8 @@ impl Presence {
         while let Some((until, user)) = self.leaving.front()
             && *until <= now
         {
-            // Not if the user has returned since, even if the user has left again: that has another `until`.
+            // A user who has returned since stays. If that user has left again, `until` differs, and this entry is
+            // stale.
             let present = self.users.get(user);
             if present.is_some_and(|present| present.until == Some(*until)) {
                 self.users.remove(user);

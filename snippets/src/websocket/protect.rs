@@ -38,15 +38,16 @@ pub struct Guard {
     pub origins: Arc<[String]>,
     /// Name of the session cookie; use the prefix `__Host-` in production.
     pub cookie: &'static str,
-    /// The subprotocols of the application.
+    /// The application's own subprotocols.
     pub subprotocols: &'static [&'static str],
     /// Where users come from.
     pub accounts: Arc<dyn Accounts>,
-    /// Issued at `POST /ticket` with [`issue_ticket`].
+    /// The tickets issued at `POST /ticket` with [`issue_ticket`].
     pub tickets: Tickets,
-    /// Accepts a socket to refuse it with a close code, because a browser cannot see why a handshake was refused.
+    /// Sockets that are accepted only to refuse them with a close code, because a browser cannot see why a handshake
+    /// was refused.
     pub sockets: Sockets,
-    /// Whether this user may use the route at all; refused with 4403.
+    /// Whether this user may use the route at all; other users get 4403.
     pub allowed: fn(&User) -> bool,
 }
 // ANCHOR_END: guard
@@ -100,8 +101,8 @@ pub async fn authenticate(
     if matches!(refused, Refused::Origin) {
         return (status, reason).into_response();
     }
-    // Script sees 1006 and no status for every refused handshake, and would retry indefinitely. So the handshake is accepted and
-    // closed with a code. Limit the rate of connects (`rates`): such a socket costs more than a 401.
+    // A page's script sees 1006 and no status for every refused handshake, and would retry indefinitely. So the socket
+    // is accepted and closed with a code. Limit the rate of connects (`rates`): such a socket costs more than a 401.
     let (mut parts, _) = request.into_parts();
     match Upgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => {

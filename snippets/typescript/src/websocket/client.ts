@@ -9,12 +9,12 @@
 export type Data = string | ArrayBuffer;
 
 // ANCHOR: codes
-/** `later` begins with a delay eight times as long. */
+/** `later` starts with a delay eight times as long. */
 export type AfterClose = "stop" | "retry" | "later";
 
 /** What follows a close code; codes that are not listed, such as 1001, 1006 and 1012, are `retry`. */
 export const CLOSE_CODES: Readonly<Record<number, AfterClose>> = {
-  1008: "stop", // policy: what this client sends is malformed, and would be again
+  1008: "stop", // policy: this client sends malformed messages, and would do so again
   4401: "stop", // not authenticated: log in
   4403: "stop", // authenticated, and not allowed
   4408: "retry", // the session, ticket or time for the first message has expired: `url` fetches a new ticket
@@ -141,7 +141,7 @@ export class WebSocketClient {
       this.#nextBeat(generation);
       this.#say("open");
       try {
-        this.#options.onOpen(this); // before any heartbeat: the first message may have to authenticate
+        this.#options.onOpen(this); // before any heartbeat, because the first message may have to authenticate
       } catch (error) {
         this.#fail(error);
       }
@@ -150,11 +150,12 @@ export class WebSocketClient {
       if (generation !== this.#generation) return;
       this.#unanswered = 0;
       this.#pending.push(event.data);
-      // The browser reads on even if this side does not keep up. Resuming costs less than running out of memory.
+      // The browser continues to read even if this side does not keep up. Resuming costs less than running out of
+      // memory.
       if (this.#pending.length > this.#options.maxPending) this.#lost(generation, 4008);
       else void this.#handle();
     };
-    socket.onerror = () => undefined; // says nothing, and `close` follows; the package `ws` throws without a listener
+    socket.onerror = () => undefined; // has no details, and `close` follows; the package `ws` throws without a listener
     socket.onclose = ({ code }) => this.#lost(generation, code);
     // ANCHOR_END: events
   }
@@ -180,16 +181,16 @@ export class WebSocketClient {
   }
 
   // ANCHOR: beat
-  /** Judges the last heartbeat, which had a full interval for its answer, and sends the next. */
+  /** Checks that the last heartbeat, which had a full interval, was answered, and sends the next. */
   #beat(generation: number, heartbeat: () => string): void {
     if (generation !== this.#generation) return;
-    // A page that was frozen runs its timers before it sees the messages that came meanwhile: it sends one more.
+    // A page that was frozen runs its timers before it sees the messages that came meanwhile, so it sends one more.
     const late = performance.now() - this.#beatDue > this.#options.heartbeatEvery / 2;
     if (this.#unanswered >= (late ? 2 : 1)) {
       this.#lost(generation, 1006);
       return;
     }
-    // Whatever waits in the queue: a queue that does not move is a dead connection.
+    // Even if data waits in the queue: a queue that does not move is a dead connection.
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(heartbeat());
     this.#unanswered += 1;
     this.#nextBeat(generation);
@@ -209,7 +210,7 @@ export class WebSocketClient {
   #retry(generation: number, more = 0, code?: number): void {
     if (generation !== this.#generation || this.#state === "stopped") return;
     const { minDelay, maxDelay, stableAfter } = this.#options;
-    // Not at once: a server that accepts and closes would be called at full speed.
+    // Not immediately: a server that accepts and closes would be called at full speed.
     if (performance.now() - this.#openedAt >= stableAfter) this.#failures = 0;
     this.#openedAt = Infinity;
     // Random, so that the clients of a restarted server do not return together.
