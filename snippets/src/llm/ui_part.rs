@@ -109,7 +109,7 @@ pub enum UiPart {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
         data: Value,
-        /// Not kept in the message: the page sees it in `onData`.
+        /// If true, not kept in the message: the page sees it only in `onData`.
         transient: bool,
     },
     // ANCHOR_END: data

@@ -30,9 +30,9 @@ pub struct Disconnects<S> {
 
 impl<S: Store> Disconnects<S> {
     // ANCHOR: start
-    /// Calls `obey` with the name of each user, on this instance too. Start it before the first connection is accepted: it begins
-    /// with what the log has kept, and repeats some of it after a `reset`. A name that comes again ends connections that a valid
-    /// session then opens again, so close sockets with a code after which clients retry (4408).
+    /// Calls `obey` with the name of each user, on this instance too. Start it before the first connection is accepted:
+    /// it starts with the names that the log has kept, and repeats some of them after a `reset`. A repeated name also
+    /// ends connections of a newer, valid session, so close sockets with a code after which clients retry (4408).
     ///
     /// # Errors
     /// If the broker does not answer.

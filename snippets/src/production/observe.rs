@@ -124,7 +124,7 @@ pub struct Watched<S> {
 impl<S: Source> Source for Watched<S> {
     // ANCHOR: poll
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
-        // The connection polls when there is room in its buffers: nothing is queued, so this wait is the lag.
+        // The connection polls when its buffers have room and nothing is queued, so this wait is the client's lag.
         if let Some(given) = self.given.take() {
             self.observer.not_taken.record(given.elapsed());
         }
