@@ -127,8 +127,8 @@ impl Guard {
     // ANCHOR: user
     async fn user_of(&self, parts: &Parts) -> Result<User, Refused> {
         let headers = &parts.headers;
-        // RFC 6455, 10.2. A browser always sends Origin with a handshake, and no page can forge it. SameSite cookies do not
-        // replace this: they are also sent from other ports and subdomains of the same site.
+        // RFC 6455, 10.2. A browser always sends Origin with a handshake, and no page can forge it. SameSite cookies do
+        // not replace this.
         let origin = headers.get(header::ORIGIN);
         if origin.is_some_and(|origin| {
             !self

@@ -184,7 +184,7 @@ export class WebSocketClient {
   /** Checks that the last heartbeat, which had a full interval, was answered, and sends the next. */
   #beat(generation: number, heartbeat: () => string): void {
     if (generation !== this.#generation) return;
-    // A page that was frozen runs its timers before it sees the messages that came meanwhile, so it sends one more.
+    // After a late timer (a frozen page), one more heartbeat is sent first.
     const late = performance.now() - this.#beatDue > this.#options.heartbeatEvery / 2;
     if (this.#unanswered >= (late ? 2 : 1)) {
       this.#lost(generation, 1006);
