@@ -59,12 +59,12 @@ pub enum ModelEvent {
 /// Why the model stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FinishReason {
-    /// It was finished, or reached a stop sequence.
+    /// The model finished, or reached a stop sequence.
     Stop,
-    /// It waits for the results of its tool calls.
+    /// The model waits for the results of its tool calls.
     ToolCalls,
-    /// It waits for another input: an approval, a computer or shell action (OpenAI Responses). The items are in
-    /// [`ModelEvent::Other`]; tool calls may be released as well.
+    /// The model waits for another input: an approval, a computer or shell action (OpenAI Responses). The items are in
+    /// [`ModelEvent::Other`]; there may be tool calls too.
     AwaitsClient,
     /// The limit on output tokens or the context window cut it off.
     MaxTokens,

@@ -37,8 +37,8 @@ pub struct Tool {
     pub run: Arc<dyn Fn(String, Value) -> BoxFuture<'static, Output> + Send + Sync>,
 }
 
-/// One turn of the model for a user, up to an instant: it must end with `Finish` or an error, within limits of silence and size. Dropping it
-/// must stop the model.
+/// One call of the model for a user, which must end with `Finish` or an error before the given instant, within limits
+/// of silence and size. Dropping it must stop the model.
 pub type Ask = dyn Fn(&str, Question, Instant) -> BoxStream<'static, Result<ModelEvent, PublicError>>
     + Send
     + Sync;

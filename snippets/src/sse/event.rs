@@ -110,7 +110,7 @@ impl Event {
     }
 
     /// As [`Event::new`], for a name that a contract prescribes. `error` and `open` are safe if no client is an
-    /// `EventSource`; its `onerror` cannot tell such an event from a lost connection.
+    /// `EventSource`; its `onerror` cannot distinguish such an event from a lost connection.
     ///
     /// # Errors
     /// If the name is malformed, or if `data` has no JSON form.

@@ -54,7 +54,7 @@ pub enum Begin {
 /// The number of the first event of a new log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum First {
-    /// 1.
+    /// The number 1.
     One,
     /// The milliseconds since 1970. For [`Ids::Sequence`]: after a restart the numbers begin above all earlier ones,
     /// so the log sees an old cursor as trimmed and resets the client. This works as long as the clock does not go

@@ -96,7 +96,7 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
     });
     for (const type of types) {
       current.addEventListener(type, (event: MessageEvent<string>) => {
-        if (source !== current) return; // a queued event of a connection that was given up
+        if (source !== current) return; // a queued event of an abandoned connection
         watch();
         // A handler that throws must not stop the cursor or the end.
         if (type !== pingType) queueMicrotask(() => options.onEvent(event));
@@ -151,7 +151,7 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
       const isStream = /^text\/event-stream\s*(;|$)/i.test(type) && !/charset=(?!"?utf-8)/i.test(type);
       if (status === 200 ? !isStream : !mayPass(status)) return end("refused", status);
     } catch {
-      // The network, or stop(): the next attempt, if there is one, will tell.
+      // The network failed, or stop() was called: the next attempt, if any, decides.
     }
     if (!signal.aborted) reopenLater();
   };

@@ -31,7 +31,7 @@ export async function POST(request: Request): Promise<Response> {
     const { stream } = streamText({
       model: createOpenAI().chat(model),
       messages,
-      // Without it the model continues when the client has left.
+      // Without this signal, the model continues after the client has left.
       abortSignal: AbortSignal.any([signal, request.signal, silence.signal]),
       maxRetries: 0,
     });
