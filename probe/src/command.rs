@@ -17,7 +17,7 @@ const LONG: Duration = Duration::from_secs(65);
 pub struct Probe {
 	/// URL of the endpoint: http, https, ws or wss
 	pub url: String,
-	/// Header of every request, credentials among them: "Name: value"
+	/// Header of every request, credentials among them: "Name: value"; {n} in the value is a new number for each request
 	#[arg(short = 'H', long = "header", value_name = "HEADER")]
 	pub headers: Vec<String>,
 	/// Cookie header
@@ -89,9 +89,9 @@ pub struct Probe {
 	/// llm: address on which the probe plays the provider (OpenAI or Anthropic)
 	#[arg(long, value_name = "ADDR:PORT")]
 	pub upstream: Option<SocketAddr>,
-	/// llm: terminal event of the service: event:NAME, data:TEXT, a JSON field as FIELD=VALUE or .FIELD, or a NAME
+	/// llm: a terminal event of the service: event:NAME, data:TEXT, a JSON field as FIELD=VALUE or .FIELD, or a NAME (repeatable)
 	#[arg(long, value_name = "END")]
-	pub terminal: Option<String>,
+	pub terminal: Vec<String>,
 	/// Report as JSON on standard output
 	#[arg(long)]
 	pub json: bool,
@@ -287,7 +287,7 @@ pub fn options(kind: Kind, probe: &Probe) -> Result<Options, Box<dyn std::error:
 	options.hello = texts.chain(binary).filter_map(Result::transpose).collect::<Result<_, _>>()?;
 	options.idle = probe.idle.map(seconds).transpose()?;
 	options.upstream = probe.upstream;
-	options.terminal = probe.terminal.as_deref().map(Terminal::parse);
+	options.terminals = probe.terminal.iter().map(|text| Terminal::parse(text)).collect();
 	Ok(options)
 }
 

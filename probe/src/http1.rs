@@ -1,7 +1,9 @@
 //! An HTTP/1.1 client that sees when each byte arrived and how the body ended.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, BytesMut};
 use flate2::{Decompress, FlushDecompress, Status};
@@ -36,10 +38,31 @@ impl Request {
 		self
 	}
 
+	/// The headers of one request that is about to be sent: `{n}` in a value is a number that no other request has, for
+	/// services that remember a key (`Idempotency-Key: probe-{n}`).
+	pub(crate) fn numbered_headers(&self) -> Vec<(String, Vec<u8>)> {
+		// Milliseconds: a run does not repeat the keys of the one before it.
+		static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
+			let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+			AtomicU64::new(u64::try_from(now.as_millis()).unwrap_or_default())
+		});
+		let mut headers = self.headers.clone();
+		let mut n = None;
+		for (_, value) in &mut headers {
+			if let Ok(text) = str::from_utf8(value)
+				&& text.contains("{n}")
+			{
+				let n = n.get_or_insert_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+				*value = text.replace("{n}", &n.to_string()).into_bytes();
+			}
+		}
+		headers
+	}
+
 	pub(crate) fn bytes(&self, target: &Target) -> Vec<u8> {
 		let mut bytes =
 			format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, target.path, target.authority()).into_bytes();
-		for (name, value) in &self.headers {
+		for (name, value) in &self.numbered_headers() {
 			bytes.extend_from_slice(name.as_bytes());
 			bytes.extend_from_slice(b": ");
 			bytes.extend_from_slice(value);

@@ -190,7 +190,7 @@ fn written(
 	if let Some(protocol) = protocol {
 		built = built.extension(protocol);
 	}
-	for (name, value) in &request.headers {
+	for (name, value) in &request.numbered_headers() {
 		let name = name.to_ascii_lowercase();
 		if !matches!(name.as_str(), "connection" | "upgrade" | "sec-websocket-key" | "host") {
 			built = built.header(name, value.as_slice());

@@ -28,7 +28,7 @@ pub struct Options {
 	pub target: Target,
 	/// HTTP method of `sse` and `llm`.
 	pub method: String,
-	/// Headers of every request, credentials among them.
+	/// Headers of every request, credentials among them; `{n}` in a value becomes a new number for each request.
 	pub headers: Vec<(String, String)>,
 	/// The Cookie header.
 	pub cookie: Option<String>,
@@ -71,8 +71,8 @@ pub struct Options {
 	pub idle: Option<Duration>,
 	/// `llm`: the address on which the probe plays the provider.
 	pub upstream: Option<SocketAddr>,
-	/// `llm`: how the service's own terminal event is recognized.
-	pub terminal: Option<Terminal>,
+	/// `llm`: how the service's own terminal events are recognized.
+	pub terminals: Vec<Terminal>,
 }
 
 impl Options {
@@ -102,7 +102,7 @@ impl Options {
 			hello: Vec::new(),
 			idle: None,
 			upstream: None,
-			terminal: None,
+			terminals: Vec::new(),
 		}
 	}
 

@@ -1,7 +1,7 @@
 //! `cargo bench -p snippets --bench websocket`: the server's CPU time for each delivery in a room of 500, and its memory for
 //! each of 2,000 idle connections, for the pattern and for what people write instead, in one run.
 //!
-//! Rewrites the table between the `<!-- bench -->` marks of `book/src/websocket/rooms.md` and the chart beside it. Each
+//! Rewrites the table between the `<!-- bench -->` marks of `book/src/websocket/rooms.md`. Each
 //! server is a process of its own with one worker thread; the clients are raw sockets in this one. Needs Linux (`/proc`)
 //! and about 4,100 file descriptors. With one argument (`-- pattern`) it runs that variant only and writes nothing.
 
@@ -498,40 +498,7 @@ fn report(rows: &[(&str, f64, f64)]) {
         .expect("the end of the mark");
     std::fs::write(
         &chapter,
-        format!("{before}<!-- bench -->\n\n{table}\n![The same as a chart](rooms-bench.svg)\n\n<!-- /bench -->{after}"),
+        format!("{before}<!-- bench -->\n\n{table}\n<!-- /bench -->{after}"),
     )
     .unwrap();
-    std::fs::write(book.join("rooms-bench.svg"), chart(rows)).unwrap();
-}
-
-fn chart(rows: &[(&str, f64, f64)]) -> String {
-    let height = 40 + rows.len() * 56;
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 {height}\" role=\"img\" \
-         aria-label=\"CPU per delivery as a multiple of the floor, and memory per idle connection\" font-family=\"sans-serif\" font-size=\"13\" fill=\"#888\">\n\
-         <rect x=\"8\" y=\"8\" width=\"12\" height=\"12\" fill=\"#2a7ab9\"/><text x=\"26\" y=\"19\">CPU per delivery, multiple of the floor</text>\n\
-         <rect x=\"320\" y=\"8\" width=\"12\" height=\"12\" fill=\"#d98032\"/><text x=\"338\" y=\"19\">KiB per idle connection</text>\n"
-    );
-    let most = |value: fn(&(&str, f64, f64)) -> f64| rows.iter().map(value).fold(0.0, f64::max);
-    let (most_micros, most_kib) = (most(|row| row.1), most(|row| row.2));
-    for (n, (what, micros, kib)) in rows.iter().enumerate() {
-        let y = 40 + n * 56;
-        let what = what.replace('`', "");
-        out.push_str(&format!("<text x=\"8\" y=\"{}\">{what}</text>\n", y + 12));
-        for (offset, value, most, unit, colour) in [
-            (18, micros, most_micros, "×", "#2a7ab9"),
-            (32, kib, most_kib, "KiB", "#d98032"),
-        ] {
-            let width = 560.0 * value / most;
-            out.push_str(&format!(
-                "<rect x=\"8\" y=\"{}\" width=\"{width:.0}\" height=\"11\" fill=\"{colour}\"/>\
-                 <text x=\"{:.0}\" y=\"{}\">{value:.2} {unit}</text>\n",
-                y + offset,
-                width + 16.0,
-                y + offset + 10,
-            ));
-        }
-    }
-    out.push_str("</svg>\n");
-    out
 }

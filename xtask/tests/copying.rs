@@ -535,7 +535,9 @@ fn a_service_becomes_a_project_of_its_own() {
     let home = folder.path().join("jobs");
     let read = |path: &str| fs::read_to_string(home.join(path)).unwrap();
     let manifest = read("Cargo.toml");
-    assert!(manifest.contains("name = \"progress-jobs\""), "{manifest}");
+    // As with `cargo new`, the crate has the name of its folder.
+    assert!(manifest.contains("name = \"jobs\""), "{manifest}");
+    assert!(read("Dockerfile").contains("/release/jobs "));
     assert!(
         !manifest.contains("workspace") && !manifest.contains("path ="),
         "{manifest}"
@@ -543,7 +545,7 @@ fn a_service_becomes_a_project_of_its_own() {
     assert!(
         read("src/lib.rs").ends_with("pub mod connections;\npub mod production;\npub mod sse;\n")
     );
-    assert!(read("src/main.rs").contains("use progress_jobs::connections::listen;"));
+    assert!(read("src/main.rs").contains("use jobs::connections::listen;"));
     let all = files(&home);
     assert!(
         all.iter()
@@ -558,6 +560,25 @@ fn a_service_becomes_a_project_of_its_own() {
     let again = copy_in(folder.path(), &["service/progress-jobs", "jobs"]);
     again.exits(1).has(&["is not empty"]);
     assert_eq!(files(&home), before);
+}
+
+#[test]
+fn a_service_in_a_folder_that_no_crate_can_be_called_keeps_its_name() {
+    let folder = projects();
+    copy_in(folder.path(), &["service/progress-jobs", "My jobs"]).exits(0);
+    let manifest = fs::read_to_string(folder.path().join("My jobs/Cargo.toml")).unwrap();
+    assert!(manifest.contains("name = \"progress-jobs\""), "{manifest}");
+}
+
+#[test]
+fn the_last_part_of_a_name_is_enough_if_no_other_has_it() {
+    let folder = projects();
+    let copy = |name: &str| copy_in(folder.path(), &["--dry-run", name, "app"]);
+    copy("use_chat").exits(0).has(&["llm/use_chat: "]);
+    // `sse/topics` and `production/topics`
+    copy("topics")
+        .exits(2)
+        .has(&["sse/topics", "production/topics"]);
 }
 
 #[test]
@@ -664,71 +685,72 @@ fn every_chapter_has_a_row() {
     }
 }
 
-/// Why a row may have more files than `MOST_FILES`: each is a whole endpoint or page, made of patterns that are rows of their own.
-const WHOLE: [(&str, usize, &str); 9] = [
-    (
-        "llm/ag_ui",
-        11,
-        "a run of an agent (4), and answers that outlive their reader",
-    ),
-    (
-        "llm/chat_page",
-        10,
-        "a page: conversation, reader, Markdown and scrolling",
-    ),
-    (
-        "llm/nextjs",
-        10,
-        "an application: its routes, and the files that both share",
-    ),
-    (
-        "llm/use-chat-log",
-        9,
-        "the same page as one React component",
-    ),
+/// Rows with more files than `MOST_FILES`: whole endpoints and pages. Each names the patterns that it is made of, and adds little of
+/// its own.
+const COMPOSED: [(&str, &[&str]); 8] = [
+    ("llm/ag_ui", &["llm/agent", "llm/resume"]),
+    ("llm/chat_page", &["llm/chat", "llm/stream-markdown"]),
+    ("llm/use-chat-log", &["llm/chat"]),
     (
         "llm/use_chat",
-        18,
-        "an agent, the protocol of `useChat`, the history, and answers that outlive their reader",
+        &[
+            "llm/resume",
+            "llm/ui_message_stream",
+            "llm/use_chat_history",
+        ],
     ),
-    (
-        "production/disconnects",
-        9,
-        "the log of a broker (8), and what reads it",
-    ),
+    ("production/disconnects", &["production/topics"]),
     (
         "production/topics_socket",
-        15,
-        "many logs of a broker, over sockets",
+        &["production/topics", "websocket/serve"],
     ),
     (
         "production/feed",
-        12,
-        "one broker's log over event streams and over sockets",
+        &["production/shared_log", "websocket/serve"],
     ),
     (
         "websocket/rooms_endpoint",
-        13,
-        "rooms, which are a log (8), over sockets (5)",
+        &["websocket/rooms", "websocket/serve"],
     ),
 ];
+/// Files that a composed row may add to its patterns.
+const OWN_FILES: usize = 3;
 
 #[test]
 fn no_pattern_drags_in_more_than_it_needs() {
+    let most = xtask::copying::MOST_FILES;
     let rows = xtask::copying::rows(&xtask::root()).unwrap();
-    let patterns = rows
+    // `next`, `app`, `folder` and `service` are applications.
+    let patterns: Vec<_> = rows
         .iter()
-        .filter(|row| !["service", "app", "folder"].contains(&row.language));
+        .filter(|row| ["rust", "ts"].contains(&&*row.language))
+        .collect();
     let mut problems = Vec::new();
-    for row in patterns {
-        let whole = WHOLE.iter().find(|(name, ..)| *name == row.name);
-        let most = whole.map_or(xtask::copying::MOST_FILES, |(_, most, _)| *most);
-        let count = row.files.len();
-        if count > most {
-            problems.push(format!("{}: {count} files: {:?}", row.name, row.files));
-        }
-        if whole.is_some() && count < most {
-            problems.push(format!("{}: {count} files are enough", row.name));
+    for row in &patterns {
+        let parts = COMPOSED.iter().find(|(name, _)| *name == row.name);
+        let of_parts = |file: &&String| {
+            parts.is_some_and(|(_, parts)| {
+                let same = |other: &&&Row| {
+                    other.language == row.language
+                        && parts.contains(&&*other.name)
+                        && other.files.len() <= most
+                };
+                patterns
+                    .iter()
+                    .filter(same)
+                    .any(|part| part.files.contains(*file))
+            })
+        };
+        let own = row.files.iter().filter(|file| !of_parts(file)).count();
+        match parts {
+            None if own > most => problems.push(format!("{}: {:?}", row.name, row.files)),
+            Some(_) if row.files.len() <= most => {
+                problems.push(format!("{} is no longer composed", row.name));
+            }
+            Some(_) if own > OWN_FILES => {
+                problems.push(format!("{} adds {own} files to its patterns", row.name));
+            }
+            _ => {}
         }
     }
     xtask::report(&problems);

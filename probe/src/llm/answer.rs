@@ -36,11 +36,11 @@ const DONE: &[&str] = &[
 	"run_finished",
 ];
 
-/// Reads an event; `terminal` is what the service names its own end.
-pub(crate) fn read(event: &Event, terminal: Option<&Terminal>) -> Part {
+/// Reads an event; `terminals` are how the service names its own ends.
+pub(crate) fn read(event: &Event, terminals: &[Terminal]) -> Part {
 	let data = event.data.trim();
 	let json: Option<Value> = serde_json::from_str(data).ok();
-	if terminal.is_some_and(|own| own.matches(event, json.as_ref())) {
+	if terminals.iter().any(|own| own.matches(event, json.as_ref())) {
 		return Part::Done;
 	}
 	if data == "[DONE]" {
@@ -135,10 +135,10 @@ fn text(value: &Value) -> Option<String> {
 }
 
 /// The text of a whole answer.
-pub(crate) fn whole_text(events: &[Event], terminal: Option<&Terminal>) -> String {
+pub(crate) fn whole_text(events: &[Event], terminals: &[Terminal]) -> String {
 	events
 		.iter()
-		.filter_map(|event| match read(event, terminal) {
+		.filter_map(|event| match read(event, terminals) {
 			Part::Text(text) => Some(text),
 			_ => None,
 		})
@@ -155,16 +155,16 @@ pub(crate) enum Ends {
 }
 
 /// Judges the end of an answer that is complete.
-pub(crate) fn end_of(log: &Log, terminal: Option<&Terminal>) -> Ends {
+pub(crate) fn end_of(log: &Log, terminals: &[Terminal]) -> Ends {
 	let events = &log.events;
-	let parts: Vec<Part> = events.iter().map(|event| read(event, terminal)).collect();
+	let parts: Vec<Part> = events.iter().map(|event| read(event, terminals)).collect();
 	let at = |wanted: Part| -> Vec<usize> { (0..parts.len()).filter(|i| parts[*i] == wanted).collect() };
 	let (done, sentinel, failure) = (at(Part::Done), at(Part::Sentinel), at(Part::Failure));
 	if done.len() > 1 || sentinel.len() > 1 {
 		return Ends::Wrong(format!("{} typed terminal events and {} [DONE]", done.len(), sentinel.len()));
 	}
 	let Some(first) = done.iter().chain(&sentinel).chain(&failure).min() else {
-		return without_end(log, &parts, terminal);
+		return without_end(log, &parts, terminals);
 	};
 	if parts[*first..].iter().any(|part| matches!(part, Part::Text(_))) {
 		return Ends::Wrong(format!("text comes after {}", describe(&events[*first])));
@@ -172,7 +172,7 @@ pub(crate) fn end_of(log: &Log, terminal: Option<&Terminal>) -> Ends {
 	Ends::Right(describe(&events[*first]))
 }
 
-fn without_end(log: &Log, parts: &[Part], terminal: Option<&Terminal>) -> Ends {
+fn without_end(log: &Log, parts: &[Part], terminals: &[Terminal]) -> Ends {
 	let dataless = log.dataless.iter().find(|name| DONE.contains(&name.to_ascii_lowercase().as_str()));
 	if let Some(name) = dataless {
 		return Ends::Wrong(format!("event: {name} came without data, which never fires"));
@@ -180,8 +180,8 @@ fn without_end(log: &Log, parts: &[Part], terminal: Option<&Terminal>) -> Ends {
 	let Some(last) = log.events.last() else {
 		return Ends::Unclear("the answer has no event".to_owned());
 	};
-	if terminal.is_some() {
-		return Ends::Wrong("no event is the one of --terminal".to_owned());
+	if !terminals.is_empty() {
+		return Ends::Wrong("no event is one of --terminal".to_owned());
 	}
 	let mut ending = log.events.iter().rev().take(3);
 	if crate::sse::is_terminal(last) || ending.any(|event| finish_reason(&event.data)) {
@@ -216,8 +216,8 @@ fn shape(event: &Event) -> (String, Vec<String>) {
 }
 
 /// The shapes of the events after the last piece of text.
-pub(crate) fn tail(events: &[Event], terminal: Option<&Terminal>) -> Vec<(String, Vec<String>)> {
-	let text = |event: &Event| matches!(read(event, terminal), Part::Text(_));
+pub(crate) fn tail(events: &[Event], terminals: &[Terminal]) -> Vec<(String, Vec<String>)> {
+	let text = |event: &Event| matches!(read(event, terminals), Part::Text(_));
 	let after = events.iter().rposition(text).map_or(0, |last| last + 1);
 	events[after..].iter().map(shape).collect()
 }
@@ -246,9 +246,9 @@ mod tests {
 		log
 	}
 
-	fn right(log: &Log, terminal: Option<&str>) -> bool {
-		let terminal = terminal.map(Terminal::parse);
-		matches!(end_of(log, terminal.as_ref()), Ends::Right(_))
+	fn right(log: &Log, terminals: &[&str]) -> bool {
+		let terminals: Vec<_> = terminals.iter().map(|text| Terminal::parse(text)).collect();
+		matches!(end_of(log, &terminals), Ends::Right(_))
 	}
 
 	/// The shapes in use, as their documentation has them.
@@ -271,8 +271,8 @@ mod tests {
 		];
 		for body in sse {
 			let log = log(Form::Events, body);
-			assert_eq!(whole_text(&log.events, None), "a b", "{body}");
-			assert!(right(&log, None), "{body}");
+			assert_eq!(whole_text(&log.events, &[]), "a b", "{body}");
+			assert!(right(&log, &[]), "{body}");
 		}
 		let ollama =
 			"{\"message\":{\"content\":\"a b\"},\"done\":false}\n{\"message\":{\"content\":\"\"},\"done\":true}\n";
@@ -281,16 +281,17 @@ mod tests {
 		let old = "0:\"a \"\n0:\"b\"\nd:{\"finishReason\":\"stop\"}\n";
 		for body in [ollama, bedrock, old] {
 			let log = log(Form::Lines, body);
-			assert_eq!(whole_text(&log.events, None), "a b", "{body}");
-			assert!(right(&log, None), "{body}");
+			assert_eq!(whole_text(&log.events, &[]), "a b", "{body}");
+			assert!(right(&log, &[]), "{body}");
 		}
 	}
 
 	#[test]
 	fn an_own_end_is_named_and_an_unknown_one_is_no_failure() {
 		let own = log(Form::Events, "data: \"a\"\n\nevent: over\ndata: {}\n\n");
-		assert!(matches!(end_of(&own, None), Ends::Unclear(_)));
-		assert!(right(&own, Some("over")));
+		assert!(matches!(end_of(&own, &[]), Ends::Unclear(_)));
+		assert!(right(&own, &["over"]));
+		assert!(right(&own, &["refused", "over"]));
 		for wrong in [
 			"event: done\ndata: {}\n\nevent: done\ndata: {}\n\n",
 			"event: done\ndata: {}\n\ndata: \"a\"\n\n",
@@ -298,7 +299,7 @@ mod tests {
 			"data: \"a\"\n\nevent: end\n\n",
 		] {
 			let log = log(Form::Events, wrong);
-			assert!(matches!(end_of(&log, None), Ends::Wrong(_)), "{wrong}");
+			assert!(matches!(end_of(&log, &[]), Ends::Wrong(_)), "{wrong}");
 		}
 	}
 }

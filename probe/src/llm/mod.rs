@@ -110,7 +110,7 @@ impl Probe<'_> {
 			let texts: Vec<Event> = log
 				.events
 				.iter()
-				.filter(|event| matches!(answer::read(event, self.options.terminal.as_ref()), Part::Text(_)))
+				.filter(|event| matches!(answer::read(event, &self.options.terminals), Part::Text(_)))
 				.cloned()
 				.collect();
 			self.arrival(&reader, &texts, log.first_byte_at);
@@ -199,9 +199,9 @@ impl Probe<'_> {
 
 	fn judge_terminal(&self, log: &crate::wire_log::Log) {
 		const ID: &Check = checks::LLM_ONE_TERMINAL;
-		let terminal = self.options.terminal.as_ref();
-		let ends = answer::end_of(log, terminal);
-		let complete = Complete { known: matches!(ends, Ends::Right(_)), tail: answer::tail(&log.events, terminal) };
+		let terminals = &self.options.terminals;
+		let ends = answer::end_of(log, terminals);
+		let complete = Complete { known: matches!(ends, Ends::Right(_)), tail: answer::tail(&log.events, terminals) };
 		drop(self.complete.set(complete));
 		match ends {
 			Ends::Right(what) => self.run.pass(ID, what),

@@ -305,7 +305,7 @@ impl Probe<'_> {
 	}
 
 	fn text(&self, events: &[Event]) -> String {
-		answer::whole_text(events, self.options.terminal.as_ref())
+		answer::whole_text(events, &self.options.terminals)
 	}
 
 	/// Sends tokens, and compares the text that arrives.
@@ -390,7 +390,7 @@ impl Probe<'_> {
 			let done = self.looks_done(log, &parts);
 			let cut = log.end.map(|(_, end)| end).filter(|end| end.is_cut());
 			let last = || log.events.last().map(|e| quote(e.data.as_bytes())).unwrap_or_default();
-			let tail = || answer::tail(&log.events, self.options.terminal.as_ref());
+			let tail = || answer::tail(&log.events, &self.options.terminals);
 			match (failed, done, cut, self.complete.get()) {
 				(true, ..) => self.run.pass(ID, "an error event"),
 				(false, true, ..) => self.run.fail(
@@ -423,7 +423,7 @@ impl Probe<'_> {
 	}
 
 	fn parts(&self, log: &Log) -> Vec<Part> {
-		log.events.iter().map(|event| answer::read(event, self.options.terminal.as_ref())).collect()
+		log.events.iter().map(|event| answer::read(event, &self.options.terminals)).collect()
 	}
 
 	async fn provider_errors(&self, provider: &Provider) {
@@ -689,5 +689,5 @@ fn judge_text(probe: &Probe<'_>, id: &'static Check, when: &str, text: &str) {
 /// Whether a token has arrived, in whatever shape.
 fn contains(log: &Log, token: &str) -> bool {
 	log.events.iter().rev().take(50).any(|event| event.data.contains(token))
-		|| answer::whole_text(&log.events, None).contains(token)
+		|| answer::whole_text(&log.events, &[]).contains(token)
 }

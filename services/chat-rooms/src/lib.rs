@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
-    extract::State,
+    extract::{State, rejection::JsonRejection},
     http::{HeaderMap, StatusCode, header},
     middleware::from_fn_with_state,
     response::{Html, IntoResponse, Response},
@@ -17,6 +17,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::json;
 use snippets::connections::client_ip::TrustedProxies;
+pub use snippets::connections::refusal::Refusal;
 use snippets::connections::tickets::Tickets;
 use snippets::websocket::protect::{Guard, authenticate, issue_ticket};
 use snippets::websocket::rates::{Quotas, Rates, limit_connects};
@@ -50,7 +51,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Rate limits.
     pub quotas: Quotas,
-    /// The response for a refusal of `/session` and `/ticket`: its status, its headers and its body.
+    /// The response for a refusal of `/session` and `/ticket`: its status, its headers and its body. The codes are `name`, `taken`, `full`,
+    /// `unauthorized`, `too_large`, `invalid` and `internal`.
     pub refuse: fn(Refusal) -> Response,
 }
 
@@ -70,40 +72,6 @@ impl Default for Settings {
             quotas: Quotas::default(),
             refuse: Refusal::into_response,
         }
-    }
-}
-
-/// Why a request is refused.
-#[derive(Debug, Clone, Copy)]
-pub struct Refusal {
-    /// The status.
-    pub status: StatusCode,
-    /// `name`, `taken`, `full` or `unauthorized`.
-    pub code: &'static str,
-    /// When to try again.
-    pub retry: Option<Duration>,
-}
-
-impl Refusal {
-    const fn new(status: StatusCode, code: &'static str) -> Self {
-        Self {
-            status,
-            code,
-            retry: None,
-        }
-    }
-}
-
-/// `{"code"}`, and `Retry-After` in whole seconds.
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, Json(json!({ "code": self.code }))).into_response();
-        if let Some(retry) = self.retry {
-            let seconds = retry.as_millis().div_ceil(1000) as u64;
-            let headers = response.headers_mut();
-            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
-        }
-        response
     }
 }
 
@@ -199,8 +167,15 @@ struct LogIn {
 }
 
 /// Anyone may take a free name here. The body is JSON, so a foreign page cannot send it without a preflight.
-async fn log_in(State(service): State<Service>, Json(LogIn { name }): Json<LogIn>) -> Response {
+async fn log_in(
+    State(service): State<Service>,
+    body: Result<Json<LogIn>, JsonRejection>,
+) -> Response {
     let refuse = service.0.settings.refuse;
+    let name = match body {
+        Ok(Json(LogIn { name })) => name,
+        Err(invalid) => return refuse(invalid.into()),
+    };
     let letters = name.chars().all(|c| c.is_alphanumeric() || c == '-');
     if !letters || !(1..=32).contains(&name.len()) {
         return refuse(Refusal::new(StatusCode::BAD_REQUEST, "name"));
@@ -214,10 +189,11 @@ async fn log_in(State(service): State<Service>, Json(LogIn { name }): Json<LogIn
             (StatusCode::CREATED, [(header::SET_COOKIE, cookie)], name).into_response()
         }
         Err(sessions::Refused::Taken) => refuse(Refusal::new(StatusCode::CONFLICT, "taken")),
-        Err(sessions::Refused::Full) => refuse(Refusal {
-            retry: Some(Duration::from_secs(10)),
-            ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "full")
-        }),
+        Err(sessions::Refused::Full) => refuse(Refusal::later(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "full",
+            Duration::from_secs(10),
+        )),
     }
 }
 
@@ -233,15 +209,15 @@ async fn log_out(State(service): State<Service>, headers: HeaderMap) -> Response
 
 /// For a page that cannot send the cookie with its socket. Never in exchange for a ticket.
 async fn ticket(State(service): State<Service>, headers: HeaderMap) -> Response {
+    let refuse = service.0.settings.refuse;
     let Some((_, user)) = service.session(&headers) else {
-        let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized");
-        return (service.0.settings.refuse)(refusal);
+        return refuse(Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized"));
     };
     match issue_ticket(&service.0.tickets, &user) {
         Ok(ticket) => {
             let ticket = Json(json!({ "ticket": ticket }));
             ([(header::CACHE_CONTROL, "no-store")], ticket).into_response()
         }
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(_) => refuse(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal")),
     }
 }

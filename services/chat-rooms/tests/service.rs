@@ -248,4 +248,14 @@ async fn a_refusal_has_the_shape_of_the_reader() {
         .unwrap();
     assert_eq!(refused.status(), StatusCode::IM_A_TEAPOT);
     assert_eq!(refused.text().await.unwrap(), "unauthorized");
+    for body in ["{", "{}", "{\"name\":1}"] {
+        let invalid = Client::new()
+            .post(chat.url("/session"))
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(invalid.text().await.unwrap(), "invalid", "{body}");
+    }
 }

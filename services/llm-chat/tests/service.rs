@@ -175,18 +175,34 @@ async fn the_page_is_served_with_its_user_and_its_policy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_probe_finds_nothing_with_the_default_settings() {
+    probe("/chat", None).await;
+}
+
+/// Each request of the probe is a question of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_probe_finds_nothing_in_answers_that_are_kept() {
+    probe("/generations", Some("probe-{n}")).await;
+}
+
+async fn probe(path: &str, key: Option<&str>) {
     // A free port, which the probe binds a moment later.
     let provider = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
     let (addr, _stop) = serve(upstream(provider)).await;
-    let mut options = Options::new(Target::parse(&format!("http://{addr}/chat")).unwrap());
+    let mut options = Options::new(Target::parse(&format!("http://{addr}{path}")).unwrap());
     options.method = "POST".to_owned();
     options.body = Some(br#"{"messages":[{"role":"user","content":"hello"}]}"#.to_vec());
     options
         .headers
         .push(("cookie".to_owned(), "user=ada".to_owned()));
+    if let Some(key) = key {
+        options
+            .headers
+            .push(("idempotency-key".to_owned(), key.to_owned()));
+        options.resumable = true;
+    }
     options.upstream = Some(provider);
     options.budget = Duration::from_secs(120);
     let report = stream_probe::run(Kind::Llm, &options, None).await.unwrap();

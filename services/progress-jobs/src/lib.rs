@@ -18,6 +18,7 @@ use axum::{
     routing::{any, delete, get, post},
 };
 use serde_json::json;
+pub use snippets::connections::refusal::Refusal;
 use snippets::sse::event::{Event, LastEventId};
 use snippets::sse::log::{Config as LogConfig, Log, Writer};
 use snippets::sse::streams::{self, Config as StreamsConfig, Streams};
@@ -47,7 +48,7 @@ pub struct Settings {
     pub failed: &'static str,
     /// Limits, heartbeat and drain of the event streams.
     pub streams: StreamsConfig,
-    /// The response for a refusal: its status, its headers and its body.
+    /// The response for a refusal: its status, its headers and its body. The codes are `not_found`, `full` and `internal`.
     pub refuse: fn(Refusal) -> Response,
 }
 
@@ -63,30 +64,6 @@ impl Default for Settings {
             streams: StreamsConfig::default(),
             refuse: Refusal::into_response,
         }
-    }
-}
-
-/// Why a request is refused.
-#[derive(Debug, Clone, Copy)]
-pub struct Refusal {
-    /// The status; `EventSource` stops permanently at every one of them.
-    pub status: StatusCode,
-    /// `not_found`, `full` or `internal`.
-    pub code: &'static str,
-    /// When to try again.
-    pub retry: Option<Duration>,
-}
-
-/// `{"code"}`, and `Retry-After` in whole seconds.
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, Json(json!({ "code": self.code }))).into_response();
-        if let Some(retry) = self.retry {
-            let seconds = retry.as_millis().div_ceil(1000) as u64;
-            let headers = response.headers_mut();
-            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
-        }
-        response
     }
 }
 

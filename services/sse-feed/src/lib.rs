@@ -9,16 +9,14 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Path, Query, State, rejection::JsonRejection},
-    http::{
-        HeaderMap, Method, StatusCode, Uri,
-        header::{AUTHORIZATION, RETRY_AFTER},
-    },
+    http::{HeaderMap, Method, StatusCode, Uri, header::AUTHORIZATION},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 use snippets::connections::per_user::PerUser;
+pub use snippets::connections::refusal::Refusal;
 use snippets::connections::tickets::{TicketError, Tickets};
 use snippets::production::drain::Plan;
 use snippets::production::observe::Observer;
@@ -29,6 +27,9 @@ use snippets::sse::streams::{self, Config as StreamsConfig, Holding, Streams};
 use snippets::sse::topics::{Bounds, Topics};
 use snippets::sse::until::{Until, invalid};
 use tokio_util::sync::CancellationToken;
+
+const INTERNAL: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal");
+const UNAUTHORIZED: Refusal = Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized");
 
 /// The contract and the bounds, in one place.
 #[derive(Debug, Clone)]
@@ -47,7 +48,8 @@ pub struct Settings {
     pub max_event: usize,
     /// The query parameter with the cursor of a client that cannot send `Last-Event-ID`.
     pub cursor_parameter: &'static str,
-    /// The response for a refusal: its status, its headers and its body. [`Refusal::with`] has another body.
+    /// The response for a refusal: its status, its headers and its body. [`Refusal::with`] has another body. The codes are `unauthorized`,
+    /// `forbidden`, `not_found`, `too_many_streams`, `full`, `finished`, `too_large`, `invalid` and `internal`.
     pub refuse: fn(Refusal) -> Response,
     /// The times of a shutdown. Their sum is below the time after which the process is killed (Kubernetes: 30 s by default).
     pub shutdown: Plan,
@@ -75,56 +77,6 @@ impl Default for Settings {
                 deadline: Duration::from_secs(20),
             },
         }
-    }
-}
-
-/// Why a request is refused.
-#[derive(Debug, Clone, Copy)]
-pub struct Refusal {
-    /// The status; `EventSource` stops permanently at every one of them.
-    pub status: StatusCode,
-    /// `unauthorized`, `forbidden`, `not_found`, `too_many_streams`, `full`, `finished`, `too_large` or `invalid`.
-    pub code: &'static str,
-    /// When to try again.
-    pub retry: Option<Duration>,
-}
-
-impl Refusal {
-    const fn new(status: StatusCode, code: &'static str) -> Self {
-        Self {
-            status,
-            code,
-            retry: None,
-        }
-    }
-
-    const UNAUTHORIZED: Self = Self::new(StatusCode::UNAUTHORIZED, "unauthorized");
-
-    const fn later(status: StatusCode, code: &'static str, retry: Duration) -> Self {
-        Self {
-            status,
-            code,
-            retry: Some(retry),
-        }
-    }
-
-    /// The response with `status` and `body`, and `Retry-After` in whole seconds.
-    pub fn with(self, status: StatusCode, body: &Value) -> Response {
-        let mut response = (status, Json(body)).into_response();
-        if let Some(retry) = self.retry {
-            let seconds = retry.as_millis().div_ceil(1000) as u64;
-            response
-                .headers_mut()
-                .insert(RETRY_AFTER, seconds.max(1).into());
-        }
-        response
-    }
-}
-
-/// With `{"code"}`.
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        self.with(self.status, &json!({ "code": self.code }))
     }
 }
 
@@ -219,13 +171,13 @@ impl Service {
     /// The user of a request: of its headers, or of the ticket in its query.
     async fn user(&self, headers: &HeaderMap, ticket: Option<&str>) -> Result<String, Refusal> {
         let Some(ticket) = ticket else {
-            return self.0.access.user(headers).ok_or(Refusal::UNAUTHORIZED);
+            return self.0.access.user(headers).ok_or(UNAUTHORIZED);
         };
         match self.0.tickets.redeem::<()>(ticket).await {
             Ok((user, ())) => Ok(user),
             Err(TicketError::TooMany) => Err(self.too_many()),
             Err(TicketError::Unavailable) => Err(self.full()),
-            Err(_) => Err(Refusal::UNAUTHORIZED),
+            Err(_) => Err(UNAUTHORIZED),
         }
     }
 
@@ -304,7 +256,7 @@ async fn events(
     };
     let Ok(unauthorized) = Event::unreserved(settings.streams.names.unauthorized, &json!({}))
     else {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        return (settings.refuse)(INTERNAL);
     };
     let (access, every) = (access.clone(), settings.recheck);
     let over = invalid(every, move || {
@@ -337,10 +289,7 @@ async fn publish(
     }
     let message = match message {
         Ok(Json(message)) => message,
-        Err(invalid) if invalid.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            return refuse(Refusal::new(invalid.status(), "too_large"));
-        }
-        Err(invalid) => return refuse(Refusal::new(invalid.status(), "invalid")),
+        Err(invalid) => return refuse(invalid.into()),
     };
     let names = service.0.settings.streams.names;
     let event = match names.event(&message.event, &message.data) {
@@ -377,7 +326,7 @@ async fn ticket(State(service): State<Service>, headers: HeaderMap) -> Response 
             .into_response(),
         Err(error) => {
             tracing::error!(%error, "a ticket cannot be issued");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            (service.0.settings.refuse)(INTERNAL)
         }
     }
 }

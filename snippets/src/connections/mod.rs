@@ -4,7 +4,7 @@
 //!
 //! Start with `listen`, the server; it needs `takeover` and `send_deadline`.
 //! Then `crowd`: the permit, the shared heartbeat and the drain of all connections.
-//! Helpers: `per_user`, `tickets`, `redis_tickets`, `client_ip`.
+//! Helpers: `per_user`, `tickets`, `redis_tickets`, `client_ip`, `refusal`.
 
 pub mod client_ip;
 pub mod crowd;
@@ -12,6 +12,7 @@ pub mod listen;
 pub mod per_user;
 #[cfg(feature = "redis")]
 pub mod redis_tickets;
+pub mod refusal;
 pub mod send_deadline;
 pub mod takeover;
 pub mod tickets;

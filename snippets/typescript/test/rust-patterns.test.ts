@@ -149,10 +149,11 @@ describe("websocket/admission", () => {
         minDelay: 1,
         maxDelay: 20,
         heartbeat: () => '{"type":"ping"}',
-        onOpen: (client) => {
-          client.send(JSON.stringify({ type: "auth", token: `t${++token}` }));
-          client.send(`hello ${token}`);
+        admission: {
+          request: () => JSON.stringify({ type: "auth", token: `t${++token}` }),
+          isAccepted: (data) => data === '{"type":"ready"}',
         },
+        onOpen: (client) => void client.send(`hello ${token}`),
         onMessage: (data) => void seen.push(data as string),
         onState: (state, code) => void (state === "stopped" && seen.push(`stopped ${code}`)),
       });
@@ -164,7 +165,7 @@ describe("websocket/admission", () => {
     // A cut, and the credential of the next connection.
     await fetch(`${http}/expire`, { method: "POST" });
     await until("hello 2");
-    expect(await seen()).toEqual(['{"type":"ready"}', "hello 1", '{"type":"ready"}', "hello 2"]);
+    expect(await seen()).toEqual(["hello 1", "hello 2"]);
     const stopped = await page.evaluate(
       (url) =>
         new Promise((resolve) => {

@@ -4,6 +4,7 @@ import type { Page } from "playwright-core";
 import { createElement } from "react";
 import { renderToString } from "react-dom/server";
 import { describe, expect, test } from "vitest";
+import { keyed, SharedStore } from "../src/streams/shared-store.ts";
 import { load, openPage } from "./support/browser.ts";
 import { eventually, gone, serve, sse } from "./support/server.ts";
 import { Prerendered, type Shared } from "./support/shared-app.tsx";
@@ -43,6 +44,20 @@ async function stream(): Promise<{ origin: string; opened: string[]; open: () =>
     },
   };
 }
+
+test("a keyed store is the same for the same key, and the unused ones are bounded", () => {
+  const made: string[] = [];
+  const store = keyed((key) => {
+    made.push(key);
+    return new SharedStore(key, () => () => undefined);
+  }, 2);
+  const leave = store("a").subscribe(() => undefined);
+  for (const key of ["b", "b", "c", "d", "a", "d"]) expect(store(key).getSnapshot()).toBe(key);
+  expect(made).toEqual(["a", "b", "c", "d"]);
+  store("b"); // it was let go for d; a is in use
+  expect(made).toEqual(["a", "b", "c", "d", "b"]);
+  leave();
+});
 
 describe("useEventStream", () => {
   test("two components under StrictMode share one connection, which a change of route keeps", async () => {

@@ -62,6 +62,60 @@ describe("WebSocketClient", () => {
     expect(waits).toEqual([4408]);
   });
 
+  test("with an admission it is open, and sends, once the server has accepted the first message", async () => {
+    const received: string[] = [];
+    const server = await serveSockets((socket, nth) => {
+      socket.on("message", (data) => {
+        received.push(`${nth} ${String(data)}`);
+        if (String(data) === "token 1") socket.send("notice");
+        if (String(data).startsWith("token")) socket.send("ready");
+        if (String(data) === "cut") socket.terminate();
+      });
+    });
+    let token = 0;
+    const { client, states, messages } = open(server.ws, {
+      admission: {
+        request: () => `token ${++token}`,
+        isAccepted: (data) => !client.send("too early") && data === "ready",
+      },
+      onOpen: (client) => void client.send("subscribe"),
+    });
+    await eventually(() => received.length === 2);
+    expect(client.send("cut")).toBe(true);
+    await eventually(() => received.length === 5);
+    expect(received).toEqual(["1 token 1", "1 subscribe", "1 cut", "2 token 2", "2 subscribe"]);
+    expect(states).toEqual(["connecting", "open", "waiting", "connecting", "open"]);
+    expect(messages).toEqual(["notice"]);
+  });
+
+  test("an admission that is not answered, refused, or throws ends as a handshake does", async () => {
+    const silent = await serveSockets(() => undefined);
+    const request = (): string => "token";
+    const isAccepted = (): boolean => false;
+    const waits: (number | undefined)[] = [];
+    open(silent.ws, {
+      admission: { request, isAccepted },
+      handshakeTimeout: 50,
+      onState: (state, code) => void (state === "waiting" && waits.push(code)),
+    });
+    await eventually(() => silent.sockets.length >= 2);
+    expect(waits[0]).toBe(1006);
+    const strict = await serveSockets((socket) => socket.on("message", () => socket.close(4401)));
+    const refused = open(strict.ws, { admission: { request, isAccepted } });
+    await eventually(() => refused.states.at(-1) === "stopped 4401");
+    const answering = await serveSockets((socket) => socket.on("message", () => socket.send("?")));
+    const wrong = (): never => {
+      throw new Error("mistake");
+    };
+    for (const admission of [
+      { request: wrong, isAccepted },
+      { request, isAccepted: wrong },
+    ]) {
+      const { states } = open(answering.ws, { admission });
+      await eventually(() => states.at(-1) === "stopped 4000");
+    }
+  });
+
   test("stops on the codes that say it is pointless", async () => {
     const final = Object.keys(CLOSE_CODES).filter((code) => CLOSE_CODES[Number(code)] === "stop");
     expect(final).toEqual(["1008", "4401", "4403"]);

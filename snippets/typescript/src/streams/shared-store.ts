@@ -47,6 +47,11 @@ export class SharedStore<S> {
   readonly getSnapshot = (): S => this.#state;
   readonly getServerSnapshot = (): S => this.#initial;
 
+  /** Whether a component uses it, or did within `lingerMs`. */
+  get isOpen(): boolean {
+    return this.#close !== undefined;
+  }
+
   update(change: (state: S) => S): void {
     const next = change(this.#state);
     if (Object.is(next, this.#state)) return;
@@ -60,6 +65,24 @@ export class SharedStore<S> {
     });
   }
   // ANCHOR_END: subscribe
+}
+
+/**
+ * One store per key: `const order = keyed((id) => createEventStream("/orders/" + id, …))` outside of components, and
+ * `useEventStream(order(id), …)` in them. Keeps `most` stores, and more only while components use more.
+ */
+export function keyed<S>(create: (key: string) => SharedStore<S>, most = 100): (key: string) => SharedStore<S> {
+  const stores = new Map<string, SharedStore<S>>();
+  return (key) => {
+    const store = stores.get(key) ?? create(key);
+    stores.delete(key); // and to the end: the first is the one that was not asked for longest
+    stores.set(key, store);
+    for (const [other, { isOpen }] of stores) {
+      if (stores.size <= most) break;
+      if (!isOpen && other !== key) stores.delete(other);
+    }
+    return store;
+  };
 }
 
 /** The part of the state that `select` takes; it must give the same value for the same state: no new objects. */

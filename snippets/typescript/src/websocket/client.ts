@@ -23,11 +23,20 @@ export const CLOSE_CODES: Readonly<Record<number, AfterClose>> = {
 };
 // ANCHOR_END: codes
 
+/** For a server that reads a token first: until it accepts that, the client is `connecting`, within `handshakeTimeout`. */
+export interface Admission {
+  /** The first message of each connection. */
+  request(): string;
+  /** Whether `data` accepts it. `onOpen` follows, and `onMessage` does not get this message. A refusal is a close code. */
+  isAccepted(data: Data): boolean;
+}
+
 export interface ClientOptions {
   /** Called before each attempt: a ticket in the URL is valid once. */
   url: () => string | URL | Promise<string | URL>;
   /** The versions of the schema that this client speaks. */
   protocols?: string[];
+  admission?: Admission;
   /** Sends the first messages of each connection: authenticate, subscribe, say after which message to resume. */
   onOpen(client: WebSocketClient): void;
   /** Awaited before the next message is handled; a resumed connection may bring one again. */
@@ -58,8 +67,8 @@ export type ClientState = "connecting" | "open" | "waiting" | "stopped";
 
 // ANCHOR: client
 export class WebSocketClient {
-  readonly #options: Required<Omit<ClientOptions, "heartbeat" | "onState">> &
-    Pick<ClientOptions, "heartbeat" | "onState">;
+  readonly #options: Required<Omit<ClientOptions, "admission" | "heartbeat" | "onState">> &
+    Pick<ClientOptions, "admission" | "heartbeat" | "onState">;
   readonly #stopListening = new AbortController();
   #state: ClientState = "waiting";
   #socket: WebSocket | undefined;
@@ -105,7 +114,8 @@ export class WebSocketClient {
    */
   send(data: string | ArrayBufferView<ArrayBuffer> | ArrayBuffer): boolean {
     const socket = this.#socket;
-    if (socket?.readyState !== WebSocket.OPEN || socket.bufferedAmount > this.#options.maxBuffered) return false;
+    if (this.#state !== "open" || socket?.readyState !== WebSocket.OPEN) return false;
+    if (socket.bufferedAmount > this.#options.maxBuffered) return false;
     socket.send(data);
     return true;
   }
@@ -134,21 +144,18 @@ export class WebSocketClient {
     this.#socket = socket;
     socket.binaryType = "arraybuffer"; // a Blob is read asynchronously, so messages would overtake each other
     // ANCHOR: events
+    const { admission } = this.#options;
     socket.onopen = () => {
       if (generation !== this.#generation) return;
-      this.#openedAt = performance.now();
-      this.#unanswered = 0;
-      this.#nextBeat(generation);
-      this.#say("open");
-      try {
-        this.#options.onOpen(this); // before any heartbeat, because the first message may have to authenticate
-      } catch (error) {
-        this.#fail(error);
-      }
+      if (admission === undefined) this.#opened(generation);
+      else this.#try(() => socket.send(admission.request()));
     };
     socket.onmessage = (event: MessageEvent<Data>) => {
       if (generation !== this.#generation) return;
       this.#unanswered = 0;
+      let accepted: boolean | undefined;
+      if (this.#state === "connecting") this.#try(() => void (accepted = admission?.isAccepted(event.data)));
+      if (accepted) return this.#opened(generation);
       this.#pending.push(event.data);
       // The browser continues to read even if this side does not keep up. Resuming costs less than running out of
       // memory.
@@ -158,6 +165,15 @@ export class WebSocketClient {
     socket.onerror = () => undefined; // has no details, and `close` follows; the package `ws` throws without a listener
     socket.onclose = ({ code }) => this.#lost(generation, code);
     // ANCHOR_END: events
+  }
+
+  #opened(generation: number): void {
+    this.#openedAt = performance.now();
+    this.#unanswered = 0;
+    this.#nextBeat(generation);
+    this.#say("open");
+    // Before any heartbeat: the first message may have to authenticate.
+    this.#try(() => this.#options.onOpen(this));
   }
 
   async #handle(): Promise<void> {
@@ -242,6 +258,14 @@ export class WebSocketClient {
     this.#pending.length = 0;
     this.#socket?.close(code, reason); // browsers take 1000 and 3000 to 4999 only
     this.#socket = undefined;
+  }
+
+  #try(step: () => void): void {
+    try {
+      step();
+    } catch (error) {
+      this.#fail(error);
+    }
   }
 
   #fail(error: unknown): void {
