@@ -53,8 +53,7 @@ impl Presence {
         while let Some((until, user)) = self.leaving.front()
             && *until <= now
         {
-            // A user who has returned since stays. If that user has left again, `until` differs, and this entry is
-            // stale.
+            // Not if the user has returned since, even if the user has left again: that has another `until`.
             let present = self.users.get(user);
             if present.is_some_and(|present| present.until == Some(*until)) {
                 self.users.remove(user);

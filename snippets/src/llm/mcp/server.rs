@@ -74,7 +74,7 @@ pub fn router(server: Server) -> Router {
 
 // ANCHOR: handle
 async fn handle(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes) -> Response {
-    // Checked first, before the body is read: a page that reached this port by DNS rebinding has another origin.
+    // First, before the body is read: a page that reached this port by DNS rebinding is named here.
     match server.allows(&headers) {
         Err(refused) => refused.into_response(),
         Ok(page) => (page.map(cors), answer(&server, &headers, &body)).into_response(),

@@ -48,7 +48,8 @@ export function generationsSource(url: string, options: GenerationsOptions = {})
         headers: { ...(await headers?.()), "content-type": "application/json" },
         body: JSON.stringify(body),
       });
-      // After a cut the POST is sent again with the key and the cursor: the server joins it to the running generation.
+      // After a cut the POST is sent again with the key and the cursor: the server joins it to the generation that
+      // runs.
       return resumed(connect(url, { ...rest, signal, idempotencyKey: key, request }));
     },
     attach(signal) {
