@@ -1,4 +1,4 @@
-//! The one server: an axum `Router` on sockets that have deadlines, made for very many open streams.
+//! The server: an axum `Router` on sockets with deadlines, for very many open streams.
 //!
 //! hyper reads each request and writes each ordinary response. An event stream that answers a GET over HTTP/1.1 is taken
 //! over from it (`takeover.rs`): an idle stream then costs about 1 KiB instead of 19. Everything else stays with hyper:

@@ -1,4 +1,4 @@
-//! A write that a peer holds up fails after a while.
+//! A deadline for writes: a peer that accepts nothing loses its connection.
 //!
 //! A client that has stopped reading is not a disconnect: it keeps its connection alive by acknowledging, and neither
 //! hyper nor axum times out a write. `listen.rs` puts this around each socket, [`WithSendDeadline`] around those of

@@ -1,4 +1,4 @@
-//! The parts of a UI message stream: what the AI SDK's `useChat` reads, one part an event.
+//! The parts of a UI message stream: what the AI SDK's `useChat` reads, one part per event.
 //!
 //! Use it with `ui_writer`, which knows their order. Needs no other file.
 

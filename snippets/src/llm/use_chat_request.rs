@@ -1,4 +1,4 @@
-//! What `useChat` sends, and what a server may believe of it.
+//! The request of `useChat`, reduced to what a server may trust.
 //!
 //! Use it with `use_chat`. Guarantee: only the newest message of the user, or their decisions on calls of tools, are taken. The client's
 //! copy of the history, of the model's messages and of the inputs of tools is ignored: anyone can write it.

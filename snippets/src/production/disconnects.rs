@@ -1,4 +1,4 @@
-//! Ends what a user has open on every instance: after a logout, a ban, or a right that is lost.
+//! Ends a user's streams and sockets on every instance: after a logout, a ban, or a lost right.
 //!
 //! Use it with `sse/until.rs` (`Users::disconnect`) and `websocket/users.rs` (`UserSockets::disconnect`), which each know the
 //! connections of one process. A disconnect is an event of a log that all instances read, so an instance that cannot reach the

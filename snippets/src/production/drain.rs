@@ -1,4 +1,4 @@
-//! The end of a process behind a balancer: out of rotation first, then its streams one by one, then a deadline.
+//! Shutdown behind a balancer: first not ready, then the streams end one by one, then a deadline.
 //!
 //! Use it as the `main` of every instance. It guarantees: readiness is false before anything else happens, while the
 //! instance keeps serving; then new connections are refused, so that the balancer tries another instance; event streams

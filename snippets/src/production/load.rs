@@ -1,4 +1,4 @@
-//! Load that does not wait for the server, as users do not.
+//! An open-loop load test: its schedule does not wait for responses.
 //!
 //! A loop that sends the next request after the last answer (closed) stops asking while the server stalls: one slow
 //! answer is counted where hundreds of users would have waited. Here operations begin on a [`Schedule`], and time counts from

@@ -1,5 +1,5 @@
-//! What a streaming service must answer on call: how many streams are open, why they close, how long clients wait for the
-//! first event and between two, and which of them do not keep up.
+//! Metrics of streams: how many are open, why they close, how long clients wait for the first event and between events,
+//! and which clients lag.
 //!
 //! Wrap the source of a stream in [`Observer::watch`] before `Slot::respond`. Everything is recorded where it happens, the
 //! end in `Drop`: if a client disconnects, no line after the loop runs. Labels are a fixed few: one [`Observer`] per kind

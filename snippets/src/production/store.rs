@@ -1,4 +1,4 @@
-//! What the shared log needs from a broker. `redis_log.rs`, `nats_log.rs` and `postgres_log.rs` implement it;
+//! The interface between the shared log and a broker. `redis_log.rs`, `nats_log.rs` and `postgres_log.rs` implement it;
 //! `shared_log.rs` uses it. Needs `sse/{event,cursor}.rs`.
 
 // ANCHOR: store

@@ -1,5 +1,5 @@
-//! A client of event streams: it checks each response, reconnects with its cursor, waits as `super::reconnect`
-//! says, notices silence, and bounds what it holds.
+//! A client of event streams: checks each response, reconnects with its cursor by the rules of `super::reconnect`,
+//! notices silence, and bounds its memory.
 //!
 //! The transport is a function from headers to a response, so that reqwest, hyper and a test all fit.
 //! Drop the client to cancel: the connection closes. Events can come twice (the server may have sent more

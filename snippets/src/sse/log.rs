@@ -1,4 +1,4 @@
-//! The one log: a bounded ring of encoded events.
+//! The log of all patterns: a bounded ring of encoded events.
 //!
 //! Publishing never waits and encodes once; a subscriber is a position in the ring ([`Reader`], `log_reader.rs`), so
 //! replay, live delivery and the policy for slow clients are one read. Use it for resume, fan-out, jobs, generations

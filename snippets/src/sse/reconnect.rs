@@ -1,5 +1,5 @@
-//! When a client of an event stream reconnects, and when it stops: the rules without the transport, for
-//! `super::consume` and for any client of your own. RFC 9110, sections 10.2.3 and 15; HTML, section 9.2.
+//! The rules by which a client of an event stream reconnects or stops, without a transport: for `super::consume` and
+//! for your own client. RFC 9110, sections 10.2.3 and 15; HTML, section 9.2.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! The response of every event stream: admitted, alive, bounded, and ended in band.
+//! The response of every event stream: its permit, its heartbeat, its limits, and its end in band.
 //!
 //! A pattern adds a [`Source`]; the limit, the response headers, the first bytes, the heartbeat, the maximum age and the
 //! drain are here, once. It works under plain `axum::serve` and under `connections/listen.rs`, which adds the deadlines of

@@ -1,4 +1,4 @@
-//! Pace: how often things are sent, when the source is faster than the reader needs.
+//! Pace: merges or skips items if the source is faster than the reader needs.
 //!
 //! [`coalesce`] merges many small items without losing any (tokens, log lines): the first goes out at once, the rest merged, at
 //! most one per window. [`latest`] when only the newest state matters (progress, prices). [`ticker`] for heartbeats. [`fair`] for a

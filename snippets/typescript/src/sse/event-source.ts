@@ -1,4 +1,4 @@
-// sse/event-source: the browser's EventSource, with what it leaves to the page.
+// sse/event-source: an EventSource that survives refused requests, silence and the back/forward cache.
 //
 // Use it for GET streams with cookies, or with a ticket in the URL. For POST, an Authorization header, or a consumer
 // slower than the server use `sse/connect.ts`: an EventSource reads as fast as the server writes. Components of React

@@ -1,4 +1,4 @@
-// streams/readable: ReadableStreams that stop when nobody reads, and when nobody wants them any more.
+// streams/readable: ReadableStreams with backpressure, cancellation, heartbeats and bounded copies.
 //
 // Use it for the body of a Response (Next.js, Deno, workers, Node) and for pipes in the browser.
 // Promise: nothing is produced that was not asked for; a consumer that leaves aborts the producer at once; no

@@ -1,4 +1,4 @@
-// websocket/client: a WebSocket that reconnects, resumes, and knows when it is dead.
+// websocket/client: a WebSocket that reconnects, resumes, and detects a dead connection.
 //
 // Use it in browsers and Node. What is sent through it may be lost: commands go through `websocket/outbox.ts`,
 // a producer faster than this consumer needs `websocket/flow.ts`, components of React `websocket/use-websocket.ts`.
