@@ -11,7 +11,7 @@ const MAX_BODY = 64 * 1024;
 const HEARTBEAT_MS = 15_000;
 const HEADERS = {
   "content-type": "text/event-stream",
-  "cache-control": "no-cache, no-store, no-transform", // compressors and Chromium's read-ahead stay away
+  "cache-control": "no-cache, no-store, no-transform", // keeps compressors and Chromium's read-ahead away
   "x-accel-buffering": "no", // nginx passes each event on
 };
 
@@ -52,7 +52,7 @@ function replay(cursor) {
   );
 }
 
-const retry = () => 1500 + Math.floor(Math.random() * 3000); // a restart is not followed by all clients at once
+const retry = () => 1500 + Math.floor(Math.random() * 3000); // so that not all clients reconnect at once after a restart
 
 // ANCHOR_END: replay
 // ANCHOR: respond
@@ -61,7 +61,7 @@ function events(request, response, url) {
   if (streams.size >= MAX_STREAMS || stopping) return response.writeHead(503, { "retry-after": "5" }).end();
   request.socket.setNoDelay(true);
   const cursor = request.headers["last-event-id"] ?? url.searchParams.get("lastEventId") ?? "";
-  response.writeHead(200, HEADERS).write(replay(cursor)); // headers leave now, whenever the first event comes
+  response.writeHead(200, HEADERS).write(replay(cursor)); // headers are sent now, before the first event
   streams.add(response);
   response.on("close", () => streams.delete(response));
 }
@@ -94,11 +94,11 @@ const server = createServer((request, response) => {
 });
 
 // ANCHOR: end
-// An event, since EventSource hides comments from the page: with it, a page can tell silence from a dead connection.
+// An event, since EventSource hides comments from the page: the page can thus distinguish silence from a dead connection.
 setInterval(() => streams.forEach((stream) => send(stream, "event: ping\ndata: {}\n\n")), HEARTBEAT_MS).unref();
 let stopping = false;
 process.once("SIGTERM", () => {
-  stopping = true; // Node waits for open responses: end them in band, and the process exits
+  stopping = true; // Node waits for open responses: when they have ended in band, the process exits
   server.close(() => process.exit());
   for (const stream of streams) stream.end("event: restart\ndata: {}\n\n");
   server.closeIdleConnections();

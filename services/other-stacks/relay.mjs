@@ -46,7 +46,7 @@ export async function* answer(messages, signal) {
       body: JSON.stringify(body),
     });
     if (!response.ok) {
-      console.error("provider:", response.status, (await response.text()).slice(0, 500)); // for us, not for the client
+      console.error("provider:", response.status, (await response.text()).slice(0, 500)); // for our log, not for the client
       const busy = [429, 503, 529].includes(response.status);
       throw new Refused(busy ? 429 : 502, busy ? "busy" : "model_failed", response.headers.get("retry-after") ?? "5");
     }
@@ -58,7 +58,7 @@ export async function* answer(messages, signal) {
       if ((ended = data === "[DONE]")) break;
       const chunk = JSON.parse(data);
       if (chunk.error) throw new Error(`provider: ${data.slice(0, 500)}`);
-      const choice = chunk.choices?.[0]; // the usage chunk has none
+      const choice = chunk.choices?.[0]; // the usage chunk has no choices
       if (choice?.delta?.content) yield block("text", { text: choice.delta.content });
       reason = choice?.finish_reason || reason;
       usage = chunk.usage ?? usage; // a total, not an increment

@@ -125,7 +125,7 @@ async fn a_reader_that_comes_back_gets_the_rest() {
         ))
         .response(&first);
     drop(first);
-    transcript.note("the network is lost; the model goes on");
+    transcript.note("the network is lost; the model continues");
     chat.model.release();
     assert_eq!(chat.ended().await, ExchangeEnd::Finished);
     let mut second = chat.attach("q-1", &[&cursor]).await;

@@ -98,7 +98,7 @@ mod orders {
                         Poll::Ready(Next::Blocks(_)) if lost => {
                             reader = log.read(&LastEventId::Id(cursor.to_string())).unwrap();
                         }
-                        // What is there comes without waiting, in order; nothing else does.
+                        // Events that are there come without waiting and in order; nothing else comes.
                         Poll::Ready(Next::Blocks(events)) => {
                             for line in String::from_utf8(events.to_vec()).unwrap().lines() {
                                 if let Some(data) = line.strip_prefix("data: ") {

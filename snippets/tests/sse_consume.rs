@@ -518,7 +518,7 @@ async fn over_reqwest_a_cut_is_mended_and_dropping_cancels() {
         ));
         if expected == "first" {
             transcript.note(
-                "the server dies within the next event (id: 9); the client waits and comes back",
+                "the server dies within the next event (id: 9); the client waits and reconnects",
             );
         }
     }

@@ -551,8 +551,9 @@ async fn transcript() {
     transcript.request(&request(&header)).response(&client);
     drop(client);
 
-    transcript
-        .note("it has disconnected again; more events are published than the topic keeps (5)");
+    transcript.note(
+        "the client has disconnected again; more events are published than the topic keeps (5)",
+    );
     service.publish(104..=110);
     let mut client = RawClient::get(server.addr, PATH, &[&header]).await;
     client.read_until("event: reset").await;

@@ -93,7 +93,7 @@ async fn transcript() {
     transcript.response(&client);
     drop(client);
 
-    transcript.note("cut; more are published than the log keeps (3); the client reconnects");
+    transcript.note("cut; more events are published than the log keeps (3); the client reconnects");
     for n in 5..=9 {
         log.publish(&event(n)).unwrap();
     }
@@ -102,7 +102,7 @@ async fn transcript() {
     transcript.request(&request("last-event-id: 1-4"));
     transcript.response(&client);
 
-    transcript.note("the last event, and a client that has it and reconnects");
+    transcript.note("the terminal event; a client that has it is cut and reconnects");
     let last = Event::new("done", &json!({})).unwrap().last();
     log.publish(&last).unwrap();
     assert_eq!(client.read_to_end().await, End::Complete);

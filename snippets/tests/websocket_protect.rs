@@ -110,7 +110,7 @@ async fn transcript() {
         &["origin: https://evil.example", "cookie: sid=s-ada"],
     )
     .await;
-    client.note("a foreign page learns nothing; its script sees 1006");
+    client.note("a foreign page gets no reason; its script sees 1006");
     text.push_str("\n\n");
     text.push_str(&client.transcript());
     let used = "/ws?ticket=forged";

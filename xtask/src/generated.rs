@@ -221,9 +221,9 @@ fn probe_command(items: &[Item]) -> Option<String> {
     let probed: Vec<&Item> = items.iter().filter(|item| item.probe).collect();
     let kind = probed.first()?.id.split('-').next()?;
     let share = match probed.len() {
-        all if all == items.len() => "all of them".to_owned(),
+        all if all == items.len() => format!("checks all {all} items"),
         some => format!(
-            "{some} of {}, the others need a review of the code",
+            "checks {some} of {} items; review the code for the others",
             items.len()
         ),
     };

@@ -8,7 +8,7 @@ use std::{error::Error, time::Duration};
 use serde_json::Value;
 
 // ANCHOR: error
-/// Why an answer is not whole. What was received before it is a fragment, whatever it looks like.
+/// Why an answer is not complete. The text received before it is a fragment, even if it looks complete.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ModelError {
     /// The bytes ended before the model's finish reason.

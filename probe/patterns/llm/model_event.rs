@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 /// One thing that happened in a model's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelEvent {
-    /// Bytes arrived that say only "still working". It resets your idle timer; it is not content.
+    /// Bytes arrived that mean only "still working". They reset your idle timer, but are not content.
     Heartbeat,
     /// Append to the answer.
     Text(String),
@@ -18,7 +18,7 @@ pub enum ModelEvent {
     Refusal(String),
     /// A tool call begins. For display only.
     ToolCallStart {
-        /// Which call of this answer: calls may interleave.
+        /// The number of the call in this answer: calls may interleave.
         index: u32,
         /// The provider's id of the call, which its result must name.
         id: String,
@@ -34,20 +34,22 @@ pub enum ModelEvent {
     },
     /// Token counts so far. Each one replaces the one before: they are totals, never increments.
     Usage(Usage),
-    /// A part of the answer that has no event of its own, as the provider wrote it: a signature, a reasoning item, a citation, the
-    /// work of a server tool, an image. If you send the answer back, send these back too; otherwise ignore them.
+    /// A part of the answer that has no event of its own, as the provider wrote it: a signature, a reasoning item, a
+    /// citation, the work of a server tool, an image. If you send the answer back, send these parts back too; otherwise
+    /// ignore them.
     Other {
-        /// The provider's name of it: `signature_delta`, `thoughtSignature`, `reasoning_details`, `response.output_item.done`.
+        /// The provider's name of the part: `signature_delta`, `thoughtSignature`, `reasoning_details`,
+        /// `response.output_item.done`.
         kind: String,
-        /// Its JSON.
+        /// The JSON of the part.
         raw: String,
     },
-    /// The answer is whole. Always the last event, and the only one that releases tool calls.
+    /// The answer is complete. Always the last event, and the only one with tool calls to run.
     Finish {
-        /// Why the model stopped; anything but `Stop` and `ToolCalls` needs a decision of yours.
+        /// Why the model stopped; every reason except `Stop` and `ToolCalls` needs a decision of yours.
         reason: FinishReason,
-        /// The calls to execute, complete, in the order of their index. Empty when the model was
-        /// cut off (`MaxTokens`, …), since the arguments may be as well.
+        /// The calls to execute, complete, in the order of their index. Empty if the model was cut off (`MaxTokens`,
+        /// …), since the arguments may be cut off too.
         tool_calls: Vec<ToolCall>,
     },
 }
@@ -57,12 +59,12 @@ pub enum ModelEvent {
 /// Why the model stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FinishReason {
-    /// It had said everything, or reached a stop sequence.
+    /// The model finished, or reached a stop sequence.
     Stop,
-    /// It waits for the results of its tool calls.
+    /// The model waits for the results of its tool calls.
     ToolCalls,
-    /// It waits for something else of yours: an approval, a computer or shell action (OpenAI Responses). The items are in
-    /// [`ModelEvent::Other`]; tool calls may be released as well.
+    /// The model waits for another input: an approval, a computer or shell action (OpenAI Responses). The items are in
+    /// [`ModelEvent::Other`]; there may be tool calls too.
     AwaitsClient,
     /// The limit on output tokens or the context window cut it off.
     MaxTokens,
@@ -70,7 +72,7 @@ pub enum FinishReason {
     ContentFilter,
     /// The model, or a classifier of the provider, declined.
     Refusal,
-    /// The provider paused a long turn: send the answer back unchanged to go on (Anthropic `pause_turn`).
+    /// The provider paused a long turn: send the answer back unchanged to continue (Anthropic `pause_turn`).
     Paused,
     /// A reason that this version does not know, as the provider wrote it.
     Other(String),

@@ -1,4 +1,4 @@
-//! The one server: an axum `Router` on sockets that have deadlines, made for very many open streams.
+//! The server: an axum `Router` on sockets with deadlines, for very many open streams.
 //!
 //! hyper reads each request and writes each ordinary response. An event stream that answers a GET over HTTP/1.1 is taken
 //! over from it (`takeover.rs`): an idle stream then costs about 1 KiB instead of 19. Everything else stays with hyper:
@@ -52,7 +52,7 @@ use super::{
 /// What ends a connection that has stopped reading, and bounds what the kernel keeps for it.
 #[derive(Debug, Clone, Copy)]
 pub struct SocketLimits {
-    /// A write may wait this long for the peer to take anything.
+    /// How long a write may wait for the peer to take any byte.
     pub send: Duration,
     /// `TCP_USER_TIMEOUT` (Linux): how long sent bytes may stay unacknowledged. Without it, the kernel retransmits to a peer
     /// that vanished without FIN for about 15 minutes (tcp(7), `tcp_retries2`), while heartbeats look delivered.

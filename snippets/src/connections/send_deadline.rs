@@ -1,4 +1,4 @@
-//! A write that a peer holds up fails after a while.
+//! A deadline for writes: a peer that accepts nothing loses its connection.
 //!
 //! A client that has stopped reading is not a disconnect: it keeps its connection alive by acknowledging, and neither
 //! hyper nor axum times out a write. `listen.rs` puts this around each socket, [`WithSendDeadline`] around those of
@@ -103,7 +103,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SendDeadline<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A layer such as TLS keeps bytes and writes them here.
         let flush = Pin::new(&mut self.inner).poll_flush(cx);
-        // A socket has nothing to flush and is always ready: that does not mean that a waiting write has made progress.
+        // A socket has nothing to flush and is always ready, so its flush does not show that a waiting write has made
+        // progress.
         if flush.is_ready() {
             return flush;
         }

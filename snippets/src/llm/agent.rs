@@ -23,22 +23,22 @@ use super::{
 /// A tool that the model may call.
 #[derive(Clone)]
 pub struct Tool {
-    /// Its name, as the model calls it.
+    /// The name by which the model calls it.
     pub name: &'static str,
-    /// What the model reads about it.
+    /// The description that the model reads.
     pub description: &'static str,
     /// The JSON schema of its input. Check the input anyway: the model may ignore the schema.
     pub schema: Value,
-    /// Whether the user has to approve this input first: everything that cannot be undone.
+    /// Whether the user must approve this input first. Return true for everything that cannot be undone.
     pub approval: fn(&Value) -> bool,
     /// Longest run. Dropping the future must stop the work.
     pub longest: Duration,
-    /// The work, for this user: authorize it as if the user had sent the input.
+    /// Does the work for this user: authorize it as if the user had sent the input.
     pub run: Arc<dyn Fn(String, Value) -> BoxFuture<'static, Output> + Send + Sync>,
 }
 
-/// One turn of the model for a user, up to an instant: it must end with `Finish` or an error, within limits of silence and size. Dropping it
-/// must stop the model.
+/// One call of the model for a user, which must end with `Finish` or an error before the given instant, within limits
+/// of silence and size. Dropping it must stop the model.
 pub type Ask = dyn Fn(&str, Question, Instant) -> BoxStream<'static, Result<ModelEvent, PublicError>>
     + Send
     + Sync;
@@ -47,13 +47,13 @@ pub type Ask = dyn Fn(&str, Question, Instant) -> BoxStream<'static, Result<Mode
 pub struct Agent {
     /// Asks the model: `relay::Relay::calls`.
     pub ask: Arc<Ask>,
-    /// How the host takes back its turns.
+    /// The format in which turns are sent back to the host.
     pub format: Format,
     /// The tools.
     pub tools: Vec<Tool>,
-    /// Turns of the model for one question.
+    /// Maximum number of model calls for one question.
     pub most_steps: usize,
-    /// Tools of one turn that run at the same time.
+    /// Maximum number of tools of one turn that run at the same time.
     pub parallel: usize,
     /// Largest result, in bytes of JSON: the model pays for each of them in every later step.
     pub most_result_bytes: usize,
@@ -67,7 +67,7 @@ pub struct Agent {
 /// One event of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AgentEvent {
-    /// Of the model. Calls have an id, even if the provider has none.
+    /// An event of the model. Calls have an id, even if the provider sends none.
     Model(ModelEvent),
     /// A call has its result.
     Output(String, Output),

@@ -1,4 +1,4 @@
-//! What a browser sends and gets: the question, and the events of its answer.
+//! The format between browser and relay: the question, and the events of its answer.
 //!
 //! Use it with `relay`. Guarantee: no message of a client gives the model its instructions, unless you choose so.
 //!

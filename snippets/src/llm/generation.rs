@@ -1,4 +1,4 @@
-//! One answer that runs without a reader: a task, a log, and its ends.
+//! One answer that runs without a reader: a task that writes into a log.
 //!
 //! Use it with `resume` or `use_chat`, which have the endpoints. Guarantees: the log gets exactly one terminal event, even if the task
 //! panics; the answer is stopped by its token, and after a time without readers; everyone who attaches reads the same log from their

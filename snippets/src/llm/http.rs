@@ -1,4 +1,4 @@
-//! Before the first byte of a model's stream: everything that is not a 200 with the right type; and what a client may know of it.
+//! Checks the status and the content type of a provider's response, and maps failures to codes for the client.
 //!
 //! Use it with `model_stream`, if you build the request yourself instead of with `upstream`. Guarantees: an error has its
 //! status, the wait that the provider asks for, and the start of its body. Siblings: `failure`, `public_error`.

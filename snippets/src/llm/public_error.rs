@@ -1,4 +1,4 @@
-//! Errors that tell a client what to do, and nothing else; and the two parts of a request that every endpoint reads: who asks, and JSON.
+//! The errors that a client may see; and the two parts of a request that every endpoint reads: the user, and JSON.
 //!
 //! Guarantees: no text of the provider, no key and no internal name is in an error; its code is stable; a body that is not readable is
 //! refused with such an error too. Needs no other file.

@@ -63,8 +63,8 @@ pub struct Config {
     /// The path of the endpoint.
     pub path: &'static str,
     /// How long the response headers wait for the provider's: a failure within this time becomes a status, a later one an event.
-    /// If your contract wants statuses, set it just below the heartbeat of [`Streams`]. The times of the other limits
-    /// start when this wait has ended.
+    /// For as many statuses as possible, set it just below the heartbeat of [`Streams`]. The other limits count from
+    /// the end of this wait.
     pub head: Duration,
     /// Longest silence of the provider. Set it above the pauses of a thinking model. A heartbeat of the provider ends
     /// a silence.
@@ -74,7 +74,7 @@ pub struct Config {
     /// Tokens that arrive within this time after an event was sent are collected and sent as one event; the first
     /// token of an answer never waits.
     pub window: Duration,
-    /// Longest answer in time: a budget, not a sign of failure.
+    /// Longest answer in time; beyond it `failed` with the code `too_long`.
     pub longest: Duration,
     /// Longest answer in bytes of text.
     pub most_bytes: usize,
@@ -131,12 +131,12 @@ pub struct Relay {
     /// Open streams and their heartbeat. Start it with a `CancellationToken` that you never cancel: at shutdown,
     /// [`Relay::shutdown`] ends the answers, with an event.
     pub streams: Streams,
-    /// The limit of each user.
+    /// The limit on concurrent answers of each user.
     pub places: Arc<Permits>,
     /// The contract.
     pub config: Config,
-    /// Cancelled, it ends every answer with `failed`, code `restart`. To let answers finish first, cancel the token
-    /// that you gave to `listen`, wait, then cancel this one before the time of `listen::Config::drain` is over.
+    /// Cancelling it ends every answer with `failed`, code `restart`. To let answers finish first, cancel the token of
+    /// `connections::listen`, wait, then cancel this one before `listen::Config::drain` has passed.
     pub shutdown: CancellationToken,
 }
 
@@ -159,7 +159,7 @@ async fn chat(
     Body(request): Body<ChatRequest>,
 ) -> Response {
     let answer = async {
-        // Everything that can be refused is refused before anything is paid for.
+        // Every refusal that is possible here comes before anything is paid for.
         let request = request?;
         if relay.shutdown.is_cancelled() {
             return Err(PublicError::RESTART);
@@ -198,7 +198,7 @@ impl Relay {
         let events = match timeout(self.config.head, &mut opening).await {
             Ok(Ok(events)) => events,
             Ok(Err(error)) => {
-                watch(Err((error.code, error.provider))); // so that it is counted as a refusal, not as a user who left
+                watch(Err((error.code, error.provider))); // counted as a refusal, not as a user who left
                 return Err(error);
             }
             Err(_) => opening.try_flatten_stream().boxed(),

@@ -108,8 +108,8 @@ type User = Extension<UserId>;
 // ANCHOR: routes
 /// `POST /generations` begins or joins a generation; its path and its header `Idempotency-Key` are settings in
 /// [`Limits`]. `GET /generations/{key}`, or the same POST again, continues after `Last-Event-ID`;
-/// `DELETE /generations/{key}` stops the generation. The GET starts nothing, so `EventSource` may repeat it. `answer` makes the
-/// answer to a user's question; that answer asks the model nothing before it is polled.
+/// `DELETE /generations/{key}` stops the generation. The GET starts nothing, so `EventSource` may repeat it. `answer`
+/// gets the user and the question, and returns an [`Answer`] that must not call the model before it is polled.
 pub fn app<Q, A, F>(all: Arc<Generations>, answer: F) -> Router
 where
     Q: DeserializeOwned + Hash + Send + 'static,
@@ -245,8 +245,8 @@ impl Generations {
     }
 
     // ANCHOR: begin
-    /// Returns the generation of this key. `asked` is the hash of the question: if a generation with the same hash is
-    /// kept, that one; if the key has no question yet, a new one, which runs `answer`.
+    /// Returns the generation of this key. `asked` is the hash of the question. If the key has a generation with this
+    /// hash, returns that one. If it has no question yet, returns a new one, which runs `answer` (not after a Stop).
     ///
     /// # Errors
     /// If the key belongs to another question, or there is no room, or the service shuts down.
@@ -256,12 +256,12 @@ impl Generations {
         asked: u64,
         answer: impl FnOnce() -> A,
     ) -> Result<Arc<Generation>, PublicError> {
-        // Looked up and inserted under one lock: two requests at the same time begin one generation.
+        // Looked up and inserted under one lock, so that two requests at the same time begin one generation.
         let mut known = self.lock();
         let stopped = match known.0.get(&id) {
             None => false,
             Some(kept) if kept.asked == Some(asked) => return Ok(kept.generation.clone()),
-            // The same key for another question is the client's mistake; the old answer would be the wrong one.
+            // The same key for another question is the client's mistake; the old answer would answer another question.
             Some(Entry { asked: Some(_), .. }) => return Err(PublicError::KEY_REUSED),
             Some(_) => true,
         };
@@ -274,7 +274,7 @@ impl Generations {
         };
         let kept = self.keep(&mut known, id, Some(asked))?;
         if stopped {
-            kept.2.stop.cancel(); // before its task starts: nothing is asked
+            kept.2.stop.cancel(); // before its task starts, so the model is not called
         }
         let (generation, answer) = (kept.2.clone(), answer());
         self.tasks.spawn(async move {

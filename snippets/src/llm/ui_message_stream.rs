@@ -24,7 +24,7 @@ use crate::sse::{
 };
 
 // ANCHOR: response
-/// Sends `source`, a [`UiMessage`], also inside of [`Holding`](crate::sse::streams::Holding) for a user's permit.
+/// Sends `source`, a [`UiMessage`]. To hold a user's permit, wrap it in [`Holding`](crate::sse::streams::Holding).
 pub fn ui_response(slot: Slot, source: impl Source) -> Response {
     let mut response = slot.respond(source);
     let version = HeaderName::from_static("x-vercel-ai-ui-message-stream");

@@ -1,4 +1,4 @@
-//! The parts of a UI message stream: what the AI SDK's `useChat` reads, one part an event.
+//! The parts of a UI message stream: what the AI SDK's `useChat` reads, one part per event.
 //!
 //! Use it with `ui_writer`, which knows their order. Needs no other file.
 
@@ -109,7 +109,7 @@ pub enum UiPart {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
         data: Value,
-        /// Not kept in the message: the page sees it in `onData`.
+        /// If true, not kept in the message: the page sees it only in `onData`.
         transient: bool,
     },
     // ANCHOR_END: data

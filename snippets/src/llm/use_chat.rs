@@ -94,7 +94,7 @@ async fn ask(
 ) -> Response {
     let begun = async {
         let (id, wish) = request?.wish()?;
-        let slot = all.generations.admit()?; // first: what is refused must not run
+        let slot = all.generations.admit()?; // first, because a refused question must not run
         Ok((slot, all.begin(user, id, wish).await?))
     };
     match begun.await {
@@ -143,7 +143,7 @@ async fn stop(
     let chat = all.chats.get(&(user, id));
     if let Some(generation) = chat.and_then(|chat| running(&lock(&chat))) {
         generation.stop.cancel();
-        generation.ended().await; // after the 204, the history has the fragment
+        generation.ended().await; // so that after the 204 the history has the partial answer
     }
     StatusCode::NO_CONTENT
 }

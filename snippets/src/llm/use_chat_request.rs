@@ -1,4 +1,4 @@
-//! What `useChat` sends, and what a server may believe of it.
+//! The request of `useChat`, reduced to what a server may trust.
 //!
 //! Use it with `use_chat`. Guarantee: only the newest message of the user, or their decisions on calls of tools, are taken. The client's
 //! copy of the history, of the model's messages and of the inputs of tools is ignored: anyone can write it.
@@ -34,18 +34,18 @@ pub struct UiRequest {
 }
 
 // ANCHOR: wish
-/// What the user wants.
+/// What the request asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Wish {
     /// An answer to this message.
     Answer {
-        /// As the page has it, without what is not ours.
+        /// The message as the page has it, without unknown fields.
         message: Message,
         /// Its text.
         text: String,
         /// Its pictures.
         images: Vec<Image>,
-        /// It replaces the message of the same id, and what follows that.
+        /// Whether it replaces the message of the same id and all messages after that.
         edited: bool,
     },
     /// Another answer to the message with this id.

@@ -80,7 +80,7 @@ async fn events(
     Path(channel): Path<String>,
     last_event_id: LastEventId,
 ) -> Response {
-    // The same answer whether it does not exist or is another's.
+    // The same response whether the channel does not exist or belongs to another user.
     let Some(log) = channels.readable(&reader, &channel) else {
         return StatusCode::NOT_FOUND.into_response();
     };

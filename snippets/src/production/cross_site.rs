@@ -19,7 +19,7 @@ pub async fn refuse_cross_site(
     request: Request,
     next: Next,
 ) -> Response {
-    // GET and HEAD start no work (`prod-proxy-repeat`); what they return is the business of CORS.
+    // GET and HEAD start no work (`prod-proxy-repeat`); CORS decides who may read their responses.
     if request.method().is_safe() || from_own_page(request.headers(), &origins) {
         next.run(request).await
     } else {
@@ -29,10 +29,11 @@ pub async fn refuse_cross_site(
 
 fn from_own_page(headers: &HeaderMap, origins: &[HeaderValue]) -> bool {
     match (headers.get(header::ORIGIN), headers.get("sec-fetch-site")) {
-        // By whole value: `null` and `https://app.example.evil.example` are none of ours.
+        // Compared as a whole: `null` and `https://app.example.evil.example` do not match.
         (Some(origin), _) => origins.contains(origin),
         (None, Some(site)) => site == "same-origin",
-        // No browser of today. What it sends is its own decision, unless it carries a browser's cookie.
+        // Not a current browser. Such a client decides itself what it sends, unless the request carries a browser's
+        // cookie.
         (None, None) => !headers.contains_key(header::COOKIE),
     }
 }

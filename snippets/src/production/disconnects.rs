@@ -1,4 +1,4 @@
-//! Ends what a user has open on every instance: after a logout, a ban, or a right that is lost.
+//! Ends a user's streams and sockets on every instance: after a logout, a ban, or a lost right.
 //!
 //! Use it with `sse/until.rs` (`Users::disconnect`) and `websocket/users.rs` (`UserSockets::disconnect`), which each know the
 //! connections of one process. A disconnect is an event of a log that all instances read, so an instance that cannot reach the
@@ -30,9 +30,9 @@ pub struct Disconnects<S> {
 
 impl<S: Store> Disconnects<S> {
     // ANCHOR: start
-    /// Calls `obey` with the name of each user, on this instance too. Start it before the first connection is accepted: it begins
-    /// with what the log has kept, and repeats some of it after a `reset`. A name that comes again ends connections that a valid
-    /// session then opens again, so close sockets with a code after which clients retry (4408).
+    /// Calls `obey` with the name of each user, on this instance too. Start it before the first connection is accepted:
+    /// it starts with the names that the log has kept, and repeats some of them after a `reset`. A repeated name also
+    /// ends connections of a newer, valid session, so close sockets with a code after which clients retry (4408).
     ///
     /// # Errors
     /// If the broker does not answer.

@@ -1,4 +1,4 @@
-//! The end of a process behind a balancer: out of rotation first, then its streams one by one, then a deadline.
+//! Shutdown behind a balancer: first not ready, then the streams end one by one, then a deadline.
 //!
 //! Use it as the `main` of every instance. It guarantees: readiness is false before anything else happens, while the
 //! instance keeps serving; then new connections are refused, so that the balancer tries another instance; event streams
@@ -21,9 +21,10 @@ use crate::connections::listen;
 /// (Kubernetes: `terminationGracePeriodSeconds`, 30 s by default).
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Not ready, and serving as before: longer than the balancer takes to notice (its interval times its threshold).
+    /// How long the instance is not ready but serves as before: longer than the balancer takes to notice (its interval
+    /// times its threshold).
     pub notice: Duration,
-    /// For the ends of the streams, with their `drain_spread` within it, and for requests under way.
+    /// How long streams (their `drain_spread` included) and running requests may take to end.
     pub deadline: Duration,
 }
 // ANCHOR_END: plan
@@ -64,7 +65,7 @@ impl Instance {
         let leave = async {
             leave.await;
             self.leaving.cancel();
-            // Streams that start now are welcome: a refusal (503) stops an EventSource permanently.
+            // Streams that start now are still served: a refusal (503) stops an EventSource permanently.
             sleep(plan.notice).await;
             self.stopping.cancel();
             Instant::now() + plan.deadline

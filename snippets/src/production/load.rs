@@ -1,4 +1,4 @@
-//! Load that does not wait for the server, as users do not.
+//! An open-loop load test: its schedule does not wait for responses.
 //!
 //! A loop that sends the next request after the last answer (closed) stops asking while the server stalls: one slow
 //! answer is counted where hundreds of users would have waited. Here operations begin on a [`Schedule`], and time counts from
@@ -12,7 +12,8 @@ use tokio::{
 };
 
 // ANCHOR: schedule
-/// When operation or event `n`, from 0, is due. Readers of a stream hold one too: `late(n)` on receipt is the delay of event `n`.
+/// When operation or event `n`, from 0, is due. Give each reader of a stream a copy: `late(n)` on receipt is the delay
+/// of event `n`.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
     start: Instant,
@@ -63,8 +64,8 @@ impl Report {
 }
 
 // ANCHOR: open_loop
-/// Runs `count` operations, each when it is due whatever became of the ones before. At most `most` run at a time: the next
-/// waits for a place then, and its latency still counts.
+/// Runs `count` operations, each when it is due, whether or not earlier ones have ended. At most `most` run at a time;
+/// beyond that the next waits, and its latency still counts.
 pub async fn open_loop<F, E>(
     schedule: Schedule,
     count: u32,

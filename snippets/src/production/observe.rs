@@ -1,5 +1,5 @@
-//! What a streaming service must answer on call: how many streams are open, why they close, how long clients wait for the
-//! first event and between two, and which of them do not keep up.
+//! Metrics of streams: how many are open, why they close, how long clients wait for the first event and between events,
+//! and which clients lag.
 //!
 //! Wrap the source of a stream in [`Observer::watch`] before `Slot::respond`. Everything is recorded where it happens, the
 //! end in `Drop`: if a client disconnects, no line after the loop runs. Labels are a fixed few: one [`Observer`] per kind
@@ -124,7 +124,7 @@ pub struct Watched<S> {
 impl<S: Source> Source for Watched<S> {
     // ANCHOR: poll
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
-        // The connection polls when there is room in its buffers: nothing is queued, so this wait is the lag.
+        // The connection polls when its buffers have room and nothing is queued, so this wait is the client's lag.
         if let Some(given) = self.given.take() {
             self.observer.not_taken.record(given.elapsed());
         }

@@ -44,7 +44,7 @@ CREATE OR REPLACE FUNCTION stream_epoch() RETURNS bigint VOLATILE LANGUAGE sql A
 $$;";
 
 // ANCHOR: append
-/// One statement: the counter and the event. It wakes nobody and trims nothing.
+/// One statement: the counter and the event. It wakes no reader and trims nothing.
 const APPEND: &str = "
 WITH counter AS (
   INSERT INTO stream_log AS l VALUES ($1, stream_epoch(), stream_home(), 1, $5)

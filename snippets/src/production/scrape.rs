@@ -24,8 +24,8 @@ const SECONDS: [f64; 14] = [
 const MESSAGES: [f64; 7] = [0.0, 1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0];
 
 // ANCHOR: recorder
-/// For `metrics::set_global_recorder`, before the first metric is made. With buckets: without them the exporter writes
-/// quantiles, which cannot be added up over instances.
+/// For `metrics::set_global_recorder`, before the first metric is made. It has buckets: without them the exporter
+/// writes quantiles, which cannot be added up over instances.
 pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
     Ok(PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
@@ -58,7 +58,8 @@ pub fn app(handle: PrometheusHandle) -> Router {
 /// one of the fastest requests, or is open for hours, so that it would count as the slowest. For `middleware::from_fn`.
 pub async fn requests(request: Request, next: Next) -> Response {
     let started = Instant::now();
-    // The template of the route: a path would make a time series per id. Nor the method, which clients can invent.
+    // The template of the route, because a path would make a time series per id. Not the method either, which clients
+    // can invent.
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
     let response = next.run(request).await;

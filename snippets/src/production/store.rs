@@ -1,4 +1,4 @@
-//! What the shared log needs from a broker. `redis_log.rs`, `nats_log.rs` and `postgres_log.rs` implement it;
+//! The interface between the shared log and a broker. `redis_log.rs`, `nats_log.rs` and `postgres_log.rs` implement it;
 //! `shared_log.rs` uses it. Needs `sse/{event,cursor}.rs`.
 
 // ANCHOR: store
@@ -7,7 +7,7 @@ use crate::sse::{event::Cursor, event::Event};
 /// A part of the broker's log, as of one moment.
 #[derive(Debug, Clone)]
 pub struct Page {
-    /// Differs for each lifetime of the log, and is greater than the last one.
+    /// The epoch: differs for each lifetime of the log, and is greater than the previous one.
     pub epoch: u64,
     /// Sequence number of the oldest event that is kept, or of the next one.
     pub head: u64,
@@ -29,7 +29,7 @@ pub trait Store: Send + Sync + 'static {
     fn read(&self, seen: u64, max: usize)
     -> impl Future<Output = Result<Page, Self::Error>> + Send;
 
-    /// Returns when there may be something after `seen`, and from time to time without a reason. Only the reader of a
+    /// Returns when there may be an event after `seen`, and sometimes without one. Only the reader of a
     /// [`SharedLog`](super::shared_log::SharedLog) calls it.
     fn wait(&self, epoch: u64, seen: u64) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }

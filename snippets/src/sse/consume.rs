@@ -1,5 +1,5 @@
-//! A client of event streams: it checks each response, reconnects with its cursor, waits as `super::reconnect`
-//! says, notices silence, and bounds what it holds.
+//! A client of event streams: checks each response, reconnects with its cursor by the rules of `super::reconnect`,
+//! notices silence, and bounds its memory.
 //!
 //! The transport is a function from headers to a response, so that reqwest, hyper and a test all fit.
 //! Drop the client to cancel: the connection closes. Events can come twice (the server may have sent more
@@ -127,7 +127,7 @@ where
                 }
                 State::Connecting(answer) => match timeout_at(self.deadline, answer).await {
                     Err(_) => self.cut(&"no answer in time")?,
-                    // Not even a connection error says whether a request that does work has arrived.
+                    // Even a connection error does not show whether a request that does work has arrived.
                     Ok(Err(error)) => self.cut(&error)?,
                     Ok(Ok(response)) => self.answered(response)?,
                 },

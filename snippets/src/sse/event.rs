@@ -1,5 +1,5 @@
-//! An event of an event stream, validated when it is built, encoded once and shared as bytes by all readers;
-//! its id, which is a position in a log; and what a client sends back as its cursor.
+//! An SSE event, validated and encoded once and shared as bytes by all readers; its id, which is a position in a log;
+//! and the cursor that a client sends back.
 //!
 //! Use it for every event. Nothing that uses this file can be injected into, and nothing panics: axum's own `Event`
 //! panics on CR and LF, and on NUL in an id, after the 200 has been sent. The default id is
@@ -110,7 +110,7 @@ impl Event {
     }
 
     /// As [`Event::new`], for a name that a contract prescribes. `error` and `open` are safe if no client is an
-    /// `EventSource`; its `onerror` cannot tell such an event from a lost connection.
+    /// `EventSource`; its `onerror` cannot distinguish such an event from a lost connection.
     ///
     /// # Errors
     /// If the name is malformed, or if `data` has no JSON form.

@@ -61,7 +61,7 @@ async fn events(
     Path(topic): Path<String>,
     cursor: LastEventId,
 ) -> Response {
-    // Before the topic: a client that is refused leaves none behind.
+    // Before the topic is created: a client that is refused creates none.
     let slot = match streams.admit() {
         Ok(slot) => slot,
         Err(refused) => return refused.into_response(),

@@ -23,10 +23,9 @@ pub enum WorkError<E> {
 }
 
 // ANCHOR: produce
-/// Runs `work` as a task for one response. At most `capacity` events wait for the client; then
-/// `send` waits, and the work with it. The task is aborted as soon as the response is dropped, wherever
-/// it waits: a task that only checks the result of `send` continues until its next event, which
-/// for a silent upstream never comes.
+/// Runs `work` as a task for one response. At most `capacity` events wait for the client; beyond that `send` waits, and
+/// with it the work. Dropping the response aborts the task wherever it waits. (A task that only checks the result of
+/// `send` would continue until its next event, which never comes if the upstream is silent.)
 ///
 /// An error or a panic is the last item, so that the stream does not end without a reason.
 pub fn produce<E, Work>(

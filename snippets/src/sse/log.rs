@@ -1,4 +1,4 @@
-//! The one log: a bounded ring of encoded events.
+//! The log of all patterns: a bounded ring of encoded events.
 //!
 //! Publishing never waits and encodes once; a subscriber is a position in the ring ([`Reader`], `log_reader.rs`), so
 //! replay, live delivery and the policy for slow clients are one read. Use it for resume, fan-out, jobs, generations
@@ -33,7 +33,7 @@ use super::{
 pub enum Slow {
     /// The response ends: the client reconnects with its cursor, and is served what the log still keeps.
     End,
-    /// One `reset`, then the newest events. The client loads the current state.
+    /// One `reset`, then the newest half of the events that may wait. The client loads the current state.
     Reset,
     /// Only the newest event, without a `reset`. For events that each hold the whole state.
     Newest,
@@ -46,14 +46,15 @@ pub enum Begin {
     Now,
     /// At the oldest event that is kept.
     Oldest,
-    /// At the first event ever published, and with a `reset` if that is trimmed. For an answer that is useless without its start.
+    /// At the first event ever published; if that is trimmed, with a `reset`. For an answer that is useless without its
+    /// start.
     First,
 }
 
 /// The number of the first event of a new log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum First {
-    /// 1.
+    /// The number 1.
     One,
     /// The milliseconds since 1970. For [`Ids::Sequence`]: after a restart the numbers begin above all earlier ones,
     /// so the log sees an old cursor as trimmed and resets the client. This works as long as the clock does not go
@@ -75,19 +76,19 @@ impl First {
 /// How a log keeps its events, and how its readers are treated.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Most events that are kept.
+    /// Maximum number of events that are kept.
     pub events: usize,
-    /// Most bytes that are kept. A larger event is refused.
+    /// Maximum number of bytes that are kept. A larger event is refused.
     pub bytes: usize,
-    /// Most events that may wait for a reader. An event counts only if it was published after the reader had
-    /// subscribed, so a replay is never too long.
+    /// Maximum number of events that may wait for a reader. Only events published after the reader subscribed count, so
+    /// a long replay alone makes no reader slow.
     pub queue: usize,
-    /// What happens beyond that.
+    /// What a slow client gets.
     pub slow: Slow,
     /// Where a client without a cursor starts.
     pub begin: Begin,
-    /// If nothing was sent for this time, an event is sent immediately; events that follow within this time are
-    /// collected and sent together.
+    /// An event is sent immediately if none was sent within the last `join`. Otherwise it is collected, and what is
+    /// collected is sent together when `join` has passed since the last send.
     pub join: Duration,
     /// The format of the ids.
     pub ids: Ids,
@@ -95,8 +96,8 @@ pub struct Config {
     pub first: First,
     /// The data of the event [`Names::reset`].
     pub reset_data: fn(Reason) -> Value,
-    /// The names of the events that no publisher sends: the stream sends them itself, except [`Names::reset`], which
-    /// the log sends. No publisher can use them. Set the same ones in `streams::Config`.
+    /// The names of the protocol's own events, which no publisher can use: the log sends [`Names::reset`], the response
+    /// sends the others. Set the same ones in `streams::Config`.
     pub names: Names,
 }
 // ANCHOR_END: settings

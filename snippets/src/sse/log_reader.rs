@@ -1,4 +1,4 @@
-//! A position in a log, which is all that a subscriber is: nothing is queued for it.
+//! A subscriber: a position in a log, without a queue.
 
 // ANCHOR: reader
 use std::{

@@ -81,7 +81,8 @@ pub struct Sessions(RwLock<HashMap<String, String>>);
 
 impl Sessions {
     // ANCHOR: key
-    /// Names the session of `token`, and does not open it: a ticket shows its claims to everyone who reads the URL.
+    /// Names the session of `token` without giving access to it: a ticket shows its claims to everyone who reads the
+    /// URL.
     fn key(token: &str) -> String {
         BASE64.encode(Sha256::digest(token))
     }

@@ -1,5 +1,5 @@
-//! When a client of an event stream reconnects, and when it stops: the rules without the transport, for
-//! `super::consume` and for any client of your own. RFC 9110, sections 10.2.3 and 15; HTML, section 9.2.
+//! The rules by which a client of an event stream reconnects or stops, without a transport: for `super::consume` and
+//! for your own client. RFC 9110, sections 10.2.3 and 15; HTML, section 9.2.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,19 +11,20 @@ use tokio::time::Instant;
 /// How a client treats silence and failure.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// What the request is: [`Request::Once`] for a POST.
+    /// Whether the request may be repeated: [`Request::Once`] for a POST.
     pub request: Request,
-    /// Most time from the request to the response headers.
+    /// Maximum time from the request to the response headers.
     pub open: Duration,
-    /// Most silence between two reads. At least twice the server's heartbeat interval; never a limit on the whole body.
+    /// Maximum silence between two reads, not a limit on the whole body. Set it to at least twice the server's
+    /// heartbeat interval.
     pub idle: Duration,
-    /// The stream's `retry` is the least wait, within these bounds. A random part is added: at first up to as much again,
-    /// and its bound doubles with each failure.
+    /// The stream's `retry` is the minimum wait, within these bounds. A random part is added: at first up to as much
+    /// again; its bound doubles with each failure.
     pub retry: (Duration, Duration),
     /// Upper bound of that random part, and of a `Retry-After` that is honored.
     pub longest: Duration,
-    /// A stream that lasted this long was healthy: only then the waits restart. If each event reset them, clients would
-    /// hammer a server that fails after one event.
+    /// A stream that lasted this long was healthy, and only such a stream resets the waits. If each event reset them,
+    /// clients would hammer a server that fails after one event.
     pub stable: Duration,
     /// Failures in a row before the client stops.
     pub attempts: u32,
@@ -32,7 +33,7 @@ pub struct Policy {
 /// Whether the request may be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// A GET that continues after `Last-Event-ID`: the end of a response is a pause.
+    /// A GET that continues after `Last-Event-ID`: the end of a response is not the end of the stream.
     Resume,
     /// A request that does work. It is repeated only after a 429, which a rate limit returns before the work starts. When
     /// the response ends, the stream ends.

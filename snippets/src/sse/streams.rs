@@ -1,4 +1,4 @@
-//! The response of every event stream: admitted, alive, bounded, and ended in band.
+//! The response of every event stream: its permit, its heartbeat, its limits, and its end in band.
 //!
 //! A pattern adds a [`Source`]; the limit, the response headers, the first bytes, the heartbeat, the maximum age and the
 //! drain are here, once. It works under plain `axum::serve` and under `connections/listen.rs`, which adds the deadlines of
@@ -28,7 +28,7 @@ use super::event::{Event, Names, Reason, is_id};
 use crate::connections::crowd::{Crowd, Due, Place, Rules};
 
 // ANCHOR: source
-/// What one pattern sends.
+/// Where the body of one response gets its events; the patterns differ only in this.
 pub trait Source: Send + Unpin + 'static {
     /// The next bytes: complete events. `None` ends the response.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>>;
@@ -44,7 +44,8 @@ pub trait Source: Send + Unpin + 'static {
         None
     }
 
-    /// Replaces what the stream sends on its own, for clients of another protocol, which may fail on `ping` and `restart`.
+    /// Replaces what the stream sends on its own; `None` keeps it. For another protocol, whose clients may fail on
+    /// `ping` and `restart`.
     fn own(&mut self, _: Own) -> Option<Chunk> {
         None
     }
@@ -306,7 +307,8 @@ impl<S: Source> http_body::Body for Events<S> {
         let chunk = match slot.place.poll(cx) {
             Due::Shutdown => {
                 over = true;
-                // Events that are ready go first, as far as they fit in one write: they may exist in this process alone.
+                // Events that are ready are sent first, as far as they fit in one write: perhaps no other process has
+                // them.
                 match source.poll(cx) {
                     Poll::Ready(None) => None,
                     Poll::Ready(Some(chunk)) if chunk.last => Some(chunk),

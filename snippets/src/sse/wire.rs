@@ -14,7 +14,7 @@ use std::time::Duration;
 pub struct Limits {
     /// Longest line in bytes, without its line ending; comments and unknown fields count too.
     pub line: usize,
-    /// Most bytes of `data` in one event, line feeds included.
+    /// Maximum number of bytes of `data` in one event, line feeds included.
     pub event: usize,
 }
 
@@ -28,7 +28,7 @@ impl Default for Limits {
     }
 }
 
-/// The peer passed a bound. The stream cannot be read on: close the connection.
+/// The peer passed a bound. The rest of the stream cannot be read: close the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// A line passed [`Limits::line`].

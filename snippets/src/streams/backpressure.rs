@@ -51,8 +51,8 @@ pub async fn pump<S>(mut source: S, to: mpsc::Sender<S::Item>) -> Ended
 where
     S: Stream + Unpin,
 {
-    // First the room, then the item: an item that was taken from the source has a place, so dropping this future loses nothing.
-    // `to.send(item)` would drop the item that it holds.
+    // Reserve room before taking an item: every item taken from the source then has a place, so dropping this future
+    // loses nothing. `to.send(item)` would drop the item that it holds.
     while let Ok(room) = to.reserve().await {
         tokio::select! {
             // The source may be silent for minutes: without this branch, the end of the receiver would go unnoticed.
@@ -81,8 +81,8 @@ pub struct ByteSender {
 pub struct Closed;
 
 // ANCHOR: bytes
-/// A channel that holds at most `items` chunks and at most `bytes` bytes. A bound on items alone bounds nothing when one chunk has
-/// 20 bytes and the next 2 MiB. A chunk larger than `bytes` passes when the channel is empty.
+/// A channel that holds at most `items` chunks and at most `bytes` bytes. A chunk larger than `bytes` passes when the
+/// channel is empty.
 pub fn byte_channel(
     items: usize,
     bytes: u32,
@@ -105,13 +105,14 @@ pub fn byte_channel(
 
 impl ByteSender {
     // ANCHOR: send
-    /// Waits until there is room for `chunk`. Dropped while it waits, the chunk is not sent.
+    /// Waits until there is room for `chunk`. If this future is dropped while it waits, the chunk is not sent.
     pub async fn send(&self, chunk: Bytes) -> Result<(), Closed> {
         // A wait for more permits than exist would never end.
         let cost = u32::try_from(chunk.len())
             .unwrap_or(u32::MAX)
             .min(self.limit);
-        // First the bytes, then the slot: waiting for bytes with a slot in hand would hide that the receiver has disconnected.
+        // Reserve the bytes before the slot: waiting for bytes with a slot in hand would hide that the receiver has
+        // disconnected.
         let permit = self
             .budget
             .clone()

@@ -22,7 +22,7 @@ use tokio_util::{
 };
 
 // ANCHOR: line
-/// One line of the answer. Exactly one `End` or `Failed` comes, and it comes last.
+/// One line of the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line<T> {
@@ -118,8 +118,8 @@ where
 }
 
 // ANCHOR: download
-/// Sends a file in pieces of 64 KiB. By the Content-Length the client notices a body that was cut, so here an `Err` may cut it: half
-/// a file has no place for a message.
+/// Sends a file in pieces of 64 KiB. The Content-Length shows the client that a body was cut, so here an `Err` may cut
+/// it: a file has no place for a message.
 ///
 /// # Errors
 /// The file cannot be opened. `path` must come from your own records, never from the request.

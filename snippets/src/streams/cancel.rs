@@ -173,7 +173,7 @@ pub async fn read_commands(
     tokio::pin!(silence); // outside the loop: created at each turn, it would never elapse next to a busy branch
     loop {
         tokio::select! {
-            // In order: a peer that always has a line ready must not keep the shutdown waiting.
+            // Checked in this order, because a peer that always has a line ready must not delay the shutdown.
             biased;
             () = shutdown.cancelled() => return Stop::Shutdown,
             line = lines.next() => match line {
@@ -181,7 +181,8 @@ pub async fn read_commands(
                     silence.as_mut().reset(Instant::now() + idle);
                     run(line);
                 }
-                // Not a `Some(Ok(line)) = …` pattern: one that fails to match disables its branch and the loop continues without a peer.
+                // Not a `Some(Ok(line)) = …` pattern: a pattern that does not match disables its branch, and the loop
+                // continues without a peer.
                 Some(Err(_)) | None => return Stop::Peer,
             },
             () = &mut silence => return Stop::Idle,

@@ -1,4 +1,4 @@
-//! Pace: how often things are sent, when the source is faster than the reader needs.
+//! Pace: merges or skips items if the source is faster than the reader needs.
 //!
 //! [`coalesce`] merges many small items without losing any (tokens, log lines): the first goes out at once, the rest merged, at
 //! most one per window. [`latest`] when only the newest state matters (progress, prices). [`ticker`] for heartbeats. [`fair`] for a
@@ -26,8 +26,8 @@ use tokio_stream::wrappers::WatchStream;
 // ANCHOR: merge
 /// Items that [`coalesce`] may join.
 pub trait Merge: Sized {
-    /// Appends `next`, or returns it if the two must stay apart: they differ in kind, or would be too large together. The latter
-    /// bounds what [`coalesce`] holds.
+    /// Appends `next`, or returns it if the two must stay apart: they differ in kind, or would be too large together.
+    /// The limit on size bounds what [`coalesce`] holds.
     fn merge(&mut self, next: Self) -> Result<(), Self>;
 
     /// Whether the item must be sent immediately, after all that was held before it: an end, an error.
@@ -126,8 +126,7 @@ pub fn ticker(period: Duration) -> Interval {
 // ANCHOR_END: ticker
 
 // ANCHOR: fair
-/// Lets the other tasks of the thread run when `source` is always ready. Tokio's own sockets, channels and timers take part in the
-/// cooperative budget automatically; `stream::iter`, `stream::repeat` and parsers over a full buffer do not.
+/// Lets the other tasks of the thread run when `source` is always ready, by taking part in tokio's cooperative budget.
 pub fn fair<S: Stream + Unpin>(mut source: S) -> impl Stream<Item = S::Item> + Unpin {
     stream::poll_fn(move |cx| {
         let budget = ready!(coop::poll_proceed(cx));

@@ -22,8 +22,8 @@ pub enum Undelivered {
 }
 
 // ANCHOR: send
-/// Sends to one reader, waiting at most `limit` for room. If one producer serves many readers, use a limit of zero, so that a
-/// slow reader does not set the pace of the others.
+/// Sends to one reader, and waits at most `limit` for room. If one producer serves many readers, use a limit of zero,
+/// so that a slow reader does not slow the others.
 ///
 /// # Errors
 /// See [`Undelivered`].

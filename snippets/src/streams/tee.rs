@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 /// What to do when the copy's channel is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
-    /// The slower of the two sets the pace: nothing is lost, and a stuck writer stops the answer.
+    /// The slower reader sets the pace: nothing is lost, but a stuck reader of the copy stops the answer.
     Wait,
     /// The answer continues and the copy is dropped: it ends without [`Copied::End`].
     GiveUp,
@@ -44,8 +44,8 @@ where
             // ANCHOR: tee
             let item = match (&copy, full) {
                 (Some(sender), WhenFull::Wait) => {
-                    // First the room, so that an item that was taken from the source never waits for the copy. If the copy's
-                    // receiver has disconnected (`Err`), the answer continues.
+                    // Reserve room first, so that an item that was taken from the source never waits for the copy. If
+                    // the copy's receiver has disconnected (`Err`), the answer continues.
                     let room = sender.reserve().await.ok();
                     let item = source.next().await;
                     if let Some(room) = room {

@@ -26,7 +26,7 @@ use super::serve::{Handler, Sockets, Upgrade};
 /// Largest payload, in bytes before compression. [`super::serve::Limits::message`] does not bound it, because zlib packs up to a
 /// thousand bytes into one; a size that the peer states is not a bound either.
 pub const MAX_PAYLOAD: usize = 256 * 1024;
-/// Shorter payloads gain nothing.
+/// Shorter payloads are not compressed.
 const COMPRESS_FROM: usize = 512;
 
 /// Byte 0 of a message: what it is.

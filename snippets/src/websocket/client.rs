@@ -30,17 +30,17 @@ pub struct Config {
     pub request: Box<dyn FnMut() -> Result<Request, Error> + Send>,
     /// How long a handshake may take.
     pub connect_timeout: Duration,
-    /// Least delay before a new attempt; see [`backoff`].
+    /// Minimum delay before a new attempt; see [`backoff`].
     pub min_delay: Duration,
     /// Upper bound of the delay, unless the server asks for a longer one.
     pub max_delay: Duration,
-    /// A connection that lived this long was healthy, and only such a one resets the delay.
+    /// A connection that lived this long was healthy, and only such a connection resets the delay.
     pub stable_after: Duration,
     /// Time between two pings; after two without any frame the connection is dropped.
     pub heartbeat: Duration,
     /// Largest message accepted.
     pub max_message: usize,
-    /// Messages that are not acknowledged.
+    /// The messages that are not acknowledged.
     pub pending: Pending,
 }
 // ANCHOR_END: config
@@ -71,7 +71,7 @@ pub async fn run(
         let Ok(request) = (config.request)() else {
             return Stopped::Request;
         };
-        // Both limits, because a message may be one frame.
+        // Both limits are needed, because a message may be one frame.
         let limits = WebSocketConfig::default()
             .read_buffer_size(16 * 1024)
             .max_message_size(Some(config.max_message))
@@ -99,7 +99,7 @@ pub async fn run(
             Ok(Err(Error::Http(response))) => least = least.max(retry_after(&response)),
             Ok(Err(_)) | Err(_) => {}
         }
-        // Not reset by an open alone: a server that accepts and fails would be retried without a pause.
+        // Opening alone does not reset the delay: a server that accepts and fails would be retried without a pause.
         failures = if stable { 0 } else { failures + 1 };
         let delay = backoff(failures, least, config.max_delay.max(least * 2));
         if !session.wait(&mut commands, least, delay).await {

@@ -1,4 +1,5 @@
-//! One connection of the rooms' client: it joins and resumes, delivers in order, publishes, and notices that it is dead.
+//! One connection of the rooms' client: it joins and resumes, delivers in order, publishes, and detects a dead
+//! connection.
 //!
 //! Used by `client.rs`; needs `pending.rs`.
 

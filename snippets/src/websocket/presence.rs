@@ -43,7 +43,7 @@ impl Presence {
     }
 
     // ANCHOR: leave
-    /// Counts one connection of `user` less. After the last one, the user counts as present until `until`.
+    /// Subtracts one connection of `user`. After the last one, the user counts as present until `until`.
     pub fn leave(&mut self, user: &Arc<str>, until: Instant) {
         if let Some(present) = self.users.get_mut(user) {
             present.connections = present.connections.saturating_sub(1);

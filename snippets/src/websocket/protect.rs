@@ -32,15 +32,16 @@ pub struct Guard<A> {
     pub origins: Arc<[String]>,
     /// Name of the session cookie; use the prefix `__Host-` in production.
     pub cookie: &'static str,
-    /// The subprotocols of the application.
+    /// The application's own subprotocols.
     pub subprotocols: &'static [&'static str],
     /// Where users come from.
     pub accounts: Arc<A>,
     /// Issued at `POST /ticket` with [`issue_ticket`].
     pub tickets: Tickets,
-    /// Accepts a socket to refuse it with a close code, because a browser cannot see why a handshake was refused.
+    /// Sockets that are accepted only to refuse them with a close code, because a browser cannot see why a handshake
+    /// was refused.
     pub sockets: Sockets,
-    /// Whether this user may use the route at all; refused with 4403.
+    /// Whether this user may use the route at all; other users get 4403.
     pub allowed: fn(&User) -> bool,
 }
 // ANCHOR_END: guard
@@ -94,8 +95,8 @@ pub async fn authenticate<A: Accounts>(
     if matches!(refused, Refused::Origin) {
         return (status, reason).into_response();
     }
-    // Script sees 1006 and no status for every refused handshake, and would retry indefinitely. So the handshake is accepted and
-    // closed with a code. Limit the rate of connects (`rates`): such a socket costs more than a 401.
+    // A page's script sees 1006 and no status for every refused handshake, and would retry indefinitely. So the socket
+    // is accepted and closed with a code. Limit the rate of connects (`rates`): such a socket costs more than a 401.
     let (mut parts, _) = request.into_parts();
     match Upgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => {
@@ -120,8 +121,8 @@ impl<A: Accounts> Guard<A> {
     // ANCHOR: user
     async fn user_of(&self, parts: &Parts) -> Result<User, Refused> {
         let headers = &parts.headers;
-        // RFC 6455, 10.2. A browser always sends Origin with a handshake, and no page can forge it. SameSite cookies do not
-        // replace this: they are also sent from other ports and subdomains of the same site.
+        // RFC 6455, 10.2. A browser always sends Origin with a handshake, and no page can forge it. SameSite cookies do
+        // not replace this.
         let origin = headers.get(header::ORIGIN);
         if origin.is_some_and(|origin| {
             !self

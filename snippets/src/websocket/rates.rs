@@ -41,18 +41,19 @@ type Direct = Limiter<NotKeyed, InMemoryState>;
 const SWEEP_EVERY: usize = 1024;
 
 // ANCHOR: quotas
-/// How much is allowed.
+/// The limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Quotas {
     /// Messages of one connection.
     pub messages: Quota,
     /// Messages of one user over all connections.
     pub user: Quota,
-    /// Bytes of one user over all connections. A message that is longer than the burst takes the whole burst.
+    /// Bytes of one user over all connections. A message that is longer than the burst uses up the whole burst.
     pub bytes: Quota,
     /// Open sockets of one user; one more is closed with `too_many`.
     pub sockets: usize,
-    /// Pings and pongs of one connection. The peer sends a pong for each of our pings, so stay well above their rate.
+    /// Pings and pongs of one connection. The peer sends a pong for each of our pings, so stay well above the rate of
+    /// our pings.
     pub control: Quota,
     /// Messages over the limit that are answered with `refusal`; beyond them the connection is closed with `too_fast`. Allow more
     /// than a client has in flight, because all that it sends at once after a reconnect may be refused. `None`: never closed.

@@ -27,26 +27,26 @@ pub struct Rules {
     pub history: usize,
     /// The same, in bytes. A larger message is refused.
     pub history_bytes: usize,
-    /// Events that may wait for a member since it joined. They cost nothing while the history keeps them: allow for a burst, so
-    /// that it does not disconnect a member that reads.
+    /// Maximum number of events that may wait for a member, not counting those from before its join. They cost nothing
+    /// while the history keeps them, so allow for a burst: it must not disconnect a member that reads.
     pub queue: usize,
-    /// Rooms of the hub.
+    /// Maximum number of rooms.
     pub rooms: usize,
-    /// Connections in one room.
+    /// Maximum number of connections in one room.
     pub members: usize,
-    /// How long an empty room keeps its history for the last member's return. After that it restarts with another epoch, and
-    /// counts from 1.
+    /// How long an empty room keeps its history for members that return. Then it is freed; the next join starts it with
+    /// another epoch, counting from 1.
     pub keep_empty: Duration,
-    /// Whether answers and cursors have the epoch. For a contract of plain numbers set `false`: a room's first number is then taken from
-    /// the clock (`First::Clock`), so that a cursor from before the room restarted is answered with `reset`.
+    /// Whether answers and cursors have the epoch. For a contract of plain numbers set `false`: a room's first number
+    /// is then taken from the clock (`First::Clock`), so that a cursor from before a restart of the room gets `reset`.
     pub epochs: bool,
     /// How long a user stays present after the last connection, so that a reconnect does not show as leaving and joining.
     pub grace: Duration,
     /// Whether members are notified who is present: by `presence` messages, and by `count` and `users` in the answer to a join.
     pub presence: bool,
-    /// Least time between two `presence` messages of a room.
+    /// Minimum time between two `presence` messages of a room.
     pub presence_every: Duration,
-    /// The policy for slow members, by the room's name.
+    /// The policy for slow members, chosen by the room's name.
     pub full: fn(&str) -> Full,
 }
 

@@ -29,13 +29,13 @@ use crate::connections::crowd::{Crowd, Rules};
 
 // ANCHOR: handler
 /// What an endpoint does. Its methods are not async: the connection must return to reading immediately, because pongs and Close
-/// are only handled while the socket is polled. Spawn slow work and let it answer through the outbox. The value is dropped as soon
-/// as the connection ends; if it panics, the connection ends.
+/// are only handled while the socket is polled. Spawn slow work and let it answer through the outbox. The handler is
+/// dropped as soon as the connection ends; if a method panics, the connection ends.
 pub trait Handler: Send + 'static {
     /// A complete message, text or binary, at most [`Limits::message`] long. To end the connection, close the outbox.
     fn on_message(&mut self, message: Message, outbox: &Outbox);
 
-    /// A ping or pong has come. Pings are answered already.
+    /// Called for each ping and pong. Pings have been answered already.
     fn on_control(&mut self, _outbox: &Outbox) {}
 
     /// Returns complete frames ([`super::outbox::text_frame`]) of another source, such as the logs of the
@@ -168,7 +168,7 @@ impl Sockets {
         upgrade: Upgrade,
         start: impl FnOnce(&Outbox) -> H + Send + 'static,
     ) -> Response {
-        // From here on: `drained` also waits for handshakes in progress.
+        // Taken here, so that `drained` also waits for handshakes in progress.
         let Some(place) = self.crowd.enter() else {
             if let Some(observer) = &self.shared.observer {
                 observer.refused();
@@ -182,7 +182,7 @@ impl Sockets {
             let Ok(transport) = upgrade.transport.await else {
                 return;
             };
-            // In a new task: the task that waited for the upgrade keeps the memory of that wait until it ends.
+            // In a new task, because a task keeps the memory that it needed for the upgrade until the task ends.
             tokio::spawn(Connection::new(transport, shared, place, start));
         });
         upgrade.ws.on_upgrade(|_| ready(()))
@@ -214,7 +214,7 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// Time between two pings; keep it below half of the shortest idle timeout on the path (proxies: often 60 s).
     pub ping_every: Duration,
-    /// A peer from which no byte has come for this many pings is dropped.
+    /// A peer from which no byte has arrived for this many ping intervals is dropped.
     pub silent_pings: u32,
     /// Longest time in which a write makes no progress; then the peer is dropped. The kernel reports progress only
     /// once a third of its send buffer is free, so a large buffer makes a slow peer look stuck: bound the buffer with

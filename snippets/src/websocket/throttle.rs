@@ -1,5 +1,5 @@
-//! A bound on the bytes that each connection may send, below HTTP and WebSocket: what is over stays in the kernel, and TCP
-//! slows the sender down.
+//! A limit on the bytes that each connection may send, below HTTP and WebSocket: excess bytes stay in the kernel, and
+//! TCP slows the sender.
 //!
 //! The only place that sees everything: fragments (tungstenite counts their bytes and not their number, so empty ones are
 //! free), messages that never end, and peers that are not authenticated yet. Goes in front of any server of

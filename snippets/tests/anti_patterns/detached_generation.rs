@@ -1,5 +1,5 @@
 //! Wrong: `tokio::spawn` a task that reads the model and sends into a channel for the response
-//! Harm: when the user leaves while the model is silent nobody notices: the connection stays open and the next token is paid for
+//! Harm: if the user leaves while the model is silent, nothing notices it: the connection stays open and the next token is paid for
 //! Instead: llm/relay
 
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
-//! Wrong: a client that takes the end of the response for the end of the stream.
-//! Harm: behind nginx with HTTP/1.0 to the upstream (its default before 1.29.7) and behind Caddy 2.6.2 an upstream that died ends as a complete response.
+//! Wrong: a client that treats the end of the response as the end of the stream.
+//! Harm: behind nginx with HTTP/1.0 to the upstream (its default before 1.29.7) and behind Caddy 2.6.2, the response of an upstream that died looks complete.
 //! Instead: production/proxies
 
 use crate::support::gated::{death_of_upstream, nginx_with};

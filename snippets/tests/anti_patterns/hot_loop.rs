@@ -1,5 +1,5 @@
 //! Wrong: reading a source that is always ready (`stream::iter`, a parser over a full buffer) in a task
-//! Harm: no other task of that thread runs until it is through: 100,000 items without a heartbeat, a read, a shutdown
+//! Harm: no other task of that thread runs until the loop has ended: 100,000 items without a heartbeat, a read, a shutdown
 //! Instead: streams/pace
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! Wrong: an agent loop in a spawned task that sends its text into a channel.
-//! Harm: the reader leaves while a tool runs; the tool ends, and the next step is asked and paid for nobody.
+//! Harm: if the reader leaves while a tool runs, the tool ends, and the next step is still requested and paid for.
 //! Instead: llm/agents
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! Wrong: an MCP tool that runs in a spawned task and reports through a channel.
-//! Harm: closing the response, which since 2026-07-28 is how a client cancels, does not stop a silent tool: it keeps working for nobody.
+//! Harm: closing the response, which since 2026-07-28 is how a client cancels, does not stop a silent tool: it continues, and nobody gets its result.
 //! Instead: llm/mcp
 
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
-//! Wrong: each chunk of the body is taken for whole lines, `String::from_utf8_lossy(&chunk).lines()`.
-//! Harm: where a chunk ends inside a line or a character, tokens are lost and letters become U+FFFD; in development chunks end nicely.
+//! Wrong: each chunk of the body is treated as complete lines, `String::from_utf8_lossy(&chunk).lines()`.
+//! Harm: where a chunk ends inside a line or a character, tokens are lost and letters become U+FFFD; in development, chunks happen to end between lines.
 //! Instead: llm/providers
 
 use axum::{Router, routing::post};

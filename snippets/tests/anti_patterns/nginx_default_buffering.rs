@@ -1,5 +1,5 @@
 //! Wrong: nginx in front of a stream with nothing but `proxy_pass`: HTTP/1.0 to the upstream (the default before 1.29.7) and buffering.
-//! Harm: nothing arrives, not even the head, until the response ends; `X-Accel-Buffering: no` helps through one nginx only, which consumes it.
+//! Harm: nothing arrives, not even the response headers, until the response ends; `X-Accel-Buffering: no` helps through one nginx only, which consumes it.
 //! Instead: production/proxies
 
 use crate::support::gated::{

@@ -1,5 +1,5 @@
 //! Wrong: Two instances in nginx's `upstream` without `max_fails=0`, restarted one after the other.
-//! Harm: The first is left out for 10 s after its restart; when the second restarts within them, clients get 502, which ends an EventSource permanently.
+//! Harm: The first is left out by nginx for 10 s after its restart; if the second restarts within that time, clients get 502, which ends an EventSource permanently.
 //! Instead: production/deploy
 
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
 //! Wrong: `NOTIFY` in the transaction that publishes, to wake the readers of its log.
-//! Harm: the commits of the whole server run one after another, each with its own flush: a slow one holds up those of other logs.
+//! Harm: the commits of the whole server run one after another, each with its own flush: a slow commit delays those of other logs.
 //! Instead: production/postgres_log
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! Wrong: topics over several instances as Redis Pub/Sub channels: what arrives is sent to the clients.
-//! Harm: Pub/Sub keeps nothing: an event published while an instance reconnects is lost, without an error and without a gap that shows.
+//! Harm: Pub/Sub keeps nothing: an event published while an instance reconnects is lost, without an error or a visible gap.
 //! Instead: production/topics
 
 use futures::StreamExt;

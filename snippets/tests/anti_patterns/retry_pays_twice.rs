@@ -1,4 +1,4 @@
-//! Wrong: sending the POST of a generation again when its response was lost, with nothing that names the question
+//! Wrong: sending the POST of a generation again when its response was lost, without a key that identifies the question
 //! Harm: each retry begins another generation: two answers, both paid for, and the user sees the second overwrite the first
 //! Instead: llm/resume
 

@@ -1,4 +1,4 @@
-//! Wrong: a GET route starts the work, and `get(handler)` is all there is.
+//! Wrong: a GET route whose handler starts the work, with `get(handler)` alone.
 //! Harm: axum runs the handler for HEAD too: a link checker or a proxy's probe starts (and pays for) work that nobody reads.
 //! Instead: sse/lifecycle
 

@@ -1,5 +1,5 @@
 //! Wrong: event ids are bare numbers, and the counter starts at 1 with the process.
-//! Harm: after a restart, a cursor from the previous epoch names a different event: earlier events are skipped, and a cursor beyond the tail waits forever.
+//! Harm: after a restart, a cursor from the previous epoch names a different event: new events with smaller numbers are skipped, and a client whose cursor is beyond the newest event waits forever.
 //! Instead: sse/resume
 
 use axum::Router;

@@ -1,5 +1,5 @@
 //! Wrong: `BroadcastStream::new(rx).filter_map(|item| async { item.ok() })`.
-//! Harm: `Lagged` is thrown away with the error: a slow client misses events and neither side knows.
+//! Harm: `item.ok()` throws away the error `Lagged`: a slow client misses events and neither side knows.
 //! Instead: sse/resume
 
 use axum::Router;

@@ -1,5 +1,5 @@
 //! Wrong: `ConcurrencyLimitLayer` to limit the open streams, `TimeoutLayer` to limit their time.
-//! Harm: both layers end when the response headers are ready, which is the start of a stream: any number of streams can stay open for any time.
+//! Harm: both layers stop counting when the response headers are ready, which is the start of a stream: any number of streams can stay open for any time.
 //! Instead: sse/serve
 
 use std::convert::Infallible;

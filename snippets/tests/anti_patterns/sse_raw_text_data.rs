@@ -1,5 +1,5 @@
 //! Wrong: text that is passed to `Event::data` unchanged.
-//! Harm: axum turns each CRLF into two line breaks and leaves its CR in the bytes, so a client that knows only LF reads one broken line.
+//! Harm: axum takes the CR and the LF of a CRLF as two line breaks, but the CR stays in the bytes: a client that ends lines only at LF reads one line with a CR in it.
 //! Instead: sse/serve
 
 use std::convert::Infallible;

@@ -1,4 +1,4 @@
-//! Wrong: read what is stored, then subscribe to what is new.
+//! Wrong: code that reads what is stored, then subscribes to what is new.
 //! Harm: an event published between the two is in neither, and nobody notices.
 //! Instead: sse/resume
 

@@ -1,5 +1,5 @@
 //! Wrong: an unbounded channel between the task that reads the model and the response
-//! Harm: if the client stops reading, the relay buffers the whole answer: 32 MiB of 32 MiB, all of it paid for
+//! Harm: if the client stops reading, the relay buffers the whole answer (in the test, all of 32 MiB), and all of it is paid for
 //! Instead: llm/relay
 
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
 //! Wrong: an `mpsc::unbounded_channel` between the producer and the response body
-//! Harm: all 64 MiB that the producer makes lie in memory for one reader that does not read; with a byte bound less than 1 MiB
+//! Harm: all 64 MiB that the producer makes are held in memory for one reader that does not read; with a bound in bytes, less than 1 MiB
 //! Instead: streams/backpressure
 
 use std::convert::Infallible;

@@ -1,4 +1,4 @@
-//! Wrong: send Close, then drop the socket while input of the peer is unread.
+//! Wrong: a server that sends Close, then drops the socket while input of the peer is unread.
 //! Harm: the kernel sends RST and discards what it has not delivered: the last messages and the Close are lost (1006).
 //! Instead: websocket/serve
 

@@ -3,18 +3,19 @@ import type { Instrumentation } from "next";
 
 /** Once for each process, before the first request. */
 export async function register(): Promise<void> {
-  // In this form: the file is built for the edge runtime too, and only this condition leaves the import out there.
+  // Keep this form of the condition: the file is built for the edge runtime too, and only this form leaves the import
+  // out there.
   if (process.env.NEXT_RUNTIME === "nodejs") {
     const { checkEnvironment } = await import("@/lib/settings.ts");
     try {
       checkEnvironment();
     } catch (error) {
-      // Thrown from here, Next would log it and serve errors.
+      // If this function threw, Next would log the error and serve errors.
       console.error(error);
       process.exit(1);
     }
     const { subscribe } = await import("node:diagnostics_channel");
-    // The first token, not the head and not the first ping: those come at once whatever the model does.
+    // The first token, not the headers or the first ping, which come immediately whatever the model does.
     subscribe("llm:first-token", (message) =>
       console.info(JSON.stringify({ metric: "llm_first_token_ms", ...(message as object) })),
     );

@@ -1,7 +1,7 @@
 // ANCHOR: config
 import type { NextConfig } from "next";
 
-// Read by `next build`: rewrites are fixed in its output, and an environment variable at start changes nothing.
+// Read by `next build`, whose output contains the rewrites: an environment variable at start changes nothing.
 const BACKEND = process.env["BACKEND_URL"] ?? "http://127.0.0.1:3000";
 
 const config = {

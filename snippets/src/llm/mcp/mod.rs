@@ -1,5 +1,4 @@
-//! A streaming MCP server: Streamable HTTP as revision 2026-07-28 of the Model Context Protocol
-//! asks for it.
+//! A streaming MCP server: Streamable HTTP as revision 2026-07-28 of the Model Context Protocol requires it.
 //!
 //! Use it to see what the transport demands of a stream, or as a server of a few tools without an
 //! SDK. Promises: one endpoint, POST only; every request stands alone (no session, no handshake, no

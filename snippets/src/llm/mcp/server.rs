@@ -37,21 +37,21 @@ pub struct Tool {
     pub description: &'static str,
     /// JSON Schema of the arguments.
     pub input_schema: Value,
-    /// Takes the arguments, which nobody has checked. Runs while its stream is polled and stops when it is dropped: so a client that goes away
-    /// cancels it. Work that must finish belongs in its own task.
+    /// Takes the arguments, which nothing has checked. The tool runs while its stream is polled and stops when the
+    /// stream is dropped, so a client that disconnects cancels it. Run work that must finish in its own task.
     pub run: Box<dyn Fn(Value) -> BoxStream<'static, ToolEvent> + Send + Sync>,
 }
 
 /// What a tool reports. The stream may end after [`ToolEvent::Result`]; nothing after it is sent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToolEvent {
-    /// Progress, which must grow, in the unit of the tool.
+    /// Progress in a unit of the tool; it must grow.
     Progress(f64, String),
-    /// The end: text for the model. `Err`: the tool failed, and the model may try otherwise.
+    /// The result, as text for the model. `Err`: the tool failed, and the model may try another way.
     Result(Result<String, String>),
 }
 
-/// What the server offers, and to which web pages.
+/// A server: its tools, and the web pages that may call them.
 pub struct Server {
     /// Name and version, for display.
     pub info: (&'static str, &'static str),
@@ -198,7 +198,7 @@ impl Source for Call {
         let token = &self.request.params["_meta"]["progressToken"];
         let finished = loop {
             match ready!(self.events.as_mut().poll_next(cx)) {
-                // Nobody asked for progress: it must not be sent.
+                // No progress token: progress must not be sent.
                 Some(ToolEvent::Progress(..)) if token.is_null() => {}
                 Some(ToolEvent::Progress(progress, message)) => {
                     let params =

@@ -33,8 +33,8 @@ export function toEvent(part: Part): OutgoingEvent {
 
 // ANCHOR: answer
 /**
- * One answer as the Rust relay has it: text, then exactly one of `done` and `failed`. `signal` closes the provider's connection,
- * and nothing follows it.
+ * One answer, with the events of the Rust relay: text, then exactly one of `done` and `failed`. Aborting `signal`
+ * closes the provider's connection, and no event follows.
  */
 export async function* answer(
   model: string,
@@ -47,7 +47,7 @@ export async function* answer(
   let finished = false;
   try {
     silence.listen();
-    // OPENAI_API_KEY and OPENAI_BASE_URL are read here: in a module they would have to be there during the build.
+    // OPENAI_API_KEY and OPENAI_BASE_URL are read here: at the top of a module they would be needed during the build.
     const stream = await new OpenAI({ maxRetries: 0 }).chat.completions.create(
       { model, messages, stream: true, stream_options: { include_usage: true } },
       { signal: AbortSignal.any([signal, silence.signal]) },
@@ -79,7 +79,7 @@ export async function* answer(
     else yield silence.signal.aborted ? failed("model_silent", true) : failed("truncated", true);
   } catch (error) {
     if (signal.aborted) return;
-    // Complete stays complete, whatever the connection does after the finish reason: only the usage may be missing.
+    // A complete answer stays complete if the connection fails after the finish reason; only the usage may be missing.
     if (finished) yield { kind: "done", done };
     else {
       console.error("the model failed", error); // the provider's text stays here

@@ -46,7 +46,8 @@ export class EventLog {
       while (!signal.aborted) {
         if (position === undefined || position < this.#dropped) {
           position = this.#dropped;
-          // Also for a reader that the log has overtaken. The reset has no id: the next event moves the cursor.
+          // This is also for a reader whose next event the log has dropped. The reset has no id: the next event moves
+          // the cursor.
           yield { type: "reset", data: {} };
         } else if (position < this.#dropped + this.#events.length) {
           yield this.#events[position - this.#dropped]!;

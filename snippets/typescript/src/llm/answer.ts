@@ -14,9 +14,9 @@ export interface AnswerState {
   reasoning: string;
   /** `stopped` and `failed` come with the text so far: show it as cut. */
   status: "idle" | "streaming" | "done" | "stopped" | "failed";
-  /** With `done`. Read its `reason`: `max_tokens` is a cut answer too. */
+  /** Set with `done`. Read its `reason`: an answer with `max_tokens` is cut too. */
   done?: Done;
-  /** With `failed`. */
+  /** Set with `failed`. */
   error?: ChatError | Error;
 }
 // ANCHOR_END: state
@@ -49,7 +49,7 @@ export class Answer {
     this.#read((signal) => this.source.ask(body, signal));
   }
 
-  /** Ends the reading, and the model where that is not the same. */
+  /** Stops the answer: ends the reading, and sends a Stop if the source needs one. */
   stop(): void {
     if (this.#running === undefined) return;
     this.source.stop?.();
@@ -57,8 +57,8 @@ export class Answer {
   }
 
   /**
-   * Call it when the page or component appears; call the result when it goes. With a source that can `attach`, the answer
-   * continues and is read again; with a relay, going is a Stop.
+   * Call it when the page or component appears, and call the result when it disappears. With a source that can
+   * `attach`, the answer then continues and can be read again; with a relay, it is stopped.
    */
   enter(): () => void {
     if (this.source.attach !== undefined && this.#running === undefined)

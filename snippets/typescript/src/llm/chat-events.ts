@@ -18,7 +18,7 @@ export const CHAT_EVENTS: ChatEventNames = {
   text: "text",
   /** `{"text"}` to append to the reasoning. */
   reasoning: "reasoning",
-  /** `{"text"}` that the model says in place of an answer. */
+  /** `{"text"}` of a refusal, which replaces the answer. */
   refusal: "refusal",
   /** Terminal event: `Done`. */
   done: "done",
@@ -28,7 +28,7 @@ export const CHAT_EVENTS: ChatEventNames = {
 
 export type Kind = "text" | "reasoning" | "refusal";
 
-/** The model is done. Only `stop` and `tool_calls` mean that it had nothing more to say. */
+/** The model has ended. Only `stop` and `tool_calls` mean a complete answer. */
 export interface Done {
   reason: "stop" | "tool_calls" | "max_tokens" | "content_filter" | "refusal" | "paused" | "other";
   tools: string[];
@@ -37,7 +37,7 @@ export interface Done {
 
 /** The answer is not complete. */
 export interface Failed {
-  /** Stable, to choose words by: `truncated`, `rate_limited`, `stopped`, … */
+  /** Stable, so that the page can choose its text by it: `truncated`, `rate_limited`, `stopped`, … */
   code: string;
   retryable: boolean;
   /** In seconds. */
@@ -55,7 +55,7 @@ export const CHAT_DATA = {
   },
   done: { write: (done: Done): unknown => done, read: (data: unknown): Done => data as Done },
   failed: { write: (failed: Failed): unknown => failed, read: (data: unknown): Failed => data as Failed },
-  /** The body of a response that refuses with a status. */
+  /** The body of a refusal with a status. */
   refused: { write: (failed: Failed): unknown => failed, read: (body: unknown): Partial<Failed> => body as Failed },
 };
 // ANCHOR_END: table

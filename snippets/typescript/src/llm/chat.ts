@@ -26,7 +26,10 @@ export interface ChatOptions {
   messages?: readonly ChatMessage[];
   /** The body of the request; by default `{ messages }`. */
   toBody?: (turns: Turn[]) => unknown;
-  /** The oldest turns are left out beyond these, for a server refuses what is larger: 100, and 60,000 characters. */
+  /**
+   * Beyond these limits the oldest turns are left out, because a server refuses a larger request: 100, and 60,000
+   * characters.
+   */
   maxTurns?: number;
   maxCharacters?: number;
   /** After each answer, complete or not: store it here if the server does not. */
@@ -59,13 +62,13 @@ export class Chat {
   }
 
   // ANCHOR: send
-  /** A question; while an answer is being written it is stopped first. */
+  /** Asks a question; a running answer is stopped first. */
   send(text: string): void {
     this.#answer.stop();
     this.#ask([...this.#messages, { id: newId(), role: "user", text }]);
   }
 
-  /** The last question again: after a failure, or for another answer. The last answer is replaced. */
+  /** Asks the last question again, after a failure or for another answer. The last answer is replaced. */
   regenerate(): void {
     this.#answer.stop();
     const last = this.#messages.findLastIndex(({ role }) => role === "user");
@@ -106,9 +109,9 @@ export function history(messages: readonly ChatMessage[]): Turn[] {
   for (const { role, text, answer } of messages) {
     const reason = answer?.done?.reason;
     if (reason === "refusal" || reason === "content_filter") {
-      turns.pop(); // with the question: a model that sees it again refuses all that follows
+      turns.pop(); // and its question: a model that sees a refused turn again refuses every later one
     } else if (role === "user" && turns.at(-1)?.role === "user") {
-      turns[turns.length - 1]!.content += `\n\n${text}`; // the answer between them failed; providers want roles in turn
+      turns[turns.length - 1]!.content += `\n\n${text}`; // the answer between them failed; providers require alternating roles
     } else if (answer?.status !== "failed" && text !== "") {
       turns.push({ role, content: text });
     }
@@ -116,7 +119,7 @@ export function history(messages: readonly ChatMessage[]): Turn[] {
   return turns;
 }
 
-/** The newest turns that fit, from a question on. The last question is always sent. */
+/** The newest turns that fit, starting with a question. The last question is always sent. */
 function newest(turns: Turn[], maxTurns: number, maxCharacters: number): Turn[] {
   let from = turns.length - 1;
   let characters = turns[from]?.content.length ?? 0;

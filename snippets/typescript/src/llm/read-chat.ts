@@ -27,8 +27,8 @@ export class ChatError extends Error {
 
 // ANCHOR: post
 /**
- * Sends one POST and never repeats it: a second one would be a second answer, and paid for. Leaving the loop, or `signal`,
- * closes the connection, which is what stops the relay.
+ * Sends one POST and never repeats it: a second POST would be a second answer, also paid for. Leaving the loop or
+ * aborting `signal` closes the connection, which stops the relay.
  */
 export async function* postChat(
   url: string | URL,
@@ -149,7 +149,7 @@ export async function readChat(
       // `ping`, and events of a later version of the server.
     }
   }
-  // A proxy ends a response that was cut in the same way as a complete one.
+  // A proxy may end a cut response as if it were complete.
   throw new ChatError("truncated", true);
 }
 // ANCHOR_END: read

@@ -1,4 +1,4 @@
-// llm/render-markdown: HTML that is not trusted, as DOM nodes that do nothing without a click and a confirmation.
+// llm/render-markdown: turns untrusted HTML into DOM nodes that do nothing without a click and a confirmation.
 //
 // Use it for the answer of a model: for one that is being written, `llm/stream-markdown.ts` on top. Needs no other file;
 // `toHtml` is your Markdown library.

@@ -33,7 +33,7 @@ export function stickToBottom(
   };
   const onScroll = (): void => {
     const { scrollTop, scrollHeight, clientHeight } = scroller;
-    // Only a move up is the reader's: content that grew makes the distance larger without a move.
+    // Only the reader moves up: growing content makes the distance larger without a move.
     if (scrollTop < last - 1) set(false);
     if (scrollHeight - scrollTop - clientHeight <= near) set(true);
     last = scrollTop;

@@ -1,4 +1,4 @@
-// llm/stream-markdown: Markdown that is still being written, at the cost of its last blocks.
+// llm/stream-markdown: renders Markdown while it is written; a frame parses only the last blocks.
 //
 // Use it for the answer of a model, with all of the text so far in each frame. Needs `llm/render-markdown.ts`; `toHtml` and
 // `toBlocks` are your Markdown library (with marked: `marked.parse`, and the `raw` of each token of `marked.lexer`).

@@ -22,7 +22,8 @@ export function useTokenStream(source: string | AnswerSource): TokenStream {
   if (made.source !== source) setMade(make());
   const { answer } = made;
   const state = useSyncExternalStore(answer.subscribe, answer.getState, answer.getState);
-  // Unmounting, hiding and Fast Refresh run the cleanup; the last two keep the state, which must not stay `streaming`.
+  // Unmounting, hiding and Fast Refresh run the cleanup; hiding and Fast Refresh keep the state, which must not stay
+  // `streaming`.
   useEffect(() => answer.enter(), [answer]);
   const send = useCallback((body: unknown) => answer.ask(body), [answer]);
   const stop = useCallback(() => answer.stop(), [answer]);

@@ -39,11 +39,11 @@ export interface Contract {
 
 // ANCHOR: options
 export interface ConnectOptions extends Contract {
-  /** Ends everything: request, read, wait. The generator then throws `signal.reason`. */
+  /** Aborting it ends the request, the read or the wait; the generator then throws `signal.reason`. */
   signal: AbortSignal;
   /**
-   * Called before each attempt. Returns method, body and headers, with a token that is still valid. If it throws `RetryLater`,
-   * another attempt follows; any other error ends the stream.
+   * Called before each attempt: return method, body and headers, with a token that is still valid. If it throws
+   * `RetryLater`, another attempt follows; any other error ends the stream.
    */
   request?: () => RequestInit | Promise<RequestInit>;
   /**
@@ -86,8 +86,8 @@ export interface ConnectOptions extends Contract {
 }
 
 /**
- * Whether a retry may succeed: a status that is not listed here would only come again. 520 to 530 come from CDNs that cannot reach
- * their origin.
+ * Whether a retry may succeed; for any other status, it would get the same status. 520 to 530 come from CDNs that
+ * cannot reach their origin.
  */
 function mayPass(status: number): boolean {
   return [408, 425, 429].includes(status) || (status >= 500 && status !== 501 && status !== 505);
@@ -157,7 +157,7 @@ export async function* connect(
         retryAfter = retryAfterMs(response.headers.get("retry-after"));
         throw new RetryLater(`HTTP ${status}`);
       }
-      // A proxy's error page, parsed as a stream, would be a stream without events.
+      // A proxy's error page, parsed as a stream, would look like a stream without events.
       const type = response.headers.get("content-type") ?? "";
       if (!/^text\/event-stream\s*(;|$)/i.test(type)) {
         throw new EventStreamError(`content-type ${JSON.stringify(type)}`, response.status);
@@ -173,7 +173,7 @@ export async function* connect(
       const decoder = new TextDecoder();
       const read = readAhead(response.body.getReader());
       for (;;) {
-        // The clock runs while the server is awaited, not while the consumer works.
+        // The idle clock runs while the client waits for the server, not while the consumer works.
         const { done, value } = await watched(idleTimeout, attempt, either, read());
         if (done) throw new RetryLater("the response ended without the terminal event");
         for (const event of parser.push(decoder.decode(value, { stream: true }))) {

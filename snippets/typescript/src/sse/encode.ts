@@ -7,9 +7,9 @@
 export interface OutgoingEvent {
   /** Anything but `error` and `open`, which are EventSource's own. */
   type?: string;
-  /** Goes back as a header: keep to letters, digits and `-._~`. */
+  /** The client sends it back in a header: use only letters, digits and `-._~`. */
   id?: string;
-  /** Milliseconds; browsers obey 0. */
+  /** In milliseconds; browsers obey 0. */
   retry?: number;
   /** Written as JSON, which has no line breaks and is never empty. Without data nothing fires. */
   data: unknown;
@@ -49,10 +49,10 @@ export function eventEncoder(
   };
 }
 
-/** Sent first and in silence: proxies release the response with it, and no client sees an event. */
+/** Sent first and during silence: it makes proxies release the response, and no client sees an event. */
 export const COMMENT: Uint8Array<ArrayBuffer> = encoder.encode(":\n\n");
 
-/** `no-transform` against compressors, `no-store` since a browser reads ahead what it may store. */
+/** `no-transform` keeps compressors away; `no-store`, because a browser reads ahead what it may store. */
 export const STREAM_HEADERS = {
   "content-type": "text/event-stream",
   "cache-control": "no-store, no-transform",

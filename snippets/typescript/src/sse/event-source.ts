@@ -1,4 +1,4 @@
-// sse/event-source: the browser's EventSource, with what it leaves to the page.
+// sse/event-source: an EventSource that survives refused requests, silence and the back/forward cache.
 //
 // Use it for GET streams with cookies, or with a ticket in the URL. For POST, an Authorization header, or a consumer
 // slower than the server use `sse/connect.ts`: an EventSource reads as fast as the server writes. Components of React
@@ -45,8 +45,8 @@ type Target = string | URL;
 
 // ANCHOR: subscribe
 /**
- * With a function, `url` is called before each request (the browser never reconnects on its own then), because a ticket
- * in it is valid once. One that throws is retried.
+ * If `url` is a function, it is called before each request (the browser then never reconnects on its own), because a
+ * ticket in a URL is valid once. A function that throws is called again later.
  */
 export function subscribe(url: Target | (() => Target | Promise<Target>), options: SubscribeOptions): Subscription {
   const {
@@ -58,7 +58,7 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
     withCredentials = false,
   } = options;
   const types = new Set([...options.types, ...options.lastTypes, pingType]);
-  // `event: error` of a server fires the listeners of the connection's own error event.
+  // `event: error` from a server fires the listeners of the connection's own error event.
   if (types.has("error") || types.has("open")) throw new TypeError("error and open are EventSource's own event names");
 
   if (typeof url !== "function") new URL(url, document.baseURI); // a wrong URL is a mistake: it throws here
@@ -72,7 +72,7 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
 
   const target = async (): Promise<URL> => {
     const to = new URL(typeof url === "function" ? await url() : url, document.baseURI);
-    // A new object sends no Last-Event-ID. The server takes the header first, then this.
+    // A new object sends no Last-Event-ID. The server prefers the header to this parameter.
     if (lastEventId !== "") to.searchParams.set("lastEventId", lastEventId);
     return to;
   };
@@ -96,18 +96,18 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
     });
     for (const type of types) {
       current.addEventListener(type, (event: MessageEvent<string>) => {
-        if (source !== current) return; // a queued event of a connection that was given up
+        if (source !== current) return; // a queued event of an abandoned connection
         watch();
         // A handler that throws must not stop the cursor or the end.
         if (type !== pingType) queueMicrotask(() => options.onEvent(event));
         if (options.lastTypes.includes(type)) end("done", 200);
-        // A new object knows no id until an event brings one: a ping before that must not erase ours.
+        // A new object has no id until an event brings one: a ping before that must not erase the cursor.
         if (event.lastEventId !== "") lastEventId = event.lastEventId;
       });
     }
     current.addEventListener("error", () => {
       if (source !== current) return;
-      // CONNECTING: the browser retries, with the cursor and the same URL. CLOSED: it never will.
+      // CONNECTING: the browser retries, with the cursor and the same URL. CLOSED: it never retries.
       if (current.readyState === EventSource.CLOSED) void afterRefusal();
       else if (typeof url === "function") reopenLater();
       else options.onState?.("connecting");
@@ -129,7 +129,7 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
     failures += 1;
   };
 
-  /** The error event says nothing of the status: one request by fetch does. */
+  /** The error event does not contain the status, so one request by fetch finds it. */
   const afterRefusal = async (): Promise<void> => {
     stop();
     const { signal } = attempt;
@@ -151,7 +151,7 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
       const isStream = /^text\/event-stream\s*(;|$)/i.test(type) && !/charset=(?!"?utf-8)/i.test(type);
       if (status === 200 ? !isStream : !mayPass(status)) return end("refused", status);
     } catch {
-      // The network, or stop(): the next attempt, if there is one, will tell.
+      // The network failed, or stop() was called: the next attempt, if any, decides.
     }
     if (!signal.aborted) reopenLater();
   };
@@ -193,7 +193,7 @@ export function subscribe(url: Target | (() => Target | Promise<Target>), option
   };
 }
 
-/** Other statuses answer the same next time; 520 to 530 are those of CDNs whose origin is away. */
+/** For other statuses, a retry would get the same status; 520 to 530 come from CDNs that cannot reach their origin. */
 function mayPass(status: number): boolean {
   return [408, 425, 429].includes(status) || (status >= 500 && status !== 501 && status !== 505);
 }

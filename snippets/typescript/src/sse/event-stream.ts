@@ -1,4 +1,4 @@
-// sse/event-stream: reads a `text/event-stream` body, as HTML section 9.2.6 has it.
+// sse/event-stream: parses a `text/event-stream` body (HTML section 9.2.6).
 //
 // Use it where EventSource cannot go: POST, an Authorization header, a status to check, Node.
 // Promise: the events that Chromium dispatches, whatever the chunks, each as soon as its blank line is complete.

@@ -17,7 +17,7 @@ export interface LiveStateOptions<S> extends Omit<ConnectOptions, "lastEventId">
   ignored?: readonly string[];
   /** The event after which the state is loaded again: `reset` unless given. */
   resetType?: string;
-  /** After these, nothing follows. */
+  /** The terminal events: no event follows them. */
   lastTypes?: readonly string[];
 }
 
@@ -51,7 +51,7 @@ export async function* liveState<S>(url: string | URL, options: LiveStateOptions
       }
       if (!reset) return;
     }
-    // Everyone is reset together when a server restarts: a snapshot costs it more than an event.
+    // All pages are reset together when a server restarts, and a snapshot costs the server more than an event.
     const bound = Math.min(maxDelay, minDelay * 2 ** Math.min(resets++, 10));
     await sleep(Math.random() * bound, signal);
   }

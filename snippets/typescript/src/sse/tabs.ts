@@ -65,7 +65,7 @@ export function shareAcrossTabs(
   // ANCHOR: message
   channel.addEventListener("message", ({ data: message }: MessageEvent<Message>) => {
     if (leads) {
-      // A tab that leads has its events from the server, so it ignores those of the channel.
+      // The connected tab has its events from the server, so it ignores those of the channel.
       if (message.kind !== "hello") return;
       for (const event of current?.() ?? (last === undefined ? [] : [last]))
         say({ kind: "event", event, to: message.from });

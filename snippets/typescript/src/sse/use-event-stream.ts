@@ -11,7 +11,7 @@ import { type SubscribeOptions, type Subscription, subscribe } from "./event-sou
 
 export interface StreamState<S> {
   readonly status: "connecting" | "open" | "done" | "refused";
-  /** The HTTP status after which nothing follows. */
+  /** The HTTP status that ended the stream permanently. */
   readonly code?: number;
   readonly data: S;
 }

@@ -1,4 +1,4 @@
-// streams/readable: ReadableStreams that stop when nobody reads, and when nobody wants them any more.
+// streams/readable: ReadableStreams with backpressure, cancellation, heartbeats and bounded copies.
 //
 // Use it for the body of a Response (Next.js, Deno, workers, Node) and for pipes in the browser.
 // Promise: nothing is produced that was not asked for; a consumer that leaves aborts the producer at once; no
@@ -14,8 +14,8 @@ export function pullFrom<T>(produce: (signal: AbortSignal) => AsyncIterable<T>):
   let iterator: AsyncIterator<T> | undefined;
   return new ReadableStream<T>(
     {
-      // Called when there is room, and not again before its promise settles: this is the backpressure.
-      // A loop in start() would enqueue whatever the reader does.
+      // Called when there is room, and not again before its promise settles: this is the backpressure. A loop in
+      // start() would enqueue even if the reader does not read.
       async pull(controller) {
         try {
           iterator ??= produce(abort.signal)[Symbol.asyncIterator]();
@@ -28,7 +28,7 @@ export function pullFrom<T>(produce: (signal: AbortSignal) => AsyncIterable<T>):
           if (!abort.signal.aborted) controller.error(error);
         }
       },
-      // The producer has no other notice that its reader has left.
+      // Only this notifies the producer that its reader has left.
       cancel(reason) {
         abort.abort(reason);
         // In a function of its own: an iterator made by hand may throw here, or return no promise.
@@ -101,8 +101,8 @@ export function withHeartbeat<T>(source: ReadableStream<T>, beat: T, everyMs = 1
         }
         if (next === undefined) {
           settled = false;
-          next = reader.read(); // kept over beats: an abandoned read would lose its chunk
-          // One reaction per read. Promise.race would add one with each beat.
+          next = reader.read(); // one read lasts over several beats: an abandoned read would lose its chunk
+          // One reaction per read. Promise.race would add a reaction with each beat.
           next.then(settle, settle);
         }
         await new Promise<void>((resolve) => {

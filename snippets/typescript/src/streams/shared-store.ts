@@ -35,7 +35,7 @@ export class SharedStore<S> {
       this.#listeners.delete(listener);
       if (this.#listeners.size > 0) return;
       clearTimeout(this.#linger);
-      // StrictMode unmounts and mounts again at once; so does a route that shows the same stream.
+      // StrictMode unmounts and mounts again immediately, as does a change to a route that shows the same stream.
       this.#linger = setTimeout(() => {
         this.#close?.();
         this.#close = undefined;
@@ -58,7 +58,7 @@ export class SharedStore<S> {
     this.#state = next;
     if (this.#notifying) return;
     this.#notifying = true;
-    // Once for each frame, however many events it brought; a hidden page has no frames.
+    // Runs once per frame, however many events arrived; a hidden page has no frames.
     (globalThis.requestAnimationFrame ?? setTimeout)(() => {
       this.#notifying = false;
       for (const listener of this.#listeners) listener();

@@ -77,7 +77,7 @@ async function through(stream: GenericTransformStream, data: Bytes, max = Infini
       parts.push(next.value);
     }
   } catch (error) {
-    void output.cancel().catch(() => undefined); // or the rest of a bomb would be inflated
+    void output.cancel().catch(() => undefined); // otherwise the rest of a decompression bomb would be inflated
     throw error instanceof MalformedError ? error : new MalformedError("not compressed as it says", { cause: error });
   }
   const whole = new Uint8Array(length);

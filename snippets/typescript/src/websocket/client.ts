@@ -1,4 +1,4 @@
-// websocket/client: a WebSocket that reconnects, resumes, and knows when it is dead.
+// websocket/client: a WebSocket that reconnects, resumes, and detects a dead connection.
 //
 // Use it in browsers and Node. What is sent through it may be lost: commands go through `websocket/outbox.ts`,
 // a producer faster than this consumer needs `websocket/flow.ts`, components of React `websocket/use-websocket.ts`.
@@ -9,12 +9,12 @@
 export type Data = string | ArrayBuffer;
 
 // ANCHOR: codes
-/** `later` begins with a delay eight times as long. */
+/** `later` starts with a delay eight times as long. */
 export type AfterClose = "stop" | "retry" | "later";
 
 /** What follows a close code; codes that are not listed, such as 1001, 1006 and 1012, are `retry`. */
 export const CLOSE_CODES: Readonly<Record<number, AfterClose>> = {
-  1008: "stop", // policy: what this client sends is malformed, and would be again
+  1008: "stop", // policy: this client sends malformed messages, and would do so again
   4401: "stop", // not authenticated: log in
   4403: "stop", // authenticated, and not allowed
   4408: "retry", // the session, ticket or time for the first message has expired: `url` fetches a new ticket
@@ -157,11 +157,12 @@ export class WebSocketClient {
       if (this.#state === "connecting") this.#try(() => void (accepted = admission?.isAccepted(event.data)));
       if (accepted) return this.#opened(generation);
       this.#pending.push(event.data);
-      // The browser reads on even if this side does not keep up. Resuming costs less than running out of memory.
+      // The browser continues to read even if this side does not keep up. Resuming costs less than running out of
+      // memory.
       if (this.#pending.length > this.#options.maxPending) this.#lost(generation, 4008);
       else void this.#handle();
     };
-    socket.onerror = () => undefined; // says nothing, and `close` follows; the package `ws` throws without a listener
+    socket.onerror = () => undefined; // has no details, and `close` follows; the package `ws` throws without a listener
     socket.onclose = ({ code }) => this.#lost(generation, code);
     // ANCHOR_END: events
   }
@@ -196,16 +197,16 @@ export class WebSocketClient {
   }
 
   // ANCHOR: beat
-  /** Judges the last heartbeat, which had a full interval for its answer, and sends the next. */
+  /** Checks that the last heartbeat, which had a full interval, was answered, and sends the next. */
   #beat(generation: number, heartbeat: () => string): void {
     if (generation !== this.#generation) return;
-    // A page that was frozen runs its timers before it sees the messages that came meanwhile: it sends one more.
+    // After a late timer (a frozen page), one more heartbeat is sent first.
     const late = performance.now() - this.#beatDue > this.#options.heartbeatEvery / 2;
     if (this.#unanswered >= (late ? 2 : 1)) {
       this.#lost(generation, 1006);
       return;
     }
-    // Whatever waits in the queue: a queue that does not move is a dead connection.
+    // Even if data waits in the queue: a queue that does not move is a dead connection.
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(heartbeat());
     this.#unanswered += 1;
     this.#nextBeat(generation);
@@ -225,7 +226,7 @@ export class WebSocketClient {
   #retry(generation: number, more = 0, code?: number): void {
     if (generation !== this.#generation || this.#state === "stopped") return;
     const { minDelay, maxDelay, stableAfter } = this.#options;
-    // Not at once: a server that accepts and closes would be called at full speed.
+    // Not immediately: a server that accepts and closes would be called at full speed.
     if (performance.now() - this.#openedAt >= stableAfter) this.#failures = 0;
     this.#openedAt = Infinity;
     // Random, so that the clients of a restarted server do not return together.

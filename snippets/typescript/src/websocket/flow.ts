@@ -1,4 +1,4 @@
-// websocket/flow: messages as fast as they are consumed.
+// websocket/flow: backpressure for messages: credits, or WebSocketStream.
 //
 // Use it where the server can send faster than the page works: exports, logs, model output. A WebSocket has no
 // backpressure in the browser: messages pile up in its memory. Stands alone, and does not reconnect.

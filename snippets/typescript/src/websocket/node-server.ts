@@ -61,7 +61,10 @@ export class Client<U> {
     this.#maxQueued = maxQueued;
   }
 
-  /** False: closed, or closed now because the client reads too slowly. A string is text, a Buffer is binary. */
+  /**
+   * Returns false if the connection is closed, or is now closed because the client reads too slowly. A string is sent
+   * as text, a Buffer as binary.
+   */
   send(data: string | Buffer): boolean {
     if (this.#socket.readyState !== this.#socket.OPEN) return false;
     if (this.#socket.bufferedAmount + Buffer.byteLength(data) > this.#maxQueued) {
@@ -79,7 +82,7 @@ export class Client<U> {
 
 /** The close frame of a stalled client waits behind its queue: after 5 s the socket is destroyed. */
 function end(socket: WebSocket, code: number, reason: string): void {
-  socket.resume(); // or the peer's close frame is not read
+  socket.resume(); // otherwise the peer's close frame is not read
   socket.close(code, reason);
   setTimeout(() => socket.terminate(), 5_000).unref();
 }
@@ -89,7 +92,10 @@ function end(socket: WebSocket, code: number, reason: string): void {
 export interface SocketServer {
   /** Closes the connections of a user, for example with 4401 after a logout. */
   disconnect(id: string, code: number): void;
-  /** Refuses new connections, closes the open ones with 1001 at random moments of `spreadMs`, and waits for their end. */
+  /**
+   * Refuses new connections, closes the open ones with 1001 at random moments within `spreadMs`, and waits for their
+   * end.
+   */
   shutdown(spreadMs?: number): Promise<void>;
 }
 
@@ -108,18 +114,18 @@ export function serveWebSockets<U>(http: Server, options: ServerOptions<U>): Soc
   const wss = new WebSocketServer({
     noServer: true,
     maxPayload,
-    perMessageDeflate: false, // takes memory for each connection, and time for each message
+    perMessageDeflate: false, // compression takes memory for each connection, and time for each message
     handleProtocols: (offered) => protocols.find((name) => offered.has(name)) ?? false,
   });
   const users = new Map<string, Set<Client<U>>>();
-  let connections = 0; // with those that are not authenticated yet
+  let connections = 0; // includes connections that are not authenticated yet
   let closing = false;
 
   http.on("upgrade", (request: IncomingMessage, raw: Duplex, head: Buffer) => {
-    raw.on("error", onError); // a reset during the handshake would end the process
+    raw.on("error", onError); // without a listener, a reset during the handshake would end the process
     const url = new URL(request.url ?? "/", "http://any");
     if (url.pathname !== options.path) {
-      // Another listener, such as that of a dev server, may take it.
+      // Another listener, such as that of a dev server, may handle this path.
       if (http.listenerCount("upgrade") === 1) refuse(raw, "404 Not Found");
       return;
     }
@@ -138,15 +144,16 @@ export function serveWebSockets<U>(http: Server, options: ServerOptions<U>): Soc
 
   // ANCHOR: run
   async function run(socket: WebSocket, request: IncomingMessage): Promise<void> {
-    // Without a listener one malformed frame ends the process. `ws` has sent the close frame, and waits for its answer.
+    // Without a listener, one malformed frame ends the process. `ws` has sent the close frame, and waits for the
+    // peer's.
     socket.on("error", (error) => {
       onError(error);
       end(socket, 1002, "");
     });
-    const closed = new Promise<number>((resolve) => socket.once("close", resolve)); // not once(): it rejects at an error
+    const closed = new Promise<number>((resolve) => socket.once("close", resolve)); // not once(), which rejects at an error
     const inbox = new Inbox(socket, messagesPerSecond);
     const session = await authenticated(inbox, request);
-    // Accepted first: a page cannot see the status of a refused handshake, only 1006.
+    // The socket is accepted first, because a page sees only 1006 for a refused handshake.
     if (session === undefined) return end(socket, 4401, "log in");
     if (closing) return end(socket, 1001, "restart");
     const own = users.get(session.id) ?? new Set();
@@ -160,7 +167,7 @@ export function serveWebSockets<U>(http: Server, options: ServerOptions<U>): Soc
     try {
       options.onOpen?.(client);
       for await (const data of inbox) {
-        // What `websocket/client.ts` sends to see whether the connection lives.
+        // The heartbeat of `websocket/client.ts`.
         if (data === '{"type":"ping"}') client.send('{"type":"pong"}');
         else await options.onMessage(client, data);
       }
@@ -206,14 +213,14 @@ function refuse(raw: Duplex, status: string, headers = ""): void {
   raw.end(`HTTP/1.1 ${status}\r\n${headers}Connection: close\r\nContent-Length: 0\r\n\r\n`);
 }
 
-/** Pings, and ends a connection from which nothing came since the last ping. */
+/** Sends pings, and ends a connection from which nothing came since the last ping. */
 function heartbeat(socket: WebSocket): () => void {
   let alive = true;
   const heard = (): void => void (alive = true);
   socket.on("pong", heard).on("message", heard);
   return () => {
     if (!alive) return socket.terminate();
-    alive = socket.isPaused; // this side does not read: it cannot tell
+    alive = socket.isPaused; // this side does not read, so silence proves nothing
     socket.ping();
   };
 }
@@ -231,7 +238,10 @@ function atTime(time: number | undefined, run: () => void): () => void {
 // ANCHOR_END: end
 
 // ANCHOR: inbox
-/** Messages one at a time. While one is handled, or its second is full, the socket is not read: TCP stops the peer. */
+/**
+ * Gives out messages one at a time. While one is handled, or this second's quota is used up, the socket is not read:
+ * TCP slows the peer.
+ */
 class Inbox implements AsyncIterableIterator<string | Buffer, undefined> {
   readonly #socket: WebSocket;
   readonly #perSecond: number;
@@ -246,7 +256,7 @@ class Inbox implements AsyncIterableIterator<string | Buffer, undefined> {
     this.#perSecond = perSecond;
     this.#tokens = perSecond;
     socket.on("message", (data: Buffer, isBinary) => {
-      // What one read of the socket has brought follows although it is paused: at most 64 KiB.
+      // The rest of the last read of the socket still arrives although it is paused: at most 64 KiB.
       this.#waiting.push(isBinary ? data : data.toString());
       socket.pause();
       this.#wake();

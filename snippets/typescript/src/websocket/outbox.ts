@@ -104,30 +104,30 @@ export class Outbox<T, A = void> {
     this.#window.refused(id, ms);
   }
 
-  /** Call it in `onOpen`: sends all commands again that the old connection took and that were not answered. */
+  /** Call it in `onOpen`: resends all commands that were sent on the old connection and not answered. */
   resend(): void {
     for (const id of this.#sent) this.#window.untake(id);
     this.#sent.clear();
     this.flush();
   }
 
-  /** Sends the commands that were not sent on this connection yet, until the client or the window takes no more. */
+  /** Sends the commands that were not sent on this connection yet, until the socket's buffer or the window is full. */
   flush(): void {
     clearTimeout(this.#timer);
     const now = Date.now();
     for (const [id, entry] of this.#waiting) {
-      // Nobody expects the "buy" of an hour ago to be carried out now.
+      // No user expects the "buy" of an hour ago to be executed now.
       if (entry.expiresAt <= now) this.#take(id)?.reject(new CommandExpiredError(id, entry.sent));
     }
     if (this.#sendAll()) this.#window.drained();
-    // The queue is checked again: for what expires, and for what the client did not take.
+    // The queue is checked again later, for commands that expire or that the client did not take.
     if (this.#waiting.size > 0) this.#timer = setTimeout(() => this.flush(), Math.min(1_000, this.#timeToLive));
   }
 
   #sendAll(): boolean {
     for (const [id, entry] of this.#waiting) {
       if (this.#sent.has(id)) continue;
-      if (!this.#window.take(id)) return false; // and none after it, or they would overtake it
+      if (!this.#window.take(id)) return false; // and no later command, or it would overtake this one
       if (!this.#transmit(entry.command)) {
         this.#window.untake(id);
         return false;

@@ -1,5 +1,5 @@
 // Wrong: `useEffect(() => { const source = new EventSource(url); … }, [url])` in each component that shows a part of a stream
-// Harm: each component holds a connection; over HTTP/1.1 the seventh stays empty, and no other request of the origin is sent
+// Harm: each component holds a connection; over HTTP/1.1 the seventh gets nothing, and no other request to the origin is sent
 // Instead: streams/react
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";

@@ -1,4 +1,4 @@
-// Wrong: start a generation in useEffect without aborting it in the cleanup
+// Wrong: a generation that starts in useEffect and is not aborted in the cleanup
 // Harm: StrictMode runs the effect twice, every remount once more: two answers are generated and paid for, and their tokens are mixed into one text
 // Instead: llm/browser
 import { expect, test } from "vitest";

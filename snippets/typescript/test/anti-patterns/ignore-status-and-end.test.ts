@@ -1,4 +1,4 @@
-// Wrong: read the body without checking the status or the content type, and treat its end as the end of the answer
+// Wrong: code that reads the body without checking the status or the content type, and treats its end as the end of the answer
 // Harm: a 429, a sign-in page and a truncated answer all look like a short success, and nothing is retried or reported
 // Instead: llm/browser
 import { expect, test } from "vitest";

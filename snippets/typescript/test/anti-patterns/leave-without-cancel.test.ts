@@ -1,5 +1,5 @@
 // Wrong: `return` at `[DONE]` from a loop over `reader.read()`, without cancel() or an AbortController
-// Harm: the connection stays open and takes one of the browser's six; a Stop button has nothing to abort
+// Harm: the connection stays open and takes one of the six that a browser opens per origin (HTTP/1.1); a Stop button has nothing to abort
 // Instead: sse/browser
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";

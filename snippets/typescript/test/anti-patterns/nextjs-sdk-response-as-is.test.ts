@@ -1,4 +1,4 @@
-// Wrong: an AI SDK route that returns the stream of streamText as it is
+// Wrong: an AI SDK route that returns the stream of streamText unchanged
 // Harm: an answer that the provider has cut ends with `finish` and `interrupted`, which useChat shows as `ready`; a reset ends the response without `error`
 // Instead: llm/nextjs
 import { Chat } from "@ai-sdk/react";

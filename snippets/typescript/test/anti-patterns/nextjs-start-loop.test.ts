@@ -1,5 +1,5 @@
 // Wrong: a route handler of Next.js that enqueues in a loop in start()
-// Harm: Next honours backpressure, start() does not: for a client that does not read, the server makes everything and holds it in memory
+// Harm: Next honors backpressure, start() does not: for a client that does not read, the server produces everything and holds it in memory
 // Instead: streams/nextjs
 import { once } from "node:events";
 import { get, type IncomingMessage } from "node:http";

@@ -1,4 +1,4 @@
-// Wrong: decode and split each fetch chunk on its own, and expect `data: ` with its space
+// Wrong: code that decodes and splits each fetch chunk on its own, and expects `data: ` with its space
 // Harm: characters cut in two become U+FFFD, lines cut in two are lost or make JSON.parse throw, and CR, CRLF and `data:x` are not read at all
 // Instead: sse/browser
 import { expect, test } from "vitest";

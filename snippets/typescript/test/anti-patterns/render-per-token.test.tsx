@@ -1,4 +1,4 @@
-// Wrong: set React state for each token, or append to innerHTML
+// Wrong: React state that is set for each token, or innerHTML to which each token is appended
 // Harm: one render for each token; innerHTML parses the whole answer again for each, so the time grows with the square of its length
 // Instead: llm/browser
 import { expect, test } from "vitest";

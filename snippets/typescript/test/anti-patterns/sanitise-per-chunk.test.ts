@@ -1,4 +1,4 @@
-// Wrong: sanitize each chunk of a model's answer and append it to innerHTML; or sanitize its Markdown instead of the rendered HTML
+// Wrong: each chunk of a model's answer is sanitized and appended to innerHTML; or its Markdown is sanitized instead of the rendered HTML
 // Harm: an attack that is cut in two is harmless in each half and runs when they meet; a javascript: link is no HTML before it is rendered; an image sends the conversation away
 // Instead: llm/browser
 import { expect, test } from "vitest";

@@ -1,4 +1,4 @@
-// Wrong: scroll to the end of the conversation for each token of an answer
+// Wrong: a page that scrolls to the end of the conversation for each token of an answer
 // Harm: a reader who has scrolled up is pulled back to the end with the next token, and can read nothing above it
 // Instead: llm/chat_page
 import { expect, test } from "vitest";

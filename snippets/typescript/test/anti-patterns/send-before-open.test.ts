@@ -1,5 +1,5 @@
 // Wrong: `const ws = new WebSocket(url); ws.send(hello)`, and again at any later time without checking the state
-// Harm: before the connection is open send() throws InvalidStateError; while it closes it drops the data without a word
+// Harm: before the connection is open send() throws InvalidStateError; while it closes, it drops the data silently
 // Instead: websocket/browser
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";

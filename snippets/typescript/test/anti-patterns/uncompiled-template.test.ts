@@ -1,5 +1,5 @@
-// Wrong: a template with untyped parameters, `error.message` of a caught value and `response.body.getReader()`, never compiled
-// Harm: a strict project refuses it; anyone who silences the compiler gets the null body and the thrown non-Error at run time
+// Wrong: example code that was never compiled: untyped parameters, `error.message` of a caught value, `response.body.getReader()`
+// Harm: strict TypeScript refuses it; with a silenced compiler, it fails at run time when `body` is null or the thrown value is not an `Error`
 // Instead: sse/browser
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";

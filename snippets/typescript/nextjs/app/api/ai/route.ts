@@ -14,7 +14,7 @@ import { chooseModel, silenceMs } from "@/lib/settings.ts";
 import { watchSilence } from "@/lib/silence.ts";
 import { iterate, pullFrom } from "@/streaming/streams/readable.ts";
 
-/** What the user reads: never provider text, which is what `onError` would be given. */
+/** The text for the user: never the provider's, which `onError` would get. */
 const FAILED = { type: "error", errorText: "The answer failed." } as const;
 
 export const maxDuration = 300;
@@ -31,7 +31,7 @@ export async function POST(request: Request): Promise<Response> {
     const { stream } = streamText({
       model: createOpenAI().chat(model),
       messages,
-      // Without it the model continues when the client has left.
+      // Without this signal, the model continues after the client has left.
       abortSignal: AbortSignal.any([signal, request.signal, silence.signal]),
       maxRetries: 0,
     });
@@ -39,13 +39,13 @@ export async function POST(request: Request): Promise<Response> {
       silence.listen();
       for await (const part of iterate(toUIMessageStream({ stream, onError: () => FAILED.errorText }))) {
         silence.pause();
-        // Answers that were cut, by the provider or by us: `useChat` would show them as whole.
+        // Answers that were cut, by the provider or by us: `useChat` would show them as complete.
         const cut = part.type === "abort" || (part.type === "finish" && part.finishReason === "interrupted");
         yield cut ? FAILED : part;
         silence.listen();
       }
     } catch {
-      yield FAILED; // a connection that broke rejects the stream, and would end the response without a word
+      yield FAILED; // a broken connection rejects the stream, and would end the response without an error
     } finally {
       silence.pause();
     }
@@ -53,7 +53,7 @@ export async function POST(request: Request): Promise<Response> {
   return createUIMessageStreamResponse({
     stream: parts,
     headers: { "cache-control": "no-store, no-transform" },
-    keepAliveMs: 15_000, // and a comment at once, with which Next sends the head
+    keepAliveMs: 15_000, // and a comment immediately, with which Next sends the response headers
   });
 }
 // ANCHOR_END: route

@@ -16,7 +16,7 @@ const PING = SETTINGS.ping === null ? COMMENT : encodeEvent({ type: SETTINGS.pin
 type Body = { model?: unknown; messages?: unknown };
 
 export async function POST(request: Request): Promise<Response> {
-  // Here the user is known and has a place left: 401, 403 and 429 are possible before the first chunk only.
+  // Authenticate and limit the user here: 401, 403 and 429 are possible only before the first chunk.
   const body = (await readJson(request, SETTINGS.maxBody)) as Body | null | undefined;
   const model = chooseModel(body?.model);
   const messages = parse(body?.messages);
@@ -24,7 +24,7 @@ export async function POST(request: Request): Promise<Response> {
   if (model === undefined) return refusal({ code: "unknown_model", retryable: false });
 
   const record = { question: messages.at(-1)!.content, text: "", outcome: "stopped" };
-  // Runs when the response has ended and when the client has left; a platform keeps the process alive until then.
+  // Runs when the response has ended, even if the client has left; a platform keeps the process alive until then.
   after(() => answers.push(record));
 
   const left = new AbortController();
@@ -49,7 +49,7 @@ export async function POST(request: Request): Promise<Response> {
   return new Response(endUnread(stream, unreadMs()), { headers: STREAM_HEADERS });
 }
 
-/** The messages for the provider, or the code of a refusal. What a client says the assistant has said is the client's word too. */
+/** The messages for the provider, or the code of a refusal. A client can also forge the assistant's messages. */
 function parse(sent: unknown): Message[] | "invalid" | "role_refused" {
   if (!Array.isArray(sent) || sent.length === 0 || sent.length > SETTINGS.maxMessages) return "invalid";
   const { instruction, roles } = SETTINGS;
