@@ -703,7 +703,11 @@ const COMPOSED: [(&str, &[&str]); 10] = [
     ("production/presence", &["production/topics"]),
     (
         "production/topics_socket",
-        &["production/topics", "production/presence", "websocket/serve"],
+        &[
+            "production/topics",
+            "production/presence",
+            "websocket/serve",
+        ],
     ),
     (
         "production/feed",
