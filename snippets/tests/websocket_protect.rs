@@ -549,7 +549,7 @@ async fn the_first_message_follows_the_contract_of_the_reader() {
         tag: "op",
         auth: "hello",
         token: "jwt",
-        ready: None,
+        ready: Some(|user| json!({ "op": "welcome", "user": &*user.name })),
         refused: (4001, "unauthorized"),
         late: (4002, "hello first"),
         ..Admission::default()
@@ -559,7 +559,8 @@ async fn the_first_message_follows_the_contract_of_the_reader() {
     handler.on_message(r#"{"op":"ping"}"#.into(), &outbox);
     assert_eq!(outbox.pop(), Some(r#"{"op":"pong"}"#.into()));
     handler.on_message(r#"{"op":"hello","jwt":"t-ada"}"#.into(), &outbox);
-    assert_eq!(outbox.pop(), None);
+    let welcome = r#"{"op":"welcome","user":"ada"}"#;
+    assert_eq!(outbox.pop(), Some(welcome.into()));
     handler.on_message("in".into(), &outbox);
     assert_eq!(outbox.pop(), Some("in".into()));
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::extract::ws::Message;
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::outbox::{Outbox, message_len};
@@ -34,8 +34,8 @@ pub struct Admission {
     pub auth: &'static str,
     /// Its only other field: the token.
     pub token: &'static str,
-    /// The answer to it; `None`: none.
-    pub ready: Option<&'static str>,
+    /// The answer to it, after the handler was made; `None`: none.
+    pub ready: Option<fn(&User) -> Value>,
     /// The heartbeat of a page, which may come before it, and the answer.
     pub ping: (&'static str, &'static str),
     /// Close code and reason for a message that is not the first one, or whose token is not valid.
@@ -54,7 +54,7 @@ impl Default for Admission {
             tag: "type",
             auth: "auth",
             token: "token",
-            ready: Some("ready"),
+            ready: Some(|_| json!({ "type": "ready" })),
             ping: ("ping", "pong"),
             refused: (4401, "not authenticated"),
             late: (EXPIRED, "authenticate first"),
@@ -159,12 +159,13 @@ where
         match user {
             Some(user) if name.is_none_or(|name| name == user.name) => {
                 outbox.close_at(user.expires, admission.expired.0, admission.expired.1);
+                // First what may close it again, such as a limit of sockets.
+                let handler = self.start.take().map(|start| start(user.clone(), outbox));
                 if let Some(ready) = admission.ready {
-                    outbox.send(admission.message(ready));
+                    outbox.send(Message::Text(ready(&user).to_string().into()));
                 }
-                if let Some(start) = self.start.take() {
+                if let Some(mut handler) = handler {
                     let name = user.name.clone();
-                    let mut handler = start(user, outbox);
                     for message in self.waiting.drain(..) {
                         handler.on_message(message, outbox);
                     }
