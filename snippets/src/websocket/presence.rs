@@ -60,7 +60,8 @@ impl Presence {
             && *until <= now
             && let Some((until, user)) = self.leaving.pop_front()
         {
-            // Not if the user has returned since, even if the user has left again: that has another `until`.
+            // A user who has returned since stays. If that user has left again, `until` differs, and this entry is
+            // stale.
             let present = self.users.get(&user);
             if present.is_some_and(|present| present.until == Some(until)) {
                 self.users.remove(&user);
