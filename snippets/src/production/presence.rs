@@ -1,4 +1,4 @@
-//! Who reads which topic, over all instances: state in each process, kept equal through one log of its own.
+//! Presence in topics over all instances: state in each process, kept equal through a log of its own.
 //!
 //! Use it with `topics_socket.rs`. An instance appends who comes and who goes to a log that all instances read, on any
 //! [`Store`], and a beat every few seconds. Guarantees: a user counts once, with connections to any number of instances; one

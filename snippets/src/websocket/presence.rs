@@ -1,5 +1,5 @@
-//! Who is in a room: state next to its events, and not events in its history. Used by `rooms.rs`, and for the members of one
-//! process by `production/presence.rs`.
+//! Presence in a room: state, not events in its history. Used by `rooms.rs`, and for the members of one process by
+//! `production/presence.rs`.
 //!
 //! Guarantees: a user counts once, with any number of connections; one who reconnects within the grace period has neither left
 //! nor come; entering and leaving cost the same in a room of ten and of ten thousand.
