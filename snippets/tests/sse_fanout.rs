@@ -342,6 +342,25 @@ async fn no_publisher_has_the_names_of_the_stream() {
         .unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn names_that_nobody_publishes_to_are_freed_before_the_others() {
+    let bounds = Bounds {
+        linger: 24 * HOUR,
+        linger_empty: Duration::from_secs(60),
+        ..Bounds::default()
+    };
+    let topics = Topics::start(feed(), bounds);
+    let event = Event::text("tick", "1").unwrap();
+    topics.log("kept").unwrap().publish(&event).unwrap();
+    drop(topics.log("asked for"));
+    assert_eq!(topics.count(), 2);
+    sleep(HOUR).await;
+    assert_eq!(topics.count(), 1);
+    assert!(topics.log("kept").unwrap().has_begun());
+    sleep(30 * HOUR).await;
+    assert_eq!(topics.count(), 0);
+}
+
 #[tokio::test]
 async fn topics_are_bounded_in_number_and_bytes() {
     let bounds = Bounds {

@@ -296,6 +296,7 @@ fn plain_numbers_are_ids_too() {
 fn a_first_visitor_starts_where_the_log_says() {
     for (begin, expected) in [
         (Begin::Now, &[][..]),
+        (Begin::Newest, &["tick 1-3 {\"n\":3}"]),
         (Begin::Oldest, &["tick 1-2 {\"n\":2}", "tick 1-3 {\"n\":3}"]),
         (
             Begin::First,
@@ -318,6 +319,7 @@ fn a_first_visitor_starts_where_the_log_says() {
         assert_eq!(ready(&mut reader), expected, "{begin:?}");
         let position = match begin {
             Begin::Now => Some("1-3"),
+            Begin::Newest => Some("1-2"),
             Begin::Oldest => Some("1-1"),
             Begin::First => None,
         };

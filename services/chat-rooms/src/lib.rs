@@ -54,6 +54,9 @@ pub struct Settings {
     /// The response for a refusal of `/session` and `/ticket`: its status, its headers and its body. The codes are `name`, `taken`, `full`,
     /// `unauthorized`, `too_large`, `invalid` and `internal`.
     pub refuse: fn(Refusal) -> Response,
+    /// How long connections may take to end at a shutdown: below the time after which the process is killed (Kubernetes: 30 s by
+    /// default).
+    pub drain: Duration,
 }
 
 impl Default for Settings {
@@ -71,6 +74,7 @@ impl Default for Settings {
             },
             quotas: Quotas::default(),
             refuse: Refusal::into_response,
+            drain: Duration::from_secs(20),
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Serves the chat on 127.0.0.1:3000, or on the address that is the first argument; the others are allowed origins.
 
-use std::time::Duration;
-
 use chat_rooms::{Service, Settings};
 use snippets::connections::listen;
 use snippets::production::drain;
@@ -18,6 +16,7 @@ async fn main() -> std::io::Result<()> {
     tracing::info!("open http://{local}");
     let mut settings = Settings::default();
     drain::raise_descriptors(settings.limits.sockets);
+    let drain = settings.drain;
     settings.origins.push(format!("http://{local}"));
     settings.origins.extend(args);
     let stop = CancellationToken::new();
@@ -27,9 +26,12 @@ async fn main() -> std::io::Result<()> {
         drain::signal().await;
         signalled.cancel();
     });
-    let open = listen::serve(listener, service.app(), listen::Config::default(), stop).await;
-    // After the 20 s of `listen::Config::drain`: the sum is below the 30 s after which Kubernetes kills.
-    let sockets = service.drained(Duration::from_secs(5)).await;
+    let config = listen::Config {
+        drain,
+        ..listen::Config::default()
+    };
+    let open = listen::serve(listener, service.app(), config, stop).await;
+    let sockets = service.drained(drain / 4).await;
     if open + sockets > 0 {
         tracing::warn!(open, sockets, "connections were cut at the deadline");
     }

@@ -50,6 +50,9 @@ pub struct Settings {
     pub streams: StreamsConfig,
     /// The response for a refusal: its status, its headers and its body. The codes are `not_found`, `full` and `internal`.
     pub refuse: fn(Refusal) -> Response,
+    /// How long connections may take to end at a shutdown: below the time after which the process is killed (Kubernetes: 30 s by
+    /// default).
+    pub drain: Duration,
 }
 
 impl Default for Settings {
@@ -63,6 +66,7 @@ impl Default for Settings {
             failed: "failed",
             streams: StreamsConfig::default(),
             refuse: Refusal::into_response,
+            drain: Duration::from_secs(20),
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Serves the jobs on 127.0.0.1:3000, or on the address that is the first argument.
 
-use std::time::Duration;
-
 use progress_jobs::{Service, Settings};
 use snippets::connections::listen;
 use snippets::production::drain;
@@ -17,16 +15,22 @@ async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind(&address).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     let stop = CancellationToken::new();
-    let service = Service::start(Settings::default(), stop.clone());
+    let settings = Settings::default();
+    let drain = settings.drain;
+    let service = Service::start(settings, stop.clone());
     let signalled = stop.clone();
     tokio::spawn(async move {
         drain::signal().await;
         signalled.cancel();
     });
-    let open = listen::serve(listener, service.app(), listen::Config::default(), stop).await;
+    let config = listen::Config {
+        drain,
+        ..listen::Config::default()
+    };
+    let open = listen::serve(listener, service.app(), config, stop).await;
     if open > 0 {
         tracing::warn!(open, "connections were cut at the deadline");
     }
-    service.finish(Duration::from_secs(30)).await;
+    service.finish(drain).await;
     Ok(())
 }

@@ -30,7 +30,10 @@ use snippets::sse::until::Until;
 use tokio_util::sync::CancellationToken;
 
 const INTERNAL: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal");
-const UNAUTHORIZED: Refusal = Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized");
+/// With a credential that does not permit it.
+pub const FORBIDDEN: Refusal = Refusal::new(StatusCode::FORBIDDEN, "forbidden");
+/// Without a credential, or with a wrong one.
+pub const UNAUTHORIZED: Refusal = Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized");
 
 /// The contract and the bounds, in one place.
 #[derive(Debug, Clone)]
@@ -49,6 +52,12 @@ pub struct Settings {
     pub max_event: usize,
     /// The query parameter with the cursor of a client that cannot send `Last-Event-ID`.
     pub cursor_parameter: &'static str,
+    /// Whether `POST /tickets` and `?ticket=` exist: for an `EventSource`, which sends no header.
+    pub tickets: bool,
+    /// Reads the body of a `POST`; `None` gets 422.
+    pub message: fn(Value) -> Option<Message>,
+    /// The body of the 202, with the id of the event.
+    pub published: fn(&str) -> Value,
     /// The response for a refusal: its status, its headers and its body. [`Refusal::with`] has another body. The codes are `unauthorized`,
     /// `forbidden`, `not_found`, `too_many_streams`, `full`, `finished`, `too_large`, `invalid` and `internal`.
     pub refuse: fn(Refusal) -> Response,
@@ -72,6 +81,9 @@ impl Default for Settings {
             recheck: Duration::from_secs(30),
             max_event: 16 * 1024,
             cursor_parameter: "lastEventId",
+            tickets: true,
+            message: |body| serde_json::from_value(body).ok(),
+            published: |id| json!({ "id": id }),
             refuse: Refusal::into_response,
             shutdown: Plan {
                 notice: Duration::from_secs(5),
@@ -87,8 +99,11 @@ pub trait Access: Send + Sync + 'static {
     fn user(&self, headers: &HeaderMap) -> Option<String>;
     /// Whether `user` may read `order`: checked on each connect, since a cursor comes from the client, and again while the stream is open.
     fn may_read(&self, user: &str, order: &str) -> bool;
-    /// Whether `user` may publish to `order`.
-    fn may_publish(&self, user: &str, order: &str) -> bool;
+    /// Whether the sender of these headers, a user or a service of yours, may publish to `order`.
+    ///
+    /// # Errors
+    /// The refusal: [`UNAUTHORIZED`], or a 403 such as [`FORBIDDEN`].
+    fn may_publish(&self, headers: &HeaderMap, order: &str) -> Result<(), Refusal>;
 }
 
 /// One user, whose bearer token is `demo`, and who may do everything.
@@ -105,8 +120,8 @@ impl Access for Demo {
         true
     }
 
-    fn may_publish(&self, _user: &str, _order: &str) -> bool {
-        true
+    fn may_publish(&self, headers: &HeaderMap, _order: &str) -> Result<(), Refusal> {
+        self.user(headers).map(drop).ok_or(UNAUTHORIZED)
     }
 }
 
@@ -137,7 +152,7 @@ impl Service {
             users: PerUser::new(settings.max_per_user),
             // For one instance. Several share a key and a store of used tickets: `Tickets::new`.
             tickets: Tickets::default(),
-            observer: Observer::new("orders", stopping),
+            observer: Observer::new("orders", stopping).failing_with(settings.streams.names.failed),
             settings,
         }))
     }
@@ -145,12 +160,16 @@ impl Service {
     /// The public routes. Liveness depends on nothing else: a check of a broker would restart every instance at once.
     pub fn app(&self) -> Router {
         let limit = DefaultBodyLimit::max(self.0.settings.max_event);
+        let tickets = match self.0.settings.tickets {
+            true => Router::new().route("/tickets", post(ticket)),
+            false => Router::new(),
+        };
         Router::new()
             .route(
                 "/orders/{order}/events",
                 get(events).post(publish).layer(limit),
             )
-            .route("/tickets", post(ticket))
+            .merge(tickets)
             .route("/health", get(async || "ok"))
             .with_state(self.clone())
     }
@@ -171,7 +190,7 @@ impl Service {
 
     /// The user of a request: of its headers, or of the ticket in its query.
     async fn user(&self, headers: &HeaderMap, ticket: Option<&str>) -> Result<String, Refusal> {
-        let Some(ticket) = ticket else {
+        let Some(ticket) = ticket.filter(|_| self.0.settings.tickets) else {
             return self.0.access.user(headers).ok_or(UNAUTHORIZED);
         };
         match self.0.tickets.redeem::<()>(ticket).await {
@@ -273,46 +292,50 @@ async fn events(
     slot.respond(Holding(Until::new(watched, over), place))
 }
 
-#[derive(Deserialize)]
-struct Message {
-    event: String,
-    data: Value,
+/// What is published.
+#[derive(Debug, Deserialize)]
+pub struct Message {
+    /// The name of the event.
+    pub event: String,
+    /// Its data.
+    pub data: Value,
     /// Whether it is the order's terminal event: its streams end, and its clients do not reconnect.
     #[serde(default)]
-    last: bool,
+    pub last: bool,
 }
 
 async fn publish(
     State(service): State<Service>,
     Path(order): Path<String>,
     headers: HeaderMap,
-    message: Result<Json<Message>, JsonRejection>,
+    body: Result<Json<Value>, JsonRejection>,
 ) -> Response {
-    let refuse = service.0.settings.refuse;
-    match service.user(&headers, None).await {
-        Ok(user) if service.0.access.may_publish(&user, &order) => {}
-        Ok(_) => return refuse(Refusal::new(StatusCode::FORBIDDEN, "forbidden")),
-        Err(refusal) => return refuse(refusal),
+    let settings = &service.0.settings;
+    let refuse = settings.refuse;
+    if let Err(refusal) = service.0.access.may_publish(&headers, &order) {
+        return refuse(refusal);
     }
-    let message = match message {
-        Ok(Json(message)) => message,
-        Err(invalid) => return refuse(invalid.into()),
+    let invalid = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid");
+    let message = match body {
+        Ok(Json(body)) => match (settings.message)(body) {
+            Some(message) => message,
+            None => return refuse(invalid),
+        },
+        Err(unreadable) => return refuse(unreadable.into()),
     };
-    let names = service.0.settings.streams.names;
+    let names = settings.streams.names;
     let event = match names.event(&message.event, &message.data) {
         Ok(event) if message.last => event.last(),
         Ok(event) => event,
-        Err(_) => return refuse(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid")),
+        Err(_) => return refuse(invalid),
     };
     match service.publish(&order, &event) {
-        Ok(id) => (StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response(),
+        Ok(id) => (StatusCode::ACCEPTED, Json((settings.published)(&id))).into_response(),
         Err(NotPublished::TooManyOrders) => refuse(service.full()),
         Err(NotPublished::Log(PublishError::Finished)) => {
             refuse(Refusal::new(StatusCode::CONFLICT, "finished"))
         }
-        Err(NotPublished::Log(PublishError::Invalid(_))) => {
-            refuse(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid"))
-        }
+        Err(NotPublished::Log(PublishError::Invalid(_))) => refuse(invalid),
         Err(NotPublished::Log(PublishError::TooLarge { .. })) => {
             refuse(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large"))
         }

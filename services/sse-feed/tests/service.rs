@@ -18,7 +18,7 @@ use snippets::sse::event::Ids;
 use snippets::sse::event::Names;
 use snippets::sse::log::{Begin, Config as LogConfig, First};
 use snippets::sse::streams::Config as StreamsConfig;
-use sse_feed::{Access, Demo, Service, Settings};
+use sse_feed::{Access, Demo, FORBIDDEN, Message, Refusal, Service, Settings, UNAUTHORIZED};
 use stream_probe::{Finding, Kind, Options, Publish, Target, Verdict};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -192,8 +192,8 @@ impl Access for Revocable {
         order == "1" && !self.0.is_cancelled()
     }
 
-    fn may_publish(&self, _user: &str, _order: &str) -> bool {
-        false
+    fn may_publish(&self, _headers: &HeaderMap, _order: &str) -> Result<(), Refusal> {
+        Err(FORBIDDEN)
     }
 }
 
@@ -299,6 +299,81 @@ async fn another_contract_is_a_matter_of_settings() {
     );
     service.stop.cancel();
     until(&mut events, "event: bye\n").await;
+}
+
+/// Publishes with the key of a service, which is no user.
+struct Shop;
+
+impl Access for Shop {
+    fn user(&self, headers: &HeaderMap) -> Option<String> {
+        Demo.user(headers)
+    }
+
+    fn may_read(&self, _user: &str, _order: &str) -> bool {
+        true
+    }
+
+    fn may_publish(&self, headers: &HeaderMap, _order: &str) -> Result<(), Refusal> {
+        let key = headers.get("x-service-key").ok_or(UNAUTHORIZED)?;
+        (key == "s3cret").then_some(()).ok_or(FORBIDDEN)
+    }
+}
+
+/// The body of a publication, its answer, the publisher's credential and the start are the reader's too.
+#[tokio::test]
+async fn what_is_published_and_by_whom_is_a_matter_of_settings() {
+    let mut settings = Settings {
+        tickets: false,
+        message: |body| {
+            let status = body.get("status")?.as_str()?;
+            Some(Message {
+                event: format!("order.{status}"),
+                last: status == "closed",
+                data: body,
+            })
+        },
+        published: |id| json!({ "n": id.parse::<u64>().ok() }),
+        ..Settings::default()
+    };
+    settings.log.ids = Ids::Sequence;
+    settings.log.begin = Begin::Newest;
+    let address = "127.0.0.1:0".parse().unwrap();
+    let service = Running::with(settings, Arc::new(Shop), address).await;
+    let post = async |key: &str, body: Value| {
+        let request = service.client.post(service.url("/orders/1/events"));
+        request
+            .header("x-service-key", key)
+            .json(&body)
+            .send()
+            .await
+            .unwrap()
+    };
+    assert_eq!(post("wrong", json!({"status": "new"})).await.status(), 403);
+    assert_eq!(post("s3cret", json!({"state": "new"})).await.status(), 422);
+    for (n, status) in [(1, "new"), (2, "paid")] {
+        let published = post("s3cret", json!({ "status": status })).await;
+        assert_eq!(published.json::<Value>().await.unwrap(), json!({ "n": n }));
+    }
+    let mut events = service.get("/orders/1/events").send().await.unwrap();
+    let text = until(&mut events, "order.paid").await;
+    assert!(
+        !text.contains("order.new") && !text.contains("reset"),
+        "{text}"
+    );
+    let mut ahead = service
+        .get("/orders/1/events?lastEventId=99")
+        .send()
+        .await
+        .unwrap();
+    let text = until(&mut ahead, "order.paid").await;
+    assert!(text.contains("event: reset\n"), "{text}");
+    post("s3cret", json!({"status": "closed"})).await;
+    until(&mut events, "order.closed").await;
+    let tickets = service
+        .client
+        .post(service.url("/tickets"))
+        .bearer_auth("demo");
+    assert_eq!(tickets.send().await.unwrap().status(), 404);
 }
 
 /// Plain numbers that begin at the clock: a client of the earlier process is reset, although its number is no position.

@@ -42,13 +42,17 @@ impl Refusal {
         }
     }
 
+    /// The value of `Retry-After`: whole seconds, at least one.
+    pub fn retry_seconds(&self) -> Option<u64> {
+        let retry = self.retry?;
+        Some((retry.as_millis().div_ceil(1000) as u64).max(1))
+    }
+
     /// The response with `status` and `body`, and `Retry-After` in whole seconds.
     pub fn with(self, status: StatusCode, body: &Value) -> Response {
         let mut response = (status, Json(body)).into_response();
-        if let Some(retry) = self.retry {
-            let seconds = retry.as_millis().div_ceil(1000) as u64;
-            let headers = response.headers_mut();
-            headers.insert(RETRY_AFTER, seconds.max(1).into());
+        if let Some(seconds) = self.retry_seconds() {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response
     }

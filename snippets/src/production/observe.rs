@@ -3,7 +3,7 @@
 //!
 //! Wrap the source of a stream in [`Observer::watch`] before `Slot::respond`. Everything is recorded where it happens, the
 //! end in `Drop`: if a client disconnects, no line after the loop runs. Labels are a fixed few: one [`Observer`] per kind
-//! of stream, never one per user or room. Needs `sse/{event,cursor,streams}.rs`; `scrape.rs` is the endpoint.
+//! of stream, never one per user or room. Needs `sse/{event,streams}.rs`; `scrape.rs` is the endpoint.
 
 use std::task::{Context, Poll, ready};
 
@@ -34,6 +34,7 @@ pub enum Closed {
 #[derive(Clone)]
 pub struct Observer {
     kind: &'static str,
+    failed: &'static str,
     stopping: CancellationToken,
     open: Gauge,
     opened: Counter,
@@ -58,6 +59,7 @@ impl Observer {
         let closed = |reason| counter!("stream_closed_total", "kind" => kind, "reason" => reason);
         Self {
             kind,
+            failed: Names::DEFAULT.failed,
             stopping,
             open: gauge!("stream_open", "kind" => kind),
             opened: counter!("stream_opened_total", "kind" => kind),
@@ -75,6 +77,12 @@ impl Observer {
         }
     }
     // ANCHOR_END: names
+
+    /// For a stream whose event of an internal failure has a name of your own.
+    pub fn failing_with(mut self, failed: &'static str) -> Self {
+        self.failed = failed;
+        self
+    }
 
     /// Watches one stream from now until it is dropped. `resumed`: the client came with a cursor.
     pub fn watch<S>(&self, source: S, resumed: bool) -> Watched<S> {
@@ -179,7 +187,9 @@ impl<S> Watched<S> {
         }
         if chunk.last {
             let failed = chunk.bytes.strip_prefix(b"event: ").unwrap_or_default();
-            let failed = failed.starts_with(Names::DEFAULT.failed.as_bytes());
+            let failed = failed
+                .strip_prefix(self.observer.failed.as_bytes())
+                .is_some_and(|rest| rest.starts_with(b"\n"));
             self.closed = Some(if failed { Closed::Error } else { Closed::Ended });
         }
         self.events += events;

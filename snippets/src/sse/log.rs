@@ -39,11 +39,13 @@ pub enum Slow {
     Newest,
 }
 
-/// Where a client without a cursor starts. Its stream begins with the cursor of that position.
+/// Where a client starts that has no cursor, or one that cannot be used. Its stream begins with the cursor of that position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begin {
     /// At the next event.
     Now,
+    /// At the newest event, if there is one: for events that each hold the current state.
+    Newest,
     /// At the oldest event that is kept.
     Oldest,
     /// At the first event ever published; if that is trimmed, with a `reset`. For an answer that is useless without its
@@ -293,6 +295,7 @@ impl Log {
                 .map(Some),
             LastEventId::Unusable => Err(Reason::Invalid),
         };
+        let newest = first.max(next.saturating_sub(1));
         let start = match sent {
             // Each event is the whole state: wherever the client stopped, it needs the newest event alone.
             Ok(Some(at))
@@ -304,6 +307,7 @@ impl Log {
             Err(reason) => Err(reason),
             Ok(None) => match self.config.begin {
                 Begin::Now => Ok(next),
+                Begin::Newest => Ok(newest),
                 Begin::First if first > ring.origin => Err(Reason::Trimmed),
                 Begin::First | Begin::Oldest => Ok(first),
             },
@@ -315,12 +319,18 @@ impl Log {
         if ring.finished && start == Ok(next) {
             return None;
         }
-        let after_reset = if self.config.begin == Begin::Now {
-            next
-        } else {
-            first
+        let after_reset = match self.config.begin {
+            Begin::Now => next,
+            Begin::Newest => newest,
+            Begin::Oldest | Begin::First => first,
         };
         Some(self.reader(&mut ring, epoch, start.unwrap_or(after_reset), start.err()))
+    }
+
+    /// Whether an event was ever published.
+    pub fn has_begun(&self) -> bool {
+        let ring = self.ring();
+        ring.next() > ring.origin
     }
 
     /// A reader at `cursor`, wherever that is: its first read tells whether the log has what follows.

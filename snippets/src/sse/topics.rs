@@ -30,6 +30,9 @@ pub struct Bounds {
     /// How long a topic without readers keeps its events for clients that reconnect. With [`Ids::Sequence`] and [`First::One`] a topic
     /// stays once it has had an event, because its numbers must not begin again: `max_topics` then bounds all topics of the process.
     pub linger: Duration,
+    /// The same for a topic that never had an event. If `linger` is hours, keep this at a minute: otherwise one user who asks for
+    /// random names takes all topics.
+    pub linger_empty: Duration,
 }
 
 impl Default for Bounds {
@@ -37,6 +40,7 @@ impl Default for Bounds {
         Self {
             max_topics: 100_000,
             linger: Duration::from_secs(60),
+            linger_empty: Duration::from_secs(60),
         }
     }
 }
@@ -80,7 +84,7 @@ impl Topics {
             shards: std::array::from_fn(|_| Mutex::default()),
         };
         let topics = Self(Arc::new(shared));
-        tokio::spawn(sweep(Arc::downgrade(&topics.0), bounds.linger));
+        tokio::spawn(sweep(Arc::downgrade(&topics.0), bounds));
         topics
     }
 
@@ -146,9 +150,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Drops each topic that has had no reader for `linger`, at a quarter of that as precision.
-async fn sweep(topics: Weak<Shared>, linger: Duration) {
-    let pause = (linger / 4 / SHARDS as u32).max(Duration::from_millis(1));
+/// Drops each topic that has had no reader for its `linger`, at a quarter of the shorter one as precision.
+async fn sweep(topics: Weak<Shared>, bounds: Bounds) {
+    let pause =
+        (bounds.linger.min(bounds.linger_empty) / 4 / SHARDS as u32).max(Duration::from_millis(1));
     loop {
         for shard in 0..SHARDS {
             sleep(pause).await;
@@ -165,6 +170,10 @@ async fn sweep(topics: Weak<Shared>, linger: Duration) {
                     topic.empty_since = None;
                     return true;
                 }
+                let linger = match topic.log.has_begun() {
+                    true => bounds.linger,
+                    false => bounds.linger_empty,
+                };
                 topic.empty_since.get_or_insert_with(Instant::now).elapsed() < linger
             });
             topics
