@@ -7,9 +7,13 @@
 //! Needs `agent`, `generation` and their files. Other topics: `sse/event`, `sse/streams`.
 //!
 //! ```ignore
-//! let run = Run::new(agent, &user, session_of(&thread_id), &decisions(&request.resume)); // its messages end with the question
+//! let (key, decisions) = ((user, run_id), decisions(&request.resume)); // under the lock of the thread, whose `session` is stored
+//! if let Some(known) = generations.get(&key) { return known }; // sh copy llm/resume; Stop is `generation.stop.cancel()`
+//! if !request.resume.is_empty() && session.waiting(&decisions).next().is_none() { return Err(PublicError::MESSAGE) }; // decided before
+//! let run = Run::new(agent, &user, session.clone(), &decisions); // without decisions: `settle`, then the question is its last message
 //! let answer = AgUiRun::new(run, &thread_id, &run_id, |run| store(&thread_id, &run.session)); // ids: `is_token`
-//! let generation = generations.begin((user, run_id), 0, || answer)?; // sh copy llm/resume; Stop is `generation.stop.cancel()`
+//! let generation = generations.begin(key, 0, || answer)?; // one at a time: first await the end of that of this thread
+//! session.decided(&decisions);
 //! let events = generation.read(&LastEventId::None).map(|events| slot.respond(AgUiLog(events)));
 //! ```
 

@@ -1,7 +1,7 @@
 //! The server of `useChat`: one endpoint for questions, approvals, resume and Stop, with the history on the server.
 //!
 //! Use it if the front end is built on the AI SDK. An answer survives its reader, as in `resume`: Stop is a request. Guarantees: a chat has
-//! one answer at a time; a question that is sent again is not paid again; a page that returns gets the running answer from its start, or
+//! one answer at a time; a question or decision that is sent again joins its answer; a page that returns gets the running answer from its start, or
 //! 204; the history holds what the page has, and is stored before the page sees the end.
 //!
 //! Needs `agent`, `use_chat_request`, `use_chat_history`, `ui_message_stream`, `resume` and their files; `relay` has the call of the model.
@@ -171,7 +171,10 @@ impl UseChat {
                 let kept = open.generation.upgrade();
                 match (kept.filter(|_| open.has_begun(&wish)), running(&open)) {
                     (Some(same), _) => return Ok(same), // sent again: its answer is read again
-                    (None, Some(other)) => other,
+                    (None, Some(other)) => {
+                        open.check(&wish)?; // what is refused stops nothing
+                        other
+                    }
                     (None, None) => {
                         let (session, message, decisions) =
                             open.prepare(self.agent.format, self.agent.most_result_bytes, wish)?;
@@ -183,12 +186,15 @@ impl UseChat {
                         let answer = || Answering::new(run(), message, self.stopped, chat.clone());
                         let generation = self.generations.begin(key, 0, answer)?;
                         open.generation = Arc::downgrade(&generation);
+                        open.session.decided(&decisions);
                         return Ok(generation);
                     }
                 }
             };
-            // The user moved on: one answer at a time.
-            other.stop.cancel();
+            // One answer at a time. A decision on another call of its turn waits; with all else, the user has moved on.
+            if !matches!(wish, Wish::Decide(..)) {
+                other.stop.cancel();
+            }
             other.ended().await;
         }
     }
