@@ -321,6 +321,26 @@ async fn a_decision_that_is_sent_again_runs_its_call_once() {
     assert_eq!(late.status(), 422);
 }
 
+/// A run whose decisions leave a call open is interrupted again.
+#[tokio::test]
+async fn a_call_that_was_not_decided_keeps_the_run_interrupted() {
+    let service = Service::start().await;
+    let reply = Reply::text("One moment.").with_call("get_time", "{}", 9);
+    service
+        .model
+        .push(Script::reply(reply.with_call("get_time", "{}", 9)));
+    let seen = events(&service.ask("any", &question("t", "r1")).await);
+    let interrupts = seen.last().unwrap()["outcome"]["interrupts"].clone();
+    let mut one = question("t", "r2");
+    one["resume"] = json!([{ "interruptId": interrupts[0]["id"], "status": "resolved", "payload": { "approved": true } }]);
+    let seen = events(&service.ask("any", &one).await);
+    check(&seen);
+    let outcome = &seen.last().unwrap()["outcome"];
+    assert_eq!(outcome["type"], "interrupt");
+    assert_eq!(outcome["interrupts"], json!([interrupts[1]]));
+    assert_eq!(service.model.exchanges().len(), 1);
+}
+
 #[test]
 fn an_abandoned_interrupt_is_declined() {
     let resume = [

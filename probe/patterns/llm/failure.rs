@@ -167,6 +167,13 @@ fn by_report(error: &Value) -> Option<Failure> {
     if !error["metadata"]["reasons"].is_null() || !error["metadata"]["flagged_input"].is_null() {
         return Some(Failure::Rejected);
     }
+    // Our parameter, not the conversation: `param` of OpenAI, and FastAPI's list of unknown fields.
+    let theirs = ["messages", "input", "contents", "prompt"];
+    let ours = |param: &str| !theirs.iter().any(|name| param.starts_with(name));
+    let unknown = error["detail"][0]["type"] == "extra_forbidden";
+    if unknown || error["param"].as_str().is_some_and(ours) {
+        return Some(Failure::Misconfigured);
+    }
     names(error).iter().find_map(|name| by_name(name))
 }
 

@@ -76,9 +76,13 @@ impl AgUi {
                 let content = output.map_or_else(|error| error, |value| value.to_string());
                 self.result(&call, &content, out);
             }
-            AgentEvent::Approval(call, id) => self.waits.push(json!({ "id": id, "toolCallId": call,
-                "reason": "tool_call", "responseSchema": { "type": "object", "required": ["approved"],
-                    "properties": { "approved": { "type": "boolean" }, "reason": { "type": "string" } } } })),
+            AgentEvent::Approval(call, id) => {
+                if self.waits.iter().all(|wait| wait["id"] != id) {
+                    self.waits.push(json!({ "id": id, "toolCallId": call, "reason": "tool_call",
+                        "responseSchema": { "type": "object", "required": ["approved"], "properties":
+                            { "approved": { "type": "boolean" }, "reason": { "type": "string" } } } }));
+                }
+            }
             AgentEvent::Denied(call) => self.result(&call, "declined by the user", out),
             AgentEvent::Step => {
                 self.end_step(out);
@@ -276,6 +280,15 @@ impl<F: FnOnce(&Run) + Send + 'static> Answer for AgUiRun<F> {
                 self.ended();
             }
             let mut out = Vec::new();
+            if matches!(event, AgentEvent::End(_)) {
+                // Those of an earlier run, which this one did not decide, are open too.
+                for call in &self.run.session.calls {
+                    if let (Some(id), None) = (&call.approval, &call.output) {
+                        let waits = AgentEvent::Approval(call.call.id.clone(), id.clone());
+                        self.writer.event(waits, &mut out);
+                    }
+                }
+            }
             self.writer.event(event, &mut out);
             self.ready.extend(out);
         }

@@ -399,6 +399,8 @@ pub struct Session {
     pub messages: Vec<Value>,
     /// Calls of the newest turn without a result that was sent.
     pub calls: Vec<Call>,
+    /// The place of the newest question: a refused turn goes back up to there.
+    pub question: usize,
 }
 
 /// A call of a tool.
@@ -406,7 +408,7 @@ pub struct Session {
 pub struct Call {
     /// As the model made it.
     pub call: ToolCall,
-    /// The id of the approval that it waits for, random.
+    /// The id of the approval that it waits for, random. `None` once it has begun.
     pub approval: Option<String>,
     /// Its result.
     pub output: Option<Output>,

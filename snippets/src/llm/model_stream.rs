@@ -37,12 +37,20 @@ where
     S: Stream<Item = Result<Bytes, E>> + Send,
     E: Error + Send,
 {
-    let start = (
-        Box::pin(body),
-        Records::new(decoder),
-        VecDeque::new(),
-        false,
-    );
+    record_events(body, Records::new(decoder))
+}
+
+/// The same with another limit of a record: [`Records::with_limit`].
+pub fn record_events<D, S, E>(
+    body: S,
+    records: Records<D>,
+) -> impl Stream<Item = Result<ModelEvent, ModelError>> + Send
+where
+    D: Decoder + Send,
+    S: Stream<Item = Result<Bytes, E>> + Send,
+    E: Error + Send,
+{
+    let start = (Box::pin(body), records, VecDeque::new(), false);
     stream::unfold(
         start,
         |(mut body, mut records, mut ready, mut ended)| async move {

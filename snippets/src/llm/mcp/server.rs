@@ -8,7 +8,7 @@ use std::{
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    extract::{self, DefaultBodyLimit, FromRequest, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
@@ -73,11 +73,16 @@ pub fn router(server: Server) -> Router {
 }
 
 // ANCHOR: handle
-async fn handle(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn handle(State(server): State<Arc<Server>>, request: extract::Request) -> Response {
     // First, before the body is read: a page that reached this port by DNS rebinding is named here.
-    match server.allows(&headers) {
-        Err(refused) => refused.into_response(),
-        Ok(page) => (page.map(cors), answer(&server, &headers, &body)).into_response(),
+    let headers = request.headers().clone();
+    let page = match server.allows(&headers) {
+        Err(refused) => return refused.into_response(),
+        Ok(page) => page.map(cors),
+    };
+    match Bytes::from_request(request, &()).await {
+        Err(refused) => (page, refused).into_response(),
+        Ok(body) => (page, answer(&server, &headers, &body)).into_response(),
     }
 }
 // ANCHOR_END: handle
