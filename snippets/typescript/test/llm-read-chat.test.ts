@@ -1,5 +1,5 @@
 import type { Page } from "playwright-core";
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { CHAT_EVENTS } from "../src/llm/chat-events.ts";
 import { ChatError, type Kind, postChat, readChat } from "../src/llm/read-chat.ts";
 import { load, openPage } from "./support/browser.ts";
@@ -122,6 +122,25 @@ describe("readChat", () => {
       () => new Promise((resolve) => setTimeout(resolve, 500)),
     );
     expect(await slow).toMatchObject({ reason: "stop" });
+  });
+
+  test("after the machine has slept, what had arrived is read before the silence counts", async () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date"] });
+    onTestFinished(() => void vi.useRealTimers());
+    let arrives: ReadableStreamDefaultController<Uint8Array> | undefined;
+    const body = new ReadableStream<Uint8Array>({ start: (controller) => void (arrives = controller) });
+    const response = new Response(body, { headers: { "content-type": "text/event-stream" } });
+    const done = readChat(response, () => undefined);
+    await vi.advanceTimersByTimeAsync(1_000);
+    vi.setSystemTime(Date.now() + 3_600_000);
+    await vi.advanceTimersByTimeAsync(44_500); // the timer fires, an hour late
+    arrives?.enqueue(new TextEncoder().encode('event: done\ndata: {"reason":"stop"}\n\n'));
+    await expect(done).resolves.toMatchObject({ reason: "stop" });
+    // Without a byte after it, the silence ends the answer.
+    const never = new Response(new ReadableStream(), { headers: response.headers });
+    const silent = readChat(never, () => undefined).catch((error: unknown) => error);
+    await vi.advanceTimersByTimeAsync(47_000);
+    expect(await silent).toMatchObject({ code: "silent" });
   });
 
   test("kinds are told apart and finish reasons are kept", async () => {

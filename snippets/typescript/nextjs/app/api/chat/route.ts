@@ -41,7 +41,7 @@ export async function POST(request: Request): Promise<Response> {
     signal.addEventListener("abort", () => left.abort());
     for await (const part of all) {
       if (part.kind === "text") record.text += part.text;
-      else if (part.kind !== "refusal") record.outcome = part.kind;
+      else if (part.kind === "done" || part.kind === "failed") record.outcome = part.kind;
       yield encodeEvent(toEvent(part));
     }
   });
