@@ -7,7 +7,6 @@
 //! No task is spawned: the caller that polls the run does its work. The call of the model is a function: `relay` has it. Needs
 //! `agent_turn`, `model_event`, `public_error`.
 
-// ANCHOR: tools
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
@@ -20,6 +19,7 @@ use super::{
     public_error::PublicError,
 };
 
+// ANCHOR: tools
 /// A tool that the model may call.
 #[derive(Clone)]
 pub struct Tool {

@@ -86,7 +86,7 @@ pub struct Kept {
     pub rest: Arc<dyn Fn(&str, u64) -> Opening + Send + Sync>,
     /// Stops the model.
     pub cancel: Arc<dyn Fn(&str) -> BoxFuture<'static, Result<(), ModelError>> + Send + Sync>,
-    /// Requests for the rest that bring no new event, after which the answer has failed; and requests to cancel.
+    /// Requests without a new event, after which the answer has failed; and requests to cancel.
     pub attempts: u32,
     /// Bound of the random wait before the first of them. It doubles with each, up to 64 times.
     pub backoff: Duration,
@@ -94,8 +94,8 @@ pub struct Kept {
     pub tasks: TaskTracker,
 }
 
-/// The same as [`model_events`], for an answer that the provider keeps: after a cut, it continues after the last event. An answer whose
-/// stream is dropped before its end is cancelled, even before the provider has responded: closing the connection does not stop it.
+/// The same as [`model_events`], for an answer that the provider keeps. Dropped before its end, even before the provider has responded,
+/// it is cancelled: closing the connection does not stop it.
 ///
 /// # Errors
 /// Those of `opening`.

@@ -115,6 +115,7 @@ export function history(messages: readonly ChatMessage[]): Turn[] {
   }
   return turns;
 }
+// ANCHOR_END: history
 
 /** The newest turns that fit, from a question on. The last question is always sent. */
 function newest(turns: Turn[], maxTurns: number, maxCharacters: number): Turn[] {
@@ -128,4 +129,3 @@ function newest(turns: Turn[], maxTurns: number, maxCharacters: number): Turn[] 
   while (turns[from]?.role === "assistant") from += 1;
   return turns.slice(Math.max(from, 0));
 }
-// ANCHOR_END: history

@@ -48,6 +48,7 @@ export async function POST(request: Request): Promise<Response> {
   const stream = withHeartbeat(events, PING, SETTINGS.pingEveryMs);
   return new Response(endUnread(stream, unreadMs()), { headers: STREAM_HEADERS });
 }
+// ANCHOR_END: route
 
 /** The messages for the provider, or the code of a refusal. What a client says the assistant has said is the client's word too. */
 function parse(sent: unknown): Message[] | "invalid" | "role_refused" {
@@ -61,4 +62,3 @@ function parse(sent: unknown): Message[] | "invalid" | "role_refused" {
   }
   return messages;
 }
-// ANCHOR_END: route
