@@ -329,11 +329,11 @@ async fn a_call_that_was_not_decided_keeps_the_run_interrupted() {
     service
         .model
         .push(Script::reply(reply.with_call("get_time", "{}", 9)));
-    let seen = events(&service.ask("any", &question("t", "r1")).await);
+    let seen = events(&service.ask("plain", &question("t", "r1")).await);
     let interrupts = seen.last().unwrap()["outcome"]["interrupts"].clone();
     let mut one = question("t", "r2");
     one["resume"] = json!([{ "interruptId": interrupts[0]["id"], "status": "resolved", "payload": { "approved": true } }]);
-    let seen = events(&service.ask("any", &one).await);
+    let seen = events(&service.ask("plain", &one).await);
     check(&seen);
     let outcome = &seen.last().unwrap()["outcome"];
     assert_eq!(outcome["type"], "interrupt");

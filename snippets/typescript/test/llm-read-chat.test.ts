@@ -8,7 +8,13 @@ import { eventually, gone, serve, signal, sse } from "./support/server.ts";
 
 declare const pattern: typeof import("../src/llm/render-markdown.ts") &
   typeof import("./support/chat-app.tsx") &
-  typeof import("./support/activity-chat.tsx") & { toHtml(markdown: string): string };
+  typeof import("./support/activity-chat.tsx") & {
+    toHtml(markdown: string): string;
+    // `react-refresh/runtime`
+    injectIntoGlobalHook(window: Window): void;
+    register(component: unknown, id: string): void;
+    performReactRefresh(): void;
+  };
 
 const never = new AbortController().signal;
 const DONE = 'event: done\ndata: {"reason":"stop","tools":[],"usage":{"input":1,"output":2}}\n\n';
@@ -306,6 +312,36 @@ describe("useTokenStream under React", () => {
     await page.click("#send");
     await page.waitForFunction(() => document.querySelector("#status")?.textContent === "streaming");
     // The state changes before the request arrives.
+    await eventually(async () => server.hits.get("/chat") === 2);
+  });
+
+  test("Fast Refresh stops an answer of a relay, and the page keeps its text and its state", async () => {
+    const closed = signal();
+    const server = await serve({
+      "/chat": (_, response) => {
+        sse(response, token("Half an ans"));
+        void gone(response).then(closed.resolve);
+      },
+    });
+    const page = await openPage(server.origin);
+    // The runtime hooks into React before React is loaded.
+    await load(page, "../nextjs/node_modules/next/dist/compiled/react-refresh/runtime.js");
+    await page.evaluate(() => pattern.injectIntoGlobalHook(window));
+    await load(page, "test/support/activity-chat.tsx");
+    await page.evaluate(() => {
+      pattern.register(pattern.Chat, "Chat");
+      pattern.mountActivity();
+    });
+    await page.click("#send");
+    await page.waitForFunction(() => document.querySelector("output")?.textContent === "Half an ans");
+    await page.evaluate(() => {
+      pattern.register(pattern.EditedChat, "Chat");
+      pattern.performReactRefresh();
+    });
+    await closed.promise;
+    await page.waitForFunction(() => document.querySelector("section #status")?.textContent === "stopped");
+    expect(await page.textContent("output")).toBe("Half an ans");
+    await page.click("#send");
     await eventually(async () => server.hits.get("/chat") === 2);
   });
 
