@@ -665,7 +665,7 @@ fn every_chapter_has_a_row() {
 }
 
 /// Why a row may have more files than `MOST_FILES`: each is a whole endpoint or page, made of patterns that are rows of their own.
-const WHOLE: [(&str, usize, &str); 9] = [
+const WHOLE: [(&str, usize, &str); 10] = [
     (
         "llm/ag_ui",
         11,
@@ -680,6 +680,11 @@ const WHOLE: [(&str, usize, &str); 9] = [
         "llm/nextjs",
         10,
         "an application: its routes, and the files that both share",
+    ),
+    (
+        "llm/upstream",
+        11,
+        "a request, and the stream that continues it after a cut",
     ),
     (
         "llm/use-chat-log",

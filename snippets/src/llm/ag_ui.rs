@@ -222,7 +222,6 @@ impl AgUi {
 // ANCHOR_END: writer
 
 // ANCHOR: run
-// ANCHOR: decisions
 /// The user's decisions in `resume` of the request; an interrupt that is abandoned is declined. The question is the text of its newest
 /// message; the rest of the history is the server's own, in the session of the thread.
 pub fn decisions(resume: &[Value]) -> Vec<Decision> {
@@ -239,7 +238,6 @@ pub fn decisions(resume: &[Value]) -> Vec<Decision> {
     };
     resume.iter().filter_map(decision).collect()
 }
-// ANCHOR_END: decisions
 
 /// One run as an answer of `generation`. `end` is called before the page sees the end: store the session of the run.
 pub struct AgUiRun<F> {
@@ -312,8 +310,10 @@ impl<F: FnOnce(&Run) + Send + 'static> Answer for AgUiRun<F> {
     }
 }
 
+// ANCHOR: log
 /// The log of a run as a response: heartbeats are comments, and a shutdown is an error of the protocol.
 pub struct AgUiLog<S>(pub S);
+// ANCHOR_END: log
 
 impl<S: Source> Source for AgUiLog<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {

@@ -71,10 +71,12 @@ pub enum Failure {
 // ANCHOR_END: kinds
 
 impl Failure {
+    // ANCHOR: retryable
     /// Whether the same request may succeed later.
     pub fn is_retryable(self) -> bool {
         matches!(self, Self::RateLimited | Self::Overloaded | Self::Internal)
     }
+    // ANCHOR_END: retryable
 }
 
 impl ModelError {

@@ -39,10 +39,12 @@ function App({ source }: { source: string | AnswerSource }): React.ReactNode {
   );
 }
 
-export function mountActivity(source: string | AnswerSource = "/chat"): void {
+export function mountActivity(source: string | AnswerSource = "/chat", Mode: typeof StrictMode = StrictMode): void {
   createRoot(document.body.appendChild(document.createElement("div"))).render(
-    <StrictMode>
+    <Mode>
       <App source={source} />
-    </StrictMode>,
+    </Mode>,
   );
 }
+
+export { Fragment } from "react";
