@@ -197,7 +197,6 @@ struct Call {
     end: Value,
 }
 
-// ANCHOR: call
 impl Source for Call {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
         let token = &self.request.params["_meta"]["progressToken"];
@@ -225,6 +224,7 @@ impl Source for Call {
         Poll::Ready(Some(last(&self.request.answer(end))))
     }
 
+    // ANCHOR: call
     fn own(&mut self, what: Own) -> Option<Chunk> {
         Some(match what {
             Own::Prelude | Own::Heartbeat => Chunk::COMMENT,
@@ -236,8 +236,8 @@ impl Source for Call {
             ),
         })
     }
+    // ANCHOR_END: call
 }
-// ANCHOR_END: call
 
 fn last(message: &Value) -> Chunk {
     Chunk::from(&Event::message(&message.to_string()).last())
