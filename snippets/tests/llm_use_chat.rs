@@ -538,6 +538,35 @@ async fn a_request_that_is_refused_stops_no_answer() {
     assert_eq!(service.paid.load(Ordering::SeqCst), 0);
 }
 
+/// The only permit of the user is held by another chat.
+#[tokio::test]
+async fn a_refused_question_leaves_the_history_as_the_page_has_it() {
+    let service = Service::start().await;
+    service.ask(&question("q", "?")).await;
+    let before = service.history().await;
+    let stall = Fault::Stall { after: 1 };
+    service
+        .model
+        .push(Script::reply(Reply::text("One two.")).with_fault(stall));
+    let mut other = question("q", "?");
+    other["id"] = json!("d");
+    let mut running = service.send(&other).await;
+    within("the first token", running.read_until("One ")).await;
+    let mut regenerate = question("q", "?");
+    regenerate["trigger"] = json!("regenerate-message");
+    for body in [question("q2", "Second?"), regenerate] {
+        let mut refused = service.send(&body).await;
+        finish(&mut refused).await;
+        assert_eq!(refused.status(), 429);
+        assert_eq!(service.history().await, before);
+    }
+    service.model.release();
+    finish(&mut running).await;
+    service.ask(&question("q2", "Second?")).await;
+    let asked = &service.model.exchanges()[2].request["messages"];
+    assert_eq!(asked.as_array().unwrap().len(), 3, "{asked}");
+}
+
 #[tokio::test]
 async fn a_new_question_declines_what_waits() {
     let service = Service::start().await;

@@ -8,7 +8,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex},
 };
 
 use axum::{
@@ -176,15 +176,18 @@ impl UseChat {
                         other
                     }
                     (None, None) => {
+                        let before = (open.turns.clone(), open.session.clone());
                         let (session, message, decisions) =
                             open.prepare(self.agent.format, self.agent.most_result_bytes, wish)?;
-                        open.generation = Weak::new(); // that of another question
                         open.count += 1;
                         let key = (user.clone(), format!("{id}/{}", open.count)); // no key of a client has a slash
                         let agent = self.agent.clone();
                         let run = || Run::new(agent, &user, session, &decisions);
                         let answer = || Answering::new(run(), message, self.stopped, chat.clone());
-                        let generation = self.generations.begin(key, 0, answer)?;
+                        let begun = self.generations.begin(key, 0, answer);
+                        let generation = begun.inspect_err(|_| {
+                            (open.turns, open.session) = before; // as the page has it
+                        })?;
                         open.generation = Arc::downgrade(&generation);
                         open.session.decided(&decisions);
                         return Ok(generation);

@@ -44,6 +44,7 @@ impl<G> Default for Chat<G> {
 }
 
 /// A question and its answer.
+#[derive(Clone)]
 pub struct Turn {
     /// As the page has it.
     pub question: Message,

@@ -212,7 +212,13 @@ async fn answer(
     }
     // From here on the record closes when the reader goes away, even before the response head.
     let record = shared.log.open(uri.path(), headers, request);
-    let frames = (protocol.frames)(record.id(), &model, &script.reply);
+    let frames: Vec<_> = match &script.recorded {
+        None => (protocol.frames)(record.id(), &model, &script.reply),
+        Some(bytes) => {
+            let blocks = bytes.split_inclusive("\n\n").map(str::to_owned);
+            blocks.map(Frame::token).collect()
+        }
+    };
     if background {
         let mut kept = lock(&shared.kept);
         if kept.len() == MAX_KEPT {
