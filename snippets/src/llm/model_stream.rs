@@ -79,13 +79,18 @@ pub type Body = BoxStream<'static, Result<Bytes, ModelError>>;
 /// A response that has not begun.
 pub type Opening = BoxFuture<'static, Result<Body, ModelError>>;
 
+/// Requests the events of the answer with this id after this number.
+pub type Rest = dyn Fn(&str, u64) -> Opening + Send + Sync;
+/// Cancels the answer with this id.
+pub type Cancel = dyn Fn(&str) -> BoxFuture<'static, Result<(), ModelError>> + Send + Sync;
+
 /// The requests for an answer that the provider keeps. `upstream` makes them.
 #[derive(Clone)]
 pub struct Kept {
-    /// Requests the events of the answer with this id after this number.
-    pub rest: Arc<dyn Fn(&str, u64) -> Opening + Send + Sync>,
+    /// For the rest of the answer.
+    pub rest: Arc<Rest>,
     /// Stops the model.
-    pub cancel: Arc<dyn Fn(&str) -> BoxFuture<'static, Result<(), ModelError>> + Send + Sync>,
+    pub cancel: Arc<Cancel>,
     /// Requests without a new event, after which the answer has failed; and requests to cancel.
     pub attempts: u32,
     /// Bound of the random wait before the first of them. It doubles with each, up to 64 times.
