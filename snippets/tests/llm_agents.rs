@@ -528,7 +528,7 @@ async fn a_turn_that_was_cut_by_its_length_keeps_its_text_and_a_refused_one_noth
     }
 }
 
-/// The user has approved it: what the model is told must not be that they have not.
+/// The user has approved it: the model must not read that they have not.
 #[tokio::test]
 async fn an_approved_call_that_is_stopped_may_have_had_an_effect() {
     let pay = Tool {
