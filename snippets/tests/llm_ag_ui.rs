@@ -73,29 +73,35 @@ async fn ask(
     Path(script): Path<String>,
     Json(input): Json<Input>,
 ) -> Response {
-    let mut session = all
-        .sessions
-        .lock()
-        .unwrap()
-        .get(&input.thread_id)
-        .cloned()
-        .unwrap_or_default();
-    let decisions = decisions(&input.resume);
-    if decisions.is_empty() {
-        session.settle(FORMAT, 1000);
-        let text = input.messages.last().unwrap()["content"].as_str().unwrap();
-        session.messages.push(FORMAT.question(text, &[]));
-    }
     let slot = all.generations.admit().unwrap();
-    let (sessions, thread) = (all.sessions.clone(), input.thread_id.clone());
-    let answer = || {
-        let run = Run::new(Arc::new(all.agent(&script)), "ada", session, &decisions);
-        AgUiRun::new(run, &input.thread_id, &input.run_id, move |run| {
-            sessions.lock().unwrap().insert(thread, run.session.clone());
-        })
-    };
     let key = ("ada".to_owned(), input.run_id.clone());
-    let generation = all.generations.begin(key, 0, answer).unwrap();
+    let generation = match all.generations.get(&key) {
+        Some(known) => known,
+        None => {
+            let decisions = decisions(&input.resume);
+            let mut sessions = all.sessions.lock().unwrap();
+            let stored = sessions.entry(input.thread_id.clone()).or_default();
+            if input.resume.is_empty() {
+                stored.settle(FORMAT, 1000);
+                let text = input.messages.last().unwrap()["content"].as_str().unwrap();
+                stored.messages.push(FORMAT.question(text, &[]));
+            } else if stored.waiting(&decisions).next().is_none() {
+                return PublicError::MESSAGE.into_response();
+            }
+            let (all_sessions, thread) = (all.sessions.clone(), input.thread_id.clone());
+            let answer = || {
+                let agent = Arc::new(all.agent(&script));
+                let run = Run::new(agent, "ada", stored.clone(), &decisions);
+                AgUiRun::new(run, &input.thread_id, &input.run_id, move |run| {
+                    let mut sessions = all_sessions.lock().unwrap();
+                    sessions.insert(thread, run.session.clone());
+                })
+            };
+            let generation = all.generations.begin(key, 0, answer).unwrap();
+            stored.decided(&decisions);
+            generation
+        }
+    };
     all.running
         .lock()
         .unwrap()
@@ -275,6 +281,64 @@ async fn a_run_waits_for_an_approval_and_the_next_one_continues_it() {
         // The session was stored before the end was sent.
         assert!(service.all.sessions.lock().unwrap()["t"].calls.is_empty());
     }
+}
+
+/// A double click, or a second tab: the same run is joined, another run of the same decision is refused.
+#[tokio::test]
+async fn a_decision_that_is_sent_again_runs_its_call_once() {
+    let service = Service::start().await;
+    let seen = events(&service.ask("agent", &question("t", "r1")).await);
+    let interrupt = &seen.last().unwrap()["outcome"]["interrupts"][0]["id"];
+    let decide = |run: &str| {
+        let mut body = question("t", run);
+        body["resume"] = json!([{ "interruptId": interrupt, "status": "resolved", "payload": { "approved": true } }]);
+        body
+    };
+    let addr = service.server.addr;
+    let send = async |run: &str| {
+        let body = decide(run).to_string();
+        crate::support::chat::post(addr, "/stall/agent", &body, &["connection: close"]).await
+    };
+    let mut first = send("r2").await;
+    within("the first token", first.read_until("One ")).await;
+    let mut again = send("r2").await;
+    within("the first token", again.read_until("One ")).await;
+    let mut other = send("r3").await;
+    finish(&mut other).await;
+    assert_eq!(other.status(), 422);
+    assert!(other.body().contains("unknown_message"), "{}", other.body());
+    service.model.release();
+    finish(&mut first).await;
+    finish(&mut again).await;
+    assert_eq!(events(&first), events(&again));
+    check(&events(&first));
+    assert_eq!(service.model.exchanges().len(), 2);
+    let session = service.all.sessions.lock().unwrap()["t"].clone();
+    assert_eq!(session.messages.last().unwrap()["content"], "One two.");
+    // After its end too.
+    let mut late = send("r4").await;
+    finish(&mut late).await;
+    assert_eq!(late.status(), 422);
+}
+
+/// A run whose decisions leave a call open is interrupted again.
+#[tokio::test]
+async fn a_call_that_was_not_decided_keeps_the_run_interrupted() {
+    let service = Service::start().await;
+    let reply = Reply::text("One moment.").with_call("get_time", "{}", 9);
+    service
+        .model
+        .push(Script::reply(reply.with_call("get_time", "{}", 9)));
+    let seen = events(&service.ask("plain", &question("t", "r1")).await);
+    let interrupts = seen.last().unwrap()["outcome"]["interrupts"].clone();
+    let mut one = question("t", "r2");
+    one["resume"] = json!([{ "interruptId": interrupts[0]["id"], "status": "resolved", "payload": { "approved": true } }]);
+    let seen = events(&service.ask("plain", &one).await);
+    check(&seen);
+    let outcome = &seen.last().unwrap()["outcome"];
+    assert_eq!(outcome["type"], "interrupt");
+    assert_eq!(outcome["interrupts"], json!([interrupts[1]]));
+    assert_eq!(service.model.exchanges().len(), 1);
 }
 
 #[test]

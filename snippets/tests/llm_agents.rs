@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 use snippets::llm::agent::{Agent, AgentEvent, Run, Tool};
 use snippets::llm::agent_turn::{Decision, Format, Session, Turn};
@@ -12,7 +12,7 @@ use snippets::llm::anthropic::Anthropic;
 use snippets::llm::failure::ModelError;
 use snippets::llm::gemini::Gemini;
 use snippets::llm::meter::{Report, measure};
-use snippets::llm::model_event::{FinishReason, ModelEvent, ToolCall};
+use snippets::llm::model_event::{FinishReason, ModelEvent, Question, ToolCall};
 use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::openai_responses::OpenAiResponses;
 use snippets::llm::providers::decode::{Decoder, Records};
@@ -20,6 +20,7 @@ use snippets::llm::public_error::PublicError;
 use snippets::llm::relay::{Config, Relay};
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel};
 use snippets::llm::upstream::Dialect;
+use tokio::time::Instant;
 
 use crate::support::chat::{patient, relay};
 use crate::support::{Server, eventually, within};
@@ -142,6 +143,7 @@ impl Rig {
         let session = Session {
             messages,
             calls: Vec::new(),
+            ..Session::default()
         };
         Run::new(self.agent.clone(), "alice", session, &[])
     }
@@ -351,6 +353,7 @@ async fn steps_are_bounded() {
     let session = Session {
         messages: vec![FORMAT.question("?", &[])],
         calls: Vec::new(),
+        ..Session::default()
     };
     let mut run = Run::new(Arc::new(agent), "alice", session, &[]);
     let events = rest(&mut run).await;
@@ -406,7 +409,16 @@ async fn an_input_that_is_not_json_is_a_result_too_and_each_step_is_reported() {
     };
     let messages = vec![FORMAT.question("?", &[])];
     let calls = Vec::new();
-    let mut run = Run::new(Arc::new(agent), "alice", Session { messages, calls }, &[]);
+    let mut run = Run::new(
+        Arc::new(agent),
+        "alice",
+        Session {
+            messages,
+            calls,
+            ..Session::default()
+        },
+        &[],
+    );
     let events = rest(&mut run).await;
     assert_eq!(events.last(), Some(&AgentEvent::End(FinishReason::Stop)));
     let result = rig.requests()[1]["messages"][2]["content"].clone();
@@ -458,7 +470,11 @@ async fn as_many_tools_run_at_once_as_are_allowed() {
         rest(&mut Run::new(
             agent,
             "alice",
-            Session { messages, calls },
+            Session {
+                messages,
+                calls,
+                ..Session::default()
+            },
             &[],
         ))
         .await;
@@ -468,7 +484,7 @@ async fn as_many_tools_run_at_once_as_are_allowed() {
 
 /// What stays in the conversation after each end that is not complete.
 #[tokio::test]
-async fn a_turn_that_was_cut_by_its_length_or_refused_keeps_its_text() {
+async fn a_turn_that_was_cut_by_its_length_keeps_its_text_and_a_refused_one_nothing() {
     use snippets::llm::scripted_model::Stop;
     for (dialect, stop, reason) in [
         (Dialect::OpenAiChat, Stop::Length, FinishReason::MaxTokens),
@@ -484,17 +500,132 @@ async fn a_turn_that_was_cut_by_its_length_or_refused_keeps_its_text() {
         });
         let messages = vec![FORMAT.question("?", &[])];
         let calls = Vec::new();
-        let mut run = Run::new(agent, "alice", Session { messages, calls }, &[]);
+        let mut run = Run::new(
+            agent,
+            "alice",
+            Session {
+                messages,
+                calls,
+                ..Session::default()
+            },
+            &[],
+        );
         let events = rest(&mut run).await;
         let Some(AgentEvent::End(end)) = events.last() else {
             panic!("{events:?}")
         };
         assert_eq!(*end, reason);
-        assert_eq!(
-            run.session.messages[1..],
-            [json!({"role": "assistant", "content": "One moment."})]
-        );
+        // After a refusal, Anthropic refuses every turn that comes after it: its question goes too.
+        let kept = match reason {
+            FinishReason::MaxTokens => vec![
+                FORMAT.question("?", &[]),
+                json!({"role": "assistant", "content": "One moment."}),
+            ],
+            _ => Vec::new(),
+        };
+        assert_eq!(run.session.messages, kept);
         assert_eq!(rig.requests().len(), 1);
+    }
+}
+
+/// The user has approved it: the model must not read that they have not.
+#[tokio::test]
+async fn an_approved_call_that_is_stopped_may_have_had_an_effect() {
+    let pay = Tool {
+        approval: |_| true,
+        run: Arc::new(|_, _| std::future::pending().boxed()),
+        ..weather()
+    };
+    let rig = Rig::start(Dialect::OpenAiChat, vec![pay, time()], |_| {}).await;
+    let mut run = rig.ask();
+    let events = rest(&mut run).await;
+    let approvals: Vec<&String> = events
+        .iter()
+        .filter_map(|event| match event {
+            AgentEvent::Approval(_, id) => Some(id),
+            _ => None,
+        })
+        .collect();
+    let decision = |id: &String| Decision {
+        id: id.clone(),
+        approved: true,
+        reason: None,
+    };
+    let decisions = [decision(approvals[0])];
+    let mut stored = run.session.clone();
+    let mut run = Run::new(rig.agent.clone(), "alice", stored.clone(), &decisions);
+    assert_eq!(stored.waiting(&decisions).count(), 1);
+    stored.decided(&decisions);
+    assert_eq!(stored.waiting(&decisions).count(), 0, "it counts once");
+    assert!(run.next().now_or_never().is_none(), "it runs");
+    run.stop();
+    for session in [&mut run.session, &mut stored] {
+        session.settle(FORMAT, 1000);
+        let results = &session.messages[2..];
+        let texts = [
+            "the call was stopped; it may have had an effect",
+            "the user did not approve this call",
+        ];
+        assert_eq!([&results[0]["content"], &results[1]["content"]], texts);
+    }
+}
+
+/// A tool ends with its run, and its own time starts when it does.
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_tool_starts_with_it_and_ends_with_the_run() {
+    let slow = |seconds: u64, longest: u64| Tool {
+        longest: Duration::from_secs(longest),
+        run: Arc::new(move |_, _| {
+            async move {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Ok(json!("done"))
+            }
+            .boxed()
+        }),
+        ..weather()
+    };
+    for (seconds, longest, run_longest, done) in
+        [(8, 10, 600, [true, true]), (8, 60, 10, [true, false])]
+    {
+        let answered = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let ask = move |_: &str, _: Question, _: Instant| {
+            let tool_calls = match answered.swap(true, Ordering::SeqCst) {
+                true => Vec::new(),
+                false => ["a", "b"]
+                    .map(|id| ToolCall {
+                        id: id.into(),
+                        name: "get_weather".into(),
+                        arguments: "{}".into(),
+                    })
+                    .to_vec(),
+            };
+            let reason = match tool_calls.is_empty() {
+                true => FinishReason::Stop,
+                false => FinishReason::ToolCalls,
+            };
+            stream::iter([Ok(ModelEvent::Finish { reason, tool_calls })]).boxed()
+        };
+        let agent = Agent {
+            ask: Arc::new(ask),
+            format: FORMAT,
+            tools: vec![slow(seconds, longest)],
+            most_steps: 4,
+            parallel: 1,
+            most_result_bytes: 1000,
+            longest: Duration::from_secs(run_longest),
+        };
+        let session = Session {
+            messages: vec![FORMAT.question("?", &[])],
+            ..Session::default()
+        };
+        let mut run = Run::new(Arc::new(agent), "alice", session, &[]);
+        let mut outputs = Vec::new();
+        while let Some(event) = run.next().await {
+            if let AgentEvent::Output(_, output) = event {
+                outputs.push(output.is_ok());
+            }
+        }
+        assert_eq!(outputs, done);
     }
 }
 
@@ -546,6 +677,7 @@ async fn stop_at_every_moment_cancels_and_leaves_a_valid_history() {
         let session = Session {
             messages: vec![FORMAT.question("?", &[])],
             calls: Vec::new(),
+            ..Session::default()
         };
         let mut run = Run::new(Arc::new(agent), "alice", session, &[]);
         let until = async {
@@ -629,6 +761,7 @@ async fn a_turn_that_fails_keeps_its_text_and_no_half_call() {
     let session = Session {
         messages: vec![FORMAT.question("?", &[])],
         calls: Vec::new(),
+        ..Session::default()
     };
     let mut run = Run::new(agent, "alice", session, &[]);
     let events = rest(&mut run).await;

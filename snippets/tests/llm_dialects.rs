@@ -1,8 +1,10 @@
 //! What hosts send that vendors' types do not say: each case is a report, named at its test.
 
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use snippets::llm::anthropic::Anthropic;
 use snippets::llm::gemini::Gemini;
+use snippets::llm::model_stream::record_events;
 use snippets::llm::ollama::Ollama;
 use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::openai_responses::OpenAiResponses;
@@ -577,6 +579,67 @@ fn ollama_reports_errors_as_text_and_as_object() {
 }
 
 /// `GET /v1/responses/{id}?stream=true&starting_after=N` has the events after N.
+/// Gemini has no terminal event: a reason that more content follows proves nothing.
+#[test]
+fn content_after_the_reason_of_gemini_takes_it_back() {
+    let chunk = |text: &str, reason: Option<&str>| json!({"candidates": [{"content": {"parts": [{"text": text}]}, "finishReason": reason}]});
+    let (_, error) = decode::<Gemini>(&sse(&[chunk("half", Some("STOP")), chunk(" an", None)]));
+    assert_eq!(error, Some(ModelError::Truncated));
+    let whole = [
+        chunk("half", Some("STOP")),
+        chunk(" more", None),
+        chunk("", Some("STOP")),
+        json!({"usageMetadata": {"promptTokenCount": 1}}),
+    ];
+    let (events, error) = decode::<Gemini>(&sse(&whole));
+    assert_eq!((error, reason(&events)), (None, FinishReason::Stop));
+}
+
+/// A field that we have sent is not the user's fault.
+#[test]
+fn a_parameter_that_the_host_refuses_is_misconfigured() {
+    let of = |body: Value| {
+        ModelError::Status {
+            status: 400,
+            retry_after: None,
+            body: body.to_string(),
+        }
+        .failure()
+    };
+    let openai = |param: Value| {
+        json!({"error": {"message": "Encrypted content is not supported with this model.",
+        "type": "invalid_request_error", "param": param, "code": null}})
+    };
+    assert_eq!(of(openai(json!("include"))), Failure::Misconfigured);
+    for theirs in [
+        json!("messages[3].content"),
+        json!("input"),
+        json!("prompt"),
+        json!(null),
+    ] {
+        assert_eq!(of(openai(theirs)), Failure::Rejected);
+    }
+    let fastapi = |kind: &str| json!({"detail": [{"type": kind, "loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]});
+    assert_eq!(of(fastapi("extra_forbidden")), Failure::Misconfigured);
+    assert_eq!(of(fastapi("string_too_long")), Failure::Rejected);
+}
+
+#[test]
+fn a_record_may_have_another_limit() {
+    let body = futures::stream::iter([Ok::<_, std::io::Error>(
+        sse(&[json!({"choices": [{"delta": {"content": "x".repeat(999)}}]})]).into(),
+    )]);
+    let records = Records::with_limit(OpenAiChat::default(), 100);
+    let events = record_events(body, records)
+        .collect::<Vec<_>>()
+        .now_or_never()
+        .unwrap();
+    assert!(matches!(
+        events.last(),
+        Some(Err(ModelError::TooLarge { limit: 100, .. }))
+    ));
+}
+
 #[test]
 fn a_background_response_continues_after_a_cut_at_every_byte() {
     let path = "tests/data/providers/openai-responses/reasoning-and-tool.txt";
@@ -605,8 +668,7 @@ fn a_background_response_continues_after_a_cut_at_every_byte() {
         let mut out = Vec::new();
         let mut records = Records::new(OpenAiResponses::default());
         records.push(&whole.as_bytes()[..cut], &mut out).unwrap();
-        let decoder = records.into_decoder();
-        let Some((id, number)) = decoder.position() else {
+        let Some((id, number)) = records.continued() else {
             assert!(
                 content(out).is_empty(),
                 "there is a position from the first event"
@@ -614,8 +676,7 @@ fn a_background_response_continues_after_a_cut_at_every_byte() {
             continue;
         };
         assert_eq!(id, "resp_1");
-        let rest = after(number);
-        let mut records = Records::new(decoder);
+        let rest = after(number.saturating_sub(1)); // the last one again
         records.push(rest.as_bytes(), &mut out).unwrap();
         assert_eq!(content(out), expected, "cut at byte {cut}");
         resumed += 1;

@@ -6,16 +6,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use futures::StreamExt;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
 use snippets::llm::anthropic::Anthropic;
 use snippets::llm::gemini::Gemini;
+use snippets::llm::http;
+use snippets::llm::model_stream::model_events;
 use snippets::llm::ollama::Ollama;
 use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::openai_responses::OpenAiResponses;
 use snippets::llm::providers::decode::Records;
 use snippets::llm::providers::{Decoder, ModelError, ModelEvent};
+use snippets::llm::scripted_model::{Script, ScriptedModel};
+
+use crate::support::{Server, within};
 
 #[derive(Debug, Clone)]
 struct Fixture {
@@ -234,6 +240,53 @@ fn every_dialect_gives_the_answer_that_its_file_names() {
             list.sort_by_key(|(key, _)| key.clone());
         }
         assert_eq!(found, expected, "{}", fixture.name);
+    }
+}
+
+/// The same over HTTP, from the scripted model, in chunks that end anywhere.
+#[tokio::test]
+async fn the_scripted_model_plays_every_dialect() {
+    for fixture in fixtures() {
+        let model = ScriptedModel::new(Script {
+            recorded: Some(fixture.bytes.clone()),
+            chunk_bytes: Some(7),
+            ..Script::default()
+        });
+        let server = Server::start(model.router()).await;
+        let (path, content_type) = match fixture.one("decoder") {
+            "openai_chat" => ("/v1/chat/completions", "text/event-stream"),
+            "openai_responses" => ("/v1/responses", "text/event-stream"),
+            "anthropic" => ("/v1/messages", "text/event-stream"),
+            "gemini" => (
+                "/v1beta/models/m:streamGenerateContent",
+                "text/event-stream",
+            ),
+            _ => ("/api/chat", "application/x-ndjson"),
+        };
+        let request = reqwest::Client::new().post(server.url(path));
+        let response = within("the answer", request.body("{}").send())
+            .await
+            .unwrap();
+        let body = http::open(response, content_type).await.unwrap();
+        let events = match fixture.one("decoder") {
+            "openai_chat" => model_events(body, OpenAiChat::default()).boxed(),
+            "openai_responses" => model_events(body, OpenAiResponses::default()).boxed(),
+            "anthropic" => model_events(body, Anthropic::default()).boxed(),
+            "gemini" => model_events(body, Gemini::default()).boxed(),
+            _ => model_events(body, Ollama::default()).boxed(),
+        };
+        let mut played = Decoded::default();
+        for event in within("its end", events.collect::<Vec<_>>()).await {
+            match event {
+                Ok(event) => played.events.push(event),
+                Err(error) => played.error = Some(error),
+            }
+        }
+        played
+            .events
+            .retain(|event| *event != ModelEvent::Heartbeat);
+        let whole = fixture.decode(fixture.bytes.as_bytes(), usize::MAX);
+        assert_eq!(played, whole, "{}", fixture.name);
     }
 }
 

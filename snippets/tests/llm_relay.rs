@@ -393,6 +393,21 @@ async fn places_are_counted_down_to_nothing() {
     assert_eq!(places.users(), 0, "nothing is kept for users who have left");
 }
 
+/// OpenAI ends it with `stop`.
+#[tokio::test]
+async fn a_refusal_has_its_reason_whichever_provider_ends_it() {
+    let reply = Reply {
+        stop: snippets::llm::scripted_model::Stop::Refusal,
+        ..Reply::text("No.")
+    };
+    let chat = Chat::start(Script::reply(reply), patient()).await;
+    let mut client = chat.ask().await;
+    finish(&mut client).await;
+    let last = events(&client.body()).pop().unwrap();
+    assert_eq!(last.0, "done");
+    assert!(last.1.contains(r#""reason":"refusal""#), "{}", last.1);
+}
+
 #[tokio::test]
 async fn no_answer_is_begun_during_a_shutdown() {
     let chat = Chat::start(words(), patient()).await;

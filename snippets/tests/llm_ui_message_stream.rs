@@ -14,6 +14,7 @@ use snippets::llm::model_stream::model_events;
 use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::providers::{FinishReason, ModelError, ModelEvent, ToolCall, Usage};
 use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
+use snippets::llm::ui_message::Message;
 use snippets::llm::ui_message_stream::{UiMessage, ui_parts, ui_response};
 use snippets::llm::ui_part::UiPart;
 use snippets::llm::ui_writer::UiWriter;
@@ -403,6 +404,43 @@ async fn a_shutdown_and_the_maximum_age_end_every_open_part() {
         assert_eq!(types, ["tool-input-error", "text-end", "error"], "{end}");
         assert!(end.ends_with("data: [DONE]\n\n"), "{end}");
     }
+}
+
+/// Parts without a variant, as the client keeps them.
+#[test]
+fn any_part_of_the_protocol_can_be_sent_and_is_kept_as_the_client_keeps_it() {
+    let document = json!({"type": "source-document", "sourceId": "s", "mediaType": "application/pdf", "title": "T"});
+    let parts = [
+        UiPart::StartStep,
+        UiPart::Raw(json!({"type": "custom", "kind": "acme.seal"})),
+        UiPart::Raw(json!({"type": "reset-step"})),
+        UiPart::ToolInputStart {
+            tool_call_id: "a".into(),
+            tool_name: "count".into(),
+        },
+        UiPart::Raw(
+            json!({"type": "tool-output-available", "toolCallId": "a", "output": 1, "preliminary": true}),
+        ),
+        UiPart::Raw(document.clone()),
+        UiPart::Raw(json!({"type": "message-metadata", "messageMetadata": {"model": "m"}})),
+        UiPart::Finish {
+            finish_reason: "stop",
+            message_metadata: json!({"usage": 1}),
+        },
+    ];
+    let mut message = Message::assistant("m");
+    parts.iter().for_each(|part| message.apply(part));
+    let count = json!({"type": "tool-count", "toolCallId": "a", "state": "output-available", "output": 1, "preliminary": true});
+    assert_eq!(
+        message.parts,
+        [json!({"type": "step-start"}), count, document.clone()]
+    );
+    assert_eq!(message.metadata, json!({"model": "m", "usage": 1}));
+    assert_eq!(json!(parts[5]), document, "sent as it is");
+    let mut open = Vec::new();
+    UiPart::TextStart { id: "1".into() }.track(&mut open);
+    parts[2].track(&mut open);
+    assert!(open.is_empty());
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The request side: what is sent, why there is no answer, and what a measurement says of it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,8 +15,10 @@ use snippets::llm::public_error::PublicError;
 use snippets::llm::relay::Config;
 use snippets::llm::scripted_model::{Ending, Fault, Reply, Script, ScriptedModel};
 use snippets::llm::upstream::{ANTHROPIC_MAX_TOKENS, Dialect, InvalidUpstream, Upstream};
+use snippets::production::chaos_flow::Plan;
 use tokio::net::TcpListener;
 
+use crate::support::chaos::chaos;
 use crate::support::chat::{app, patient, question, relay};
 use crate::support::{Server, eventually, within};
 
@@ -111,6 +114,33 @@ fn https_without_tls_is_refused_before_the_first_request() {
         Err(InvalidUpstream::Url(_))
     ));
     assert!(new("http://127.0.0.1:1").is_ok());
+}
+
+/// The stream is dropped at its `Finish`, and yet its connection serves the next answer.
+#[tokio::test]
+async fn a_whole_answer_leaves_its_connection_to_the_next_one() {
+    for dialect in [Dialect::OpenAiChat, Dialect::Anthropic] {
+        let model =
+            Server::start(ScriptedModel::new(Script::reply(Reply::text("Hi"))).router()).await;
+        let connections = Arc::new(AtomicU64::new(0));
+        let counted = connections.clone();
+        let proxy = chaos(model.addr, 1, move |connection| {
+            counted.fetch_max(connection + 1, Ordering::SeqCst);
+            Plan::default()
+        });
+        let proxy = proxy.await;
+        let upstream = upstream(dialect, &format!("http://{}", proxy.addr()));
+        for _ in 0..20 {
+            let events = within("the answer", upstream.open(&turns())).await.unwrap();
+            within("its end", events.collect::<Vec<_>>()).await;
+        }
+        let opened = connections.load(Ordering::SeqCst);
+        // The last bytes of a body may come too late for it.
+        assert!(
+            (1..20).contains(&opened),
+            "{dialect:?}: {opened} connections"
+        );
+    }
 }
 
 #[tokio::test]

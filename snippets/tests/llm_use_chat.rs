@@ -2,19 +2,22 @@
 //! `typescript/test/llm-use-chat.test.ts`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
 use axum::{Router, middleware};
+use futures::FutureExt;
 use serde_json::{Value, json};
 use snippets::connections::per_user::PerUser;
-use snippets::llm::agent::Agent;
+use snippets::llm::agent::{Agent, Tool};
 use snippets::llm::agent_turn::Format;
 use snippets::llm::resume::{Generations, Limits};
 use snippets::llm::scripted_model::{ExchangeEnd, Fault, Reply, Script, ScriptedModel};
 use snippets::llm::upstream::Dialect;
 use snippets::llm::use_chat::{self, UseChat};
 use snippets::llm::use_chat_history::Chats;
+use tokio::sync::Semaphore;
 
 use crate::llm_agents::{time, weather};
 use crate::support::chat::{as_user, finish, patient, post, relay};
@@ -24,6 +27,9 @@ pub struct Service {
     pub model: ScriptedModel,
     _upstream: Server,
     server: Server,
+    /// A permit lets one call of `pay` end.
+    pay: Arc<Semaphore>,
+    paid: Arc<AtomicUsize>,
 }
 
 impl Service {
@@ -39,13 +45,27 @@ impl Service {
         relay.model = upstream.model();
         relay.places = PerUser::new(1).permits(); // a question that replaces another one needs no second permit
         let relay = Arc::new(relay);
+        let (pay, paid) = (Arc::new(Semaphore::new(0)), Arc::default());
+        let (gate, count): (_, Arc<AtomicUsize>) = (pay.clone(), Arc::clone(&paid));
+        let pays = Tool {
+            name: "pay",
+            run: Arc::new(move |_, _| {
+                let (gate, count) = (gate.clone(), count.clone());
+                async move {
+                    gate.acquire_owned().await.unwrap().forget();
+                    Ok(json!(count.fetch_add(1, Ordering::SeqCst) + 1))
+                }
+                .boxed()
+            }),
+            ..time()
+        };
         let agent = Agent {
             ask: relay.calls(),
             format: Format {
                 dialect,
                 reasoning: None,
             },
-            tools: vec![weather(), time()],
+            tools: vec![weather(), time(), pays],
             most_steps: 4,
             parallel: 2,
             most_result_bytes: 1000,
@@ -68,6 +88,8 @@ impl Service {
             model,
             _upstream: provider,
             server,
+            pay,
+            paid,
         }
     }
 
@@ -411,6 +433,138 @@ async fn an_approval_on_the_wire() {
     text = text.replace(message["id"].as_str().unwrap(), "[message]");
     let lines = text.lines().filter(|line| !line.starts_with("id: "));
     insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n"));
+}
+
+/// Asks a question whose answer waits for approvals: the message, and the decision that approves these of its calls.
+async fn waiting(service: &Service, calls: usize) -> (Value, Vec<Value>) {
+    let reply = (0..calls).fold(Reply::text("One moment."), |reply, _| {
+        reply.with_call("pay", "{}", 9)
+    });
+    service.model.push(Script::reply(reply));
+    service.ask(&question("q", "Pay.")).await;
+    let message = service.history().await["messages"][1].clone();
+    let parts = message["parts"].as_array().unwrap().clone();
+    let waits = parts.into_iter().filter(|part| !part["approval"].is_null());
+    (message, waits.collect())
+}
+
+fn decision(message: &Value, parts: &[Value]) -> Value {
+    let mut parts = parts.to_vec();
+    for part in &mut parts {
+        part["approval"]["approved"] = json!(true);
+    }
+    let answer = json!({"id": message["id"], "role": "assistant", "parts": parts});
+    json!({"id": "c", "messages": [answer], "trigger": "submit-message"})
+}
+
+/// A double click, a second tab, a POST whose response was lost.
+#[tokio::test]
+async fn a_decision_that_is_sent_again_joins_its_answer() {
+    let service = Service::start().await;
+    let (message, parts_of) = waiting(&service, 1).await;
+    let decide = decision(&message, &parts_of);
+    let stall = Fault::Stall { after: 1 };
+    service
+        .model
+        .push(Script::reply(Reply::text("One two.")).with_fault(stall));
+    // While the tool runs, and while the model writes.
+    let mut first = service.send(&decide).await;
+    within("the answer", first.read_until("start-step")).await;
+    let mut second = service.send(&decide).await;
+    within("the answer", second.read_until("start-step")).await;
+    service.pay.add_permits(9);
+    within("the answer", second.read_until("One ")).await;
+    let mut third = service.send(&decide).await;
+    within("the answer", third.read_until("One ")).await;
+    assert_eq!(service.history().await["active"], true);
+    service.model.release();
+    for client in [&mut first, &mut second, &mut third] {
+        finish(client).await;
+    }
+    assert_eq!(kinds(&parts(&first)).last(), Some(&"finish"));
+    assert_eq!(parts(&second), parts(&first));
+    assert_eq!(parts(&third), parts(&first));
+    let late = service.ask(&decide).await;
+    assert_eq!(late, parts(&first), "after the end, it is the same answer");
+    assert_eq!(service.paid.load(Ordering::SeqCst), 1);
+    assert_eq!(service.model.exchanges().len(), 2);
+    let history = service.history().await;
+    assert_eq!(history["messages"][1]["parts"][4]["text"], "One two.");
+}
+
+/// The calls of one turn may be decided one after the other.
+#[tokio::test]
+async fn a_decision_waits_for_the_one_before_it() {
+    let service = Service::start().await;
+    let (message, parts_of) = waiting(&service, 2).await;
+    let mut first = service.send(&decision(&message, &parts_of[..1])).await;
+    within("the answer", first.read_until("start-step")).await;
+    let mut second = service.send(&decision(&message, &parts_of)).await;
+    assert_eq!(service.history().await["active"], true);
+    service.pay.add_permits(9);
+    finish(&mut first).await;
+    finish(&mut second).await;
+    let seen = parts(&first);
+    assert!(!kinds(&seen).contains(&"abort"), "{seen:?}");
+    assert_eq!(seen.last().unwrap()["finishReason"], "tool-calls");
+    assert_eq!(parts(&second).last().unwrap()["finishReason"], "stop");
+    assert_eq!(service.paid.load(Ordering::SeqCst), 2);
+    let asked = &service.model.exchanges()[1].request["messages"];
+    assert_eq!([&asked[2]["content"], &asked[3]["content"]], ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_stops_no_answer() {
+    let service = Service::start().await;
+    let (message, parts_of) = waiting(&service, 1).await;
+    let stall = Fault::Stall { after: 1 };
+    service
+        .model
+        .push(Script::reply(Reply::text("One two.")).with_fault(stall));
+    let mut running = service.send(&question("q2", "Never mind.")).await;
+    within("the first token", running.read_until("One ")).await;
+    let mut regenerate = question("unknown", "?");
+    regenerate["trigger"] = json!("regenerate-message");
+    // The decision of a tab that has not seen the second question.
+    for body in [decision(&message, &parts_of), regenerate] {
+        let mut client = service.send(&body).await;
+        finish(&mut client).await;
+        assert_eq!(client.status(), 422, "{}", client.body());
+    }
+    assert_eq!(service.history().await["active"], true);
+    service.model.release();
+    finish(&mut running).await;
+    assert_eq!(kinds(&parts(&running)).last(), Some(&"finish"));
+    assert_eq!(service.paid.load(Ordering::SeqCst), 0);
+}
+
+/// The only permit of the user is held by another chat.
+#[tokio::test]
+async fn a_refused_question_leaves_the_history_as_the_page_has_it() {
+    let service = Service::start().await;
+    service.ask(&question("q", "?")).await;
+    let before = service.history().await;
+    let stall = Fault::Stall { after: 1 };
+    service
+        .model
+        .push(Script::reply(Reply::text("One two.")).with_fault(stall));
+    let mut other = question("q", "?");
+    other["id"] = json!("d");
+    let mut running = service.send(&other).await;
+    within("the first token", running.read_until("One ")).await;
+    let mut regenerate = question("q", "?");
+    regenerate["trigger"] = json!("regenerate-message");
+    for body in [question("q2", "Second?"), regenerate] {
+        let mut refused = service.send(&body).await;
+        finish(&mut refused).await;
+        assert_eq!(refused.status(), 429);
+        assert_eq!(service.history().await, before);
+    }
+    service.model.release();
+    finish(&mut running).await;
+    service.ask(&question("q2", "Second?")).await;
+    let asked = &service.model.exchanges()[2].request["messages"];
+    assert_eq!(asked.as_array().unwrap().len(), 3, "{asked}");
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ mod connections_per_user;
 mod connections_tickets;
 mod llm_ag_ui;
 mod llm_agents;
+mod llm_background;
 mod llm_dialects;
 mod llm_fixtures;
 mod llm_mcp;

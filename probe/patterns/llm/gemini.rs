@@ -16,6 +16,7 @@ pub struct Gemini {
     calls: ToolCalls,
     next_call: u64,
     usage: Usage,
+    /// Content that comes after a reason takes it back: the end of the body alone proves nothing.
     reason: Option<String>,
 }
 
@@ -38,7 +39,12 @@ impl Decoder for Gemini {
         let candidates = record.get("candidates").items().iter();
         for candidate in candidates.filter(|c| c.get("index").count().unwrap_or(0) == 0) {
             for part in candidate.get("content").get("parts").items() {
+                let before = out.len();
                 self.part(part, out)?;
+                let silent = |event: &ModelEvent| matches!(event, ModelEvent::Other { .. });
+                if !out[before..].iter().all(silent) {
+                    self.reason = None;
+                }
             }
             for name in [
                 "groundingMetadata",

@@ -7,9 +7,13 @@
 //! Needs `agent`, `generation` and their files. Other topics: `sse/event`, `sse/streams`.
 //!
 //! ```ignore
-//! let run = Run::new(agent, &user, session_of(&thread_id), &decisions(&request.resume)); // its messages end with the question
+//! let (key, decisions) = ((user, run_id), decisions(&request.resume)); // under the lock of the thread, whose `session` is stored
+//! if let Some(known) = generations.get(&key) { return known }; // sh copy llm/resume; Stop is `generation.stop.cancel()`
+//! if !request.resume.is_empty() && session.waiting(&decisions).next().is_none() { return Err(PublicError::MESSAGE) }; // decided before
+//! let run = Run::new(agent, &user, session.clone(), &decisions); // without decisions: `settle`, then the question is its last message
 //! let answer = AgUiRun::new(run, &thread_id, &run_id, |run| store(&thread_id, &run.session)); // ids: `is_token`
-//! let generation = generations.begin((user, run_id), 0, || answer)?; // sh copy llm/resume; Stop is `generation.stop.cancel()`
+//! let generation = generations.begin(key, 0, || answer)?; // one at a time: first await the end of that of this thread
+//! session.decided(&decisions);
 //! let events = generation.read(&LastEventId::None).map(|events| slot.respond(AgUiLog(events)));
 //! ```
 
@@ -72,9 +76,13 @@ impl AgUi {
                 let content = output.map_or_else(|error| error, |value| value.to_string());
                 self.result(&call, &content, out);
             }
-            AgentEvent::Approval(call, id) => self.waits.push(json!({ "id": id, "toolCallId": call,
-                "reason": "tool_call", "responseSchema": { "type": "object", "required": ["approved"],
-                    "properties": { "approved": { "type": "boolean" }, "reason": { "type": "string" } } } })),
+            AgentEvent::Approval(call, id) => {
+                if self.waits.iter().all(|wait| wait["id"] != id) {
+                    self.waits.push(json!({ "id": id, "toolCallId": call, "reason": "tool_call",
+                        "responseSchema": { "type": "object", "required": ["approved"], "properties":
+                            { "approved": { "type": "boolean" }, "reason": { "type": "string" } } } }));
+                }
+            }
             AgentEvent::Denied(call) => self.result(&call, "declined by the user", out),
             AgentEvent::Step => {
                 self.end_step(out);
@@ -214,7 +222,6 @@ impl AgUi {
 // ANCHOR_END: writer
 
 // ANCHOR: run
-// ANCHOR: decisions
 /// The user's decisions in `resume` of the request; an interrupt that is abandoned is declined. The question is the text of its newest
 /// message; the rest of the history is the server's own, in the session of the thread.
 pub fn decisions(resume: &[Value]) -> Vec<Decision> {
@@ -231,7 +238,6 @@ pub fn decisions(resume: &[Value]) -> Vec<Decision> {
     };
     resume.iter().filter_map(decision).collect()
 }
-// ANCHOR_END: decisions
 
 /// One run as an answer of `generation`. `end` is called before the page sees the end: store the session of the run.
 pub struct AgUiRun<F> {
@@ -272,6 +278,15 @@ impl<F: FnOnce(&Run) + Send + 'static> Answer for AgUiRun<F> {
                 self.ended();
             }
             let mut out = Vec::new();
+            if matches!(event, AgentEvent::End(_)) {
+                // Those of an earlier run, which this one did not decide, are open too.
+                for call in &self.run.session.calls {
+                    if let (Some(id), None) = (&call.approval, &call.output) {
+                        let waits = AgentEvent::Approval(call.call.id.clone(), id.clone());
+                        self.writer.event(waits, &mut out);
+                    }
+                }
+            }
             self.writer.event(event, &mut out);
             self.ready.extend(out);
         }
@@ -295,8 +310,10 @@ impl<F: FnOnce(&Run) + Send + 'static> Answer for AgUiRun<F> {
     }
 }
 
+// ANCHOR: log
 /// The log of a run as a response: heartbeats are comments, and a shutdown is an error of the protocol.
 pub struct AgUiLog<S>(pub S);
+// ANCHOR_END: log
 
 impl<S: Source> Source for AgUiLog<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {

@@ -7,12 +7,11 @@
 //! No task is spawned: the caller that polls the run does its work. The call of the model is a function: `relay` has it. Needs
 //! `agent_turn`, `model_event`, `public_error`.
 
-// ANCHOR: tools
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use serde_json::Value;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     agent_turn::{Call, Decision, Format, Output, Session, Turn, UNNAMED},
@@ -20,6 +19,7 @@ use super::{
     public_error::PublicError,
 };
 
+// ANCHOR: tools
 /// A tool that the model may call.
 #[derive(Clone)]
 pub struct Tool {
@@ -120,8 +120,9 @@ impl Run {
             steps: 0,
             end,
         };
-        if !run.session.calls.is_empty() {
-            run.decide(decisions);
+        match run.session.calls.is_empty() {
+            true => run.session.question = run.session.messages.len().saturating_sub(1),
+            false => run.decide(decisions),
         }
         run
     }
@@ -215,6 +216,10 @@ impl Run {
             FinishReason::ToolCalls | FinishReason::Stop | FinishReason::Paused => {
                 self.session.messages.extend(turn.messages(&calls));
             }
+            // After a turn that was refused, Anthropic refuses every later one.
+            FinishReason::Refusal | FinishReason::ContentFilter => {
+                self.session.messages.truncate(self.session.question);
+            }
             _ => self.session.messages.extend(turn.stopped()),
         }
         match reason {
@@ -259,9 +264,16 @@ impl Run {
                     continue;
                 }
                 (Some(tool), Ok(input)) => {
-                    let late = format!("the tool took longer than {:?}", tool.longest);
-                    let work = timeout(tool.longest, (tool.run)(self.user.clone(), input));
-                    work.map(|output| output.unwrap_or(Err(late))).boxed()
+                    call.approval = None; // given: from now on the call may have an effect
+                    let (tool, user, end) = (tool.clone(), self.user.clone(), self.end);
+                    // The clock starts with the call, which may wait for the others.
+                    let work = async move {
+                        let late = format!("the tool took longer than {:?}", tool.longest);
+                        let last = end.min(Instant::now() + tool.longest);
+                        let output = timeout_at(last, (tool.run)(user, input)).await;
+                        output.unwrap_or(Err(late))
+                    };
+                    work.boxed()
                 }
             };
             running.push(future.map(move |output| (at, output)));

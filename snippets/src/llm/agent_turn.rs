@@ -399,6 +399,8 @@ pub struct Session {
     pub messages: Vec<Value>,
     /// Calls of the newest turn without a result that was sent.
     pub calls: Vec<Call>,
+    /// The place of the newest question: a refused turn goes back up to there.
+    pub question: usize,
 }
 
 /// A call of a tool.
@@ -406,13 +408,31 @@ pub struct Session {
 pub struct Call {
     /// As the model made it.
     pub call: ToolCall,
-    /// The id of the approval that it waits for, random.
+    /// The id of the approval that it waits for, random. `None` once it has begun.
     pub approval: Option<String>,
     /// Its result.
     pub output: Option<Output>,
 }
 
 impl Session {
+    /// Those of `decisions` for which a call waits.
+    pub fn waiting<'a>(&self, decisions: &'a [Decision]) -> impl Iterator<Item = &'a Decision> {
+        let waits = |one: &&Decision| {
+            let mut calls = self.calls.iter();
+            calls.any(|call| call.output.is_none() && call.approval.as_ref() == Some(&one.id))
+        };
+        decisions.iter().filter(waits)
+    }
+
+    /// A run of a copy of this session has begun with `decisions`: here their calls wait no longer, so that a decision which is sent
+    /// again runs nothing. When the run has ended, its own session replaces this one.
+    pub fn decided(&mut self, decisions: &[Decision]) {
+        for call in &mut self.calls {
+            let id = call.approval.take();
+            call.approval = id.filter(|id| decisions.iter().all(|one| one.id != *id));
+        }
+    }
+
     /// Gives each call a result that has none, and moves them all to the messages. A call without a result is refused by the provider.
     pub fn settle(&mut self, format: Format, most_bytes: usize) {
         let results = self.calls.drain(..).map(

@@ -71,10 +71,12 @@ pub enum Failure {
 // ANCHOR_END: kinds
 
 impl Failure {
+    // ANCHOR: retryable
     /// Whether the same request may succeed later.
     pub fn is_retryable(self) -> bool {
         matches!(self, Self::RateLimited | Self::Overloaded | Self::Internal)
     }
+    // ANCHOR_END: retryable
 }
 
 impl ModelError {
@@ -166,6 +168,13 @@ fn by_report(error: &Value) -> Option<Failure> {
     // OpenRouter's 403 for moderation: the input was flagged, our key is good.
     if !error["metadata"]["reasons"].is_null() || !error["metadata"]["flagged_input"].is_null() {
         return Some(Failure::Rejected);
+    }
+    // Our parameter, not the conversation: `param` of OpenAI, and FastAPI's list of unknown fields.
+    let theirs = ["messages", "input", "contents", "prompt"];
+    let ours = |param: &str| !theirs.iter().any(|name| param.starts_with(name));
+    let unknown = error["detail"][0]["type"] == "extra_forbidden";
+    if unknown || error["param"].as_str().is_some_and(ours) {
+        return Some(Failure::Misconfigured);
     }
     names(error).iter().find_map(|name| by_name(name))
 }

@@ -38,20 +38,34 @@ pub async fn open(
     if status == 200 && essence.eq_ignore_ascii_case(content_type) {
         return Ok(response.bytes_stream());
     }
-    let retry_after = retry_after(response.headers(), SystemTime::now());
-    let body = start_of(response).await;
     if status != 200 {
-        return Err(ModelError::Status {
-            status,
-            retry_after,
-            body,
-        });
+        return Err(refused(response).await);
     }
+    let body = start_of(response).await;
     let report = serde_json::from_str::<Value>(&body).unwrap_or_default();
     Err(match report.get("error").or(report.get("detail")) {
         Some(error) if !error.is_null() => ModelError::provider(&report),
         _ => ModelError::Malformed(format!("content type {found:?}: {body}")),
     })
+}
+
+/// For a request whose response has no stream.
+///
+/// # Errors
+/// [`ModelError::Status`] for each status that is not 2xx.
+pub async fn succeeded(response: reqwest::Response) -> Result<(), ModelError> {
+    match response.status().is_success() {
+        true => Ok(()),
+        false => Err(refused(response).await),
+    }
+}
+
+async fn refused(response: reqwest::Response) -> ModelError {
+    ModelError::Status {
+        status: response.status().as_u16(),
+        retry_after: retry_after(response.headers(), SystemTime::now()),
+        body: start_of(response).await,
+    }
 }
 
 /// `retry-after-ms` (OpenAI, Azure), else `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3).

@@ -27,6 +27,8 @@ pub struct OpenAiResponses {
     /// The id of the response, and the number of the last event.
     response: String,
     last: Option<u64>,
+    /// The last event before a cut.
+    cut: Option<u64>,
 }
 
 /// Items that one answer may hold.
@@ -44,7 +46,11 @@ impl Decoder for OpenAiResponses {
         if let Some(id) = response.get("id").text() {
             id.clone_into(&mut self.response);
         }
-        self.last = record.get("sequence_number").count().or(self.last);
+        let number = record.get("sequence_number").count();
+        if number.is_some() && number <= self.cut {
+            return Ok(()); // sent again
+        }
+        self.last = number.or(self.last);
         let (index, delta) = (record.get("output_index").count(), record.get("delta"));
         let event: fn(String) -> ModelEvent = match kind {
             "response.output_text.delta" => ModelEvent::Text,
@@ -108,16 +114,16 @@ impl Decoder for OpenAiResponses {
         }
         Ok(())
     }
+
+    /// If the request had `background` and `store`: `GET /v1/responses/{id}?stream=true&starting_after={number}`.
+    fn continued(&mut self) -> Option<(String, u64)> {
+        self.cut = self.last;
+        let id = Some(&self.response).filter(|id| !id.is_empty())?;
+        Some((id.clone(), self.last?))
+    }
 }
 
 impl OpenAiResponses {
-    /// Where the answer continues after a cut, if the request had `background` and `store`:
-    /// `GET /v1/responses/{id}?stream=true&starting_after={number}`. Give its body to this decoder, in new `Records`.
-    pub fn position(&self) -> Option<(&str, u64)> {
-        let number = self.last?;
-        (!self.response.is_empty()).then_some((&*self.response, number))
-    }
-
     /// A whole item: of calls its arguments, of a message its text where none has come in pieces, of each the raw JSON, which
     /// OpenAI wants back in `input` when it does not store the answer.
     fn item(

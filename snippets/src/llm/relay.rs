@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     chat::{ChatEvent, ChatRequest, Conversation, Done, Kind, Names, SystemMessages},
-    model_event::{ModelEvent, Question, Usage, Watch, Watching},
+    model_event::{FinishReason, ModelEvent, Question, Usage, Watch, Watching},
     public_error::{Body, Opening, Permits, PublicError, UserId},
 };
 use crate::{
@@ -76,7 +76,7 @@ pub struct Config {
     pub window: Duration,
     /// Longest answer in time; beyond it `failed` with the code `too_long`.
     pub longest: Duration,
-    /// Longest answer in bytes of text.
+    /// Longest answer in bytes of text, reasoning, arguments and other parts: raise it for images.
     pub most_bytes: usize,
     /// Largest request in bytes; beyond it 413.
     pub most_request_bytes: usize,
@@ -261,14 +261,19 @@ pub type Calls = dyn Fn(&str, Question, Instant) -> ModelEvents + Send + Sync;
 fn chat_events(
     events: impl Stream<Item = Result<ModelEvent, PublicError>> + Send,
 ) -> impl Stream<Item = ChatEvent> + Send {
-    let mut usage = Usage::default();
+    let (mut usage, mut refused) = (Usage::default(), false);
     events.filter_map(move |event| {
+        refused |= matches!(event, Ok(ModelEvent::Refusal(_)));
         ready(Some(match event {
             Ok(ModelEvent::Text(text)) => ChatEvent::Delta(Kind::Text, text),
             Ok(ModelEvent::Reasoning(text)) => ChatEvent::Delta(Kind::Reasoning, text),
             Ok(ModelEvent::Refusal(text)) => ChatEvent::Delta(Kind::Refusal, text),
             Ok(ModelEvent::Finish { reason, tool_calls }) => ChatEvent::Done(Arc::new(Done {
-                reason,
+                // OpenAI ends a refusal with `stop`.
+                reason: match reason {
+                    FinishReason::Stop if refused => FinishReason::Refusal,
+                    reason => reason,
+                },
                 tool_calls,
                 usage,
             })),

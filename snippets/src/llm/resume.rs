@@ -178,8 +178,7 @@ async fn attach(
     Path(key): Path<String>,
     cursor: LastEventId,
 ) -> Response {
-    let found = all.lock().asked(&(user, key));
-    match (found, all.admit()) {
+    match (all.get(&(user, key)), all.admit()) {
         (Some(generation), Ok(slot)) => respond(slot, &generation, &cursor),
         (Some(_), Err(refused)) => (all.limits.refuse)(refused),
         (None, _) => (all.limits.refuse)(PublicError::UNKNOWN),
@@ -234,6 +233,13 @@ impl Generations {
     /// Generations that are kept, for a gauge.
     pub fn count(&self) -> usize {
         self.lock().0.len()
+    }
+
+    /// The generation of this key, if it is kept.
+    pub fn get(&self, id: &Id) -> Option<Arc<Generation>> {
+        let known = self.lock();
+        let entry = known.0.get(id).filter(|entry| entry.asked.is_some())?;
+        Some(entry.generation.clone())
     }
 
     /// A permit for one more stream.
@@ -342,11 +348,6 @@ impl Entry {
 }
 
 impl Known {
-    fn asked(&self, id: &Id) -> Option<Arc<Generation>> {
-        let entry = self.0.get(id).filter(|entry| entry.asked.is_some())?;
-        Some(entry.generation.clone())
-    }
-
     fn remove(&mut self, id: &Id) -> Option<()> {
         self.0.remove(id)?.generation.forget.cancel();
         Some(())

@@ -90,7 +90,20 @@ impl Message {
                     }
                 }
             }
-            UiPart::Finish { message_metadata, .. } => self.metadata = message_metadata.clone(),
+            UiPart::Finish { message_metadata, .. } => self.describe(message_metadata),
+            UiPart::Raw(raw) => match raw["type"].as_str().unwrap_or_default() {
+                "source-document" | "reasoning-file" | "custom" => self.parts.push(raw.clone()),
+                "message-metadata" => self.describe(&raw["messageMetadata"]),
+                "reset-step" => {
+                    let start = self.parts.iter().rposition(|part| part["type"] == "step-start");
+                    self.parts.truncate(start.map_or(0, |at| at + 1));
+                }
+                "tool-output-available" => self.tool(
+                    raw["toolCallId"].as_str().unwrap_or_default(),
+                    json!({ "state": "output-available", "output": raw["output"], "preliminary": raw["preliminary"] }),
+                ),
+                _ => {}
+            },
             UiPart::Start { .. }
             | UiPart::ToolInputDelta { .. }
             | UiPart::FinishStep
@@ -104,6 +117,13 @@ impl Message {
         if let Some(part) = self.last(|part| part["approval"]["id"] == approval) {
             part["state"] = json!("approval-responded");
             part["approval"]["approved"] = json!(approved);
+        }
+    }
+
+    fn describe(&mut self, metadata: &Value) {
+        match (&mut self.metadata, metadata) {
+            (Value::Object(old), Value::Object(new)) => old.extend(new.clone()),
+            (old, new) => old.clone_from(new),
         }
     }
 

@@ -112,6 +112,10 @@ pub enum UiPart {
         /// If true, not kept in the message: the page sees it only in `onData`.
         transient: bool,
     },
+    /// Any other part of the protocol (`source-document`, `reasoning-file`, `custom`, `message-metadata`, `reset-step`), or one with
+    /// fields that the variants do not have (`providerMetadata`, `preliminary`): the object with its `type`.
+    #[serde(untagged)]
+    Raw(Value),
     // ANCHOR_END: data
 }
 
@@ -190,6 +194,7 @@ impl UiPart {
                 tool_call_id,
                 tool_name,
             } => open.push(Self::interrupted(tool_call_id, tool_name, Value::from(""))),
+            Self::Raw(raw) if raw["type"] == "reset-step" => open.clear(),
             Self::TextEnd { .. } | Self::ReasoningEnd { .. } => open.retain(|end| end != self),
             Self::ToolInputAvailable { tool_call_id, .. }
             | Self::ToolInputError { tool_call_id, .. } => open.retain(

@@ -2,7 +2,8 @@
 //!
 //! Use it if your service holds the key. Guarantees: dropping the future or the stream closes the provider's connection immediately,
 //! even before the provider has answered; the key is in no `Debug` output, error or log line; silence is bounded, the whole is not;
-//! the request has no limit on tokens that you did not set, except with Anthropic, which requires one.
+//! the request has no limit on tokens that you did not set, except with Anthropic, which requires one. An answer in the
+//! [background](Upstream::background) is continued after a cut; dropping its stream cancels it.
 //!
 //! The decoder is an argument: copy `openai_chat`, `openai_responses`, `anthropic` or `gemini`, and `model_stream`. Siblings: `http`, `model_event`, `failure`,
 //! `public_error`. Other topics: `streams/deadline`.
@@ -10,19 +11,23 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future, future::BoxFuture, stream::BoxStream};
+use futures::{
+    FutureExt, StreamExt, TryFutureExt, TryStreamExt, future, future::BoxFuture, stream::BoxStream,
+};
 use reqwest::{
-    Client, Url,
+    Client, RequestBuilder, Response, Url,
     header::{HeaderMap, HeaderName, HeaderValue},
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio_util::task::TaskTracker;
 
 pub use super::model_event::Dialect;
 use super::{
     failure::ModelError,
     http,
     model_event::{ModelEvent, Question},
+    model_stream::{Body, Kept, Opening},
     public_error::PublicError,
 };
 use crate::streams::deadline;
@@ -33,12 +38,18 @@ pub const ANTHROPIC_MAX_TOKENS: u32 = 32_000;
 /// An unused connection is closed after this time: many servers close theirs after 5 s, and a request that meets the close fails.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
+const EVENT_STREAM: &str = "text/event-stream";
+
 /// A model's answer, as it comes.
 pub type ModelStream = BoxStream<'static, Result<ModelEvent, ModelError>>;
 
 /// Decodes the body of a response: `|body| model_events(body, OpenAiChat::new(EndRule::default())).boxed()`, with `model_stream` and the
 /// decoder of your provider.
 pub type Decode = fn(BoxStream<'static, reqwest::Result<Bytes>>) -> ModelStream;
+
+/// Decodes an answer in the background: `|opening, kept| kept_events(opening, OpenAiResponses::default(), kept).boxed()`, with
+/// `model_stream`.
+pub type DecodeKept = fn(Opening, Kept) -> BoxFuture<'static, Result<ModelStream, ModelError>>;
 
 /// See [`Upstream::model`].
 pub type Model = dyn Fn(
@@ -61,6 +72,9 @@ pub struct Upstream {
     system: Option<String>,
     fields: Map<String, Value>,
     decode: Decode,
+    background: Option<DecodeKept>,
+    /// The cancellations of answers in the background that run. At shutdown: close it and wait for it.
+    pub cancels: TaskTracker,
 }
 
 /// Why there is no [`Upstream`].
@@ -140,6 +154,8 @@ impl Upstream {
             system: None,
             fields,
             decode,
+            background: None,
+            cancels: TaskTracker::new(),
         };
         if upstream.base.scheme() == "https" && !has_tls() {
             return Err(InvalidUpstream::NoTls);
@@ -190,6 +206,15 @@ impl Upstream {
         self
     }
 
+    /// The same in the background, for OpenAI Responses: the provider stores the answer (`store: true`), and continues it when
+    /// the connection is cut. So does this: it requests the rest, up to 6 times without a new event. Closing the connection does
+    /// not stop such an answer: dropping its stream sends `POST /v1/responses/{id}/cancel`.
+    #[must_use]
+    pub fn background(mut self, decode: DecodeKept) -> Self {
+        self.background = Some(decode);
+        self.field("background", true).field("store", true)
+    }
+
     /// The same with instructions for the model.
     #[must_use]
     pub fn system(mut self, instructions: &str) -> Self {
@@ -232,18 +257,52 @@ impl Upstream {
     /// # Errors
     /// See [`Upstream::open`].
     pub async fn open_messages(&self, messages: Vec<Value>) -> Result<ModelStream, ModelError> {
-        let request = self
-            .client
-            .post(self.url.clone())
-            .headers(self.headers.clone())
-            .json(&self.body(messages));
+        let request = self.client.post(self.url.clone());
+        let response = self.send(request.json(&self.body(messages)));
+        match self.background {
+            None => {
+                let body = http::open(response.await?, EVENT_STREAM).await?;
+                Ok((self.decode)(body.boxed()))
+            }
+            Some(decode) => decode(opening(response), self.kept()).await,
+        }
+    }
+
+    fn send(
+        &self,
+        request: RequestBuilder,
+    ) -> impl Future<Output = Result<Response, ModelError>> + Send + use<> {
+        let sent = request.headers(self.headers.clone()).send();
         // The URL may name an account, and some providers take the key in it.
-        let response = request
-            .send()
-            .await
-            .map_err(|error| ModelError::transport(&error.without_url()))?;
-        let body = http::open(response, "text/event-stream").await?;
-        Ok((self.decode)(body.boxed()))
+        sent.map_err(|error| ModelError::transport(&error.without_url()))
+    }
+
+    fn kept(&self) -> Kept {
+        let (rest, cancel) = (self.clone(), self.clone());
+        let path = |url: &Url, more: &[&str]| {
+            let mut url = url.clone();
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.extend(more);
+            }
+            url
+        };
+        Kept {
+            rest: Arc::new(move |id, number| {
+                let mut url = path(&rest.url, &[id]);
+                url.query_pairs_mut()
+                    .append_pair("stream", "true")
+                    .append_pair("starting_after", &number.to_string());
+                opening(rest.send(rest.client.get(url)))
+            }),
+            cancel: Arc::new(move |id| {
+                let url = path(&cancel.url, &[id, "cancel"]);
+                let response = cancel.send(cancel.client.post(url));
+                async move { http::succeeded(response.await?).await }.boxed()
+            }),
+            attempts: 6,
+            backoff: Duration::from_millis(250),
+            tasks: self.cancels.clone(),
+        }
     }
 
     /// The same as a function, which is the model of `relay` and, through it, of `agent`. The provider's text is logged; the client gets
@@ -307,6 +366,17 @@ impl Upstream {
         }
         body
     }
+}
+
+fn opening(
+    response: impl Future<Output = Result<Response, ModelError>> + Send + 'static,
+) -> Opening {
+    let body = async {
+        let body = http::open(response.await?, EVENT_STREAM).await?;
+        let body = body.map_err(|error| ModelError::transport(&error));
+        Ok::<Body, _>(body.boxed())
+    };
+    body.boxed()
 }
 
 /// A turn with a role and a text, as Gemini has it.

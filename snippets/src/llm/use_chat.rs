@@ -1,14 +1,14 @@
 //! The server of `useChat`: one endpoint for questions, approvals, resume and Stop, with the history on the server.
 //!
 //! Use it if the front end is built on the AI SDK. An answer survives its reader, as in `resume`: Stop is a request. Guarantees: a chat has
-//! one answer at a time; a question that is sent again is not paid again; a page that returns gets the running answer from its start, or
+//! one answer at a time; a question or decision that is sent again joins its answer; a page that returns gets the running answer from its start, or
 //! 204; the history holds what the page has, and is stored before the page sees the end.
 //!
 //! Needs `agent`, `use_chat_request`, `use_chat_history`, `ui_message_stream`, `resume` and their files; `relay` has the call of the model.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex},
 };
 
 use axum::{
@@ -171,24 +171,33 @@ impl UseChat {
                 let kept = open.generation.upgrade();
                 match (kept.filter(|_| open.has_begun(&wish)), running(&open)) {
                     (Some(same), _) => return Ok(same), // sent again: its answer is read again
-                    (None, Some(other)) => other,
+                    (None, Some(other)) => {
+                        open.check(&wish)?; // what is refused stops nothing
+                        other
+                    }
                     (None, None) => {
+                        let before = (open.turns.clone(), open.session.clone());
                         let (session, message, decisions) =
                             open.prepare(self.agent.format, self.agent.most_result_bytes, wish)?;
-                        open.generation = Weak::new(); // that of another question
                         open.count += 1;
                         let key = (user.clone(), format!("{id}/{}", open.count)); // no key of a client has a slash
                         let agent = self.agent.clone();
                         let run = || Run::new(agent, &user, session, &decisions);
                         let answer = || Answering::new(run(), message, self.stopped, chat.clone());
-                        let generation = self.generations.begin(key, 0, answer)?;
+                        let begun = self.generations.begin(key, 0, answer);
+                        let generation = begun.inspect_err(|_| {
+                            (open.turns, open.session) = before; // as the page has it
+                        })?;
                         open.generation = Arc::downgrade(&generation);
+                        open.session.decided(&decisions);
                         return Ok(generation);
                     }
                 }
             };
-            // The user moved on: one answer at a time.
-            other.stop.cancel();
+            // One answer at a time. A decision on another call of its turn waits; with all else, the user has moved on.
+            if !matches!(wish, Wish::Decide(..)) {
+                other.stop.cancel();
+            }
             other.ended().await;
         }
     }

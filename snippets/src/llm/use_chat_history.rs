@@ -44,6 +44,7 @@ impl<G> Default for Chat<G> {
 }
 
 /// A question and its answer.
+#[derive(Clone)]
 pub struct Turn {
     /// As the page has it.
     pub question: Message,
@@ -53,6 +54,12 @@ pub struct Turn {
     asked: Value,
     /// Messages of the session before it.
     start: usize,
+}
+
+impl Turn {
+    fn is_answer(&self, id: &str) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.id == id)
+    }
 }
 
 impl<G> Chat<G> {
@@ -65,30 +72,41 @@ impl<G> Chat<G> {
             Wish::Answer {
                 message, edited, ..
             } => !edited && turn.question == *message,
-            Wish::Decide(_, decisions) => self.calls(decisions).next().is_none(),
+            Wish::Decide(id, decisions) => {
+                turn.is_answer(id) && self.session.waiting(decisions).next().is_none()
+            }
             Wish::Again(_) => false,
         }
     }
 
-    fn calls<'a>(&'a self, decisions: &'a [Decision]) -> impl Iterator<Item = &'a Decision> {
-        let waits = |one: &&Decision| {
-            let mut calls = self.session.calls.iter();
-            calls.any(|call| call.output.is_none() && call.approval.as_ref() == Some(&one.id))
+    /// Whether there is something to regenerate or to decide. Ask it before you stop an answer.
+    ///
+    /// # Errors
+    /// [`PublicError::MESSAGE`].
+    pub fn check(&self, wish: &Wish) -> Result<(), PublicError> {
+        let known = match wish {
+            Wish::Answer { .. } => true,
+            Wish::Again(id) => self.turns.iter().any(|turn| turn.question.id == *id),
+            Wish::Decide(id, decisions) => {
+                let waits = self.session.waiting(decisions).next().is_some();
+                waits && self.turns.last().is_some_and(|turn| turn.is_answer(id))
+            }
         };
-        decisions.iter().filter(waits)
+        known.then_some(()).ok_or(PublicError::MESSAGE)
     }
 
     /// Makes the history that `wish` continues: the session to run, the message that its answer begins or continues, and the decisions.
     /// `most_result_bytes` as in the agent.
     ///
     /// # Errors
-    /// [`PublicError::MESSAGE`] if there is nothing to regenerate or to decide.
+    /// See [`Chat::check`].
     pub fn prepare(
         &mut self,
         format: Format,
         most_result_bytes: usize,
         wish: Wish,
     ) -> Result<(Session, Message, Vec<Decision>), PublicError> {
+        self.check(&wish)?;
         let new = || Message::assistant(&format!("{:016x}", rand::random::<u64>()));
         let place =
             |chat: &Self, id: &str| chat.turns.iter().position(|turn| turn.question.id == id);
@@ -117,16 +135,10 @@ impl<G> Chat<G> {
                 self.push(question, asked);
                 Ok((self.session.clone(), new(), Vec::new()))
             }
-            Wish::Decide(id, decisions) => {
-                let waiting: Vec<Decision> = self.calls(&decisions).cloned().collect();
-                let answer = self.turns.last().and_then(|turn| turn.answer.as_ref());
-                let mut message = answer
-                    .filter(|answer| answer.id == id)
-                    .cloned()
-                    .ok_or(PublicError::MESSAGE)?;
-                if waiting.is_empty() {
-                    return Err(PublicError::MESSAGE);
-                }
+            Wish::Decide(_, decisions) => {
+                let waiting: Vec<Decision> = self.session.waiting(&decisions).cloned().collect();
+                let answer = self.turns.last().and_then(|turn| turn.answer.clone());
+                let mut message = answer.ok_or(PublicError::MESSAGE)?;
                 waiting
                     .iter()
                     .for_each(|one| message.decide(&one.id, one.approved));

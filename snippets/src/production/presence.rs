@@ -1,4 +1,4 @@
-//! Who reads which topic, over all instances: state in each process, kept equal through one log of its own.
+//! Presence in topics over all instances: state in each process, kept equal through a log of its own.
 //!
 //! Use it with `topics_socket.rs`. An instance appends who comes and who goes to a log that all instances read, on any
 //! [`Store`], and a beat every few seconds. Guarantees: a user counts once, with connections to any number of instances; one
@@ -218,7 +218,7 @@ async fn say<S: Store>(log: Arc<SharedLog<S>>, shared: Arc<Shared>) {
             _ = beat.tick() => true,
             () = shared.news.notified() => false,
         };
-        let all = shared.state().to_say(beat);
+        let all = shared.state().news(beat);
         for what in all {
             let from = shared.me.clone();
             // Cannot fail: it has a JSON form.
@@ -238,7 +238,7 @@ async fn say<S: Store>(log: Arc<SharedLog<S>>, shared: Arc<Shared>) {
 }
 
 impl State {
-    fn to_say(&mut self, beat: bool) -> Vec<What> {
+    fn news(&mut self, beat: bool) -> Vec<What> {
         let (now, mut said) = (Instant::now(), Vec::new());
         for (topic, mine) in &mut self.mine {
             for (user, here) in mine.take_changes(now) {

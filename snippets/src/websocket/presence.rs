@@ -1,5 +1,5 @@
-//! Who is in a room: state next to its events, and not events in its history. Used by `rooms.rs`, and for the members of one
-//! process by `production/presence.rs`.
+//! Presence in a room: state, not events in its history. Used by `rooms.rs`, and for the members of one process by
+//! `production/presence.rs`.
 //!
 //! Guarantees: a user counts once, with any number of connections; one who reconnects within the grace period has neither left
 //! nor come; entering and leaving cost the same in a room of ten and of ten thousand.
@@ -60,7 +60,8 @@ impl Presence {
             && *until <= now
             && let Some((until, user)) = self.leaving.pop_front()
         {
-            // Not if the user has returned since, even if the user has left again: that has another `until`.
+            // A user who has returned since stays. If that user has left again, `until` differs, and this entry is
+            // stale.
             let present = self.users.get(&user);
             if present.is_some_and(|present| present.until == Some(until)) {
                 self.users.remove(&user);

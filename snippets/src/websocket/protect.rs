@@ -36,7 +36,7 @@ pub struct Guard<A> {
     pub subprotocols: &'static [&'static str],
     /// Where users come from.
     pub accounts: Arc<A>,
-    /// Issued at `POST /ticket` with [`issue_ticket`].
+    /// The tickets issued at `POST /ticket` with [`issue_ticket`].
     pub tickets: Tickets,
     /// Sockets that are accepted only to refuse them with a close code, because a browser cannot see why a handshake
     /// was refused.

@@ -55,16 +55,17 @@ pub struct Quotas {
     /// Pings and pongs of one connection. The peer sends a pong for each of our pings, so stay well above the rate of
     /// our pings.
     pub control: Quota,
-    /// Messages over the limit that are answered with `refusal`; beyond them the connection is closed with `too_fast`. Allow more
-    /// than a client has in flight, because all that it sends at once after a reconnect may be refused. `None`: never closed.
+    /// Refusals of one connection with `refusal`; beyond them it is closed with `too_fast`. Allow more than a client
+    /// has in flight, because all that it sends at once after a reconnect may be refused. `None`: never closed.
     pub refusals: Option<Quota>,
     /// Handshakes of one address, which may be an office or a mobile network with thousands of users.
     pub connects: Quota,
-    /// The answer to a message over the limit, and the milliseconds until it would be allowed. [`refusal`] has `rate_limited`.
+    /// Makes the answer to a message over the limit, from the message and the milliseconds until it would be allowed.
+    /// [`refusal`] has `rate_limited`.
     pub refusal: fn(&Message, u64) -> String,
-    /// The Close for a socket too many. One that stops your client permanently makes a burst an outage.
+    /// The Close for a socket above `sockets`. A code that stops your client permanently turns a burst into an outage.
     pub too_many: (u16, &'static str),
-    /// The Close for a client that sends on in spite of refusals, or too many pings.
+    /// The Close for a client that exceeds `refusals` or `control`.
     pub too_fast: (u16, &'static str),
 }
 // ANCHOR_END: quotas

@@ -105,6 +105,7 @@ async fn with_the_pattern_the_tool_is_cancelled_and_nothing_is_asked() {
     let session = Session {
         messages: vec![FORMAT.question("Weather?", &[])],
         calls: Vec::new(),
+        ..Session::default()
     };
     let mut run = Run::new(Arc::new(agent), "alice", session, &[]);
     while RUNNING.load(Ordering::SeqCst) == 0 {

@@ -1,4 +1,3 @@
-// ANCHOR: instrumentation
 import type { Instrumentation } from "next";
 
 /** Once for each process, before the first request. */
@@ -22,6 +21,7 @@ export async function register(): Promise<void> {
   }
 }
 
+// ANCHOR: instrumentation
 /** What handlers throw, and what a body fails with later: "failed to pipe response", with the reason as its cause. */
 export const onRequestError: Instrumentation.onRequestError = (error, request) => {
   const reason = error instanceof Error ? (error.cause ?? error.message) : error;

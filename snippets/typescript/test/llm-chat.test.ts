@@ -105,6 +105,22 @@ describe("generationsSource against the Rust endpoint", () => {
     ).rejects.toMatchObject({ code: "forgotten" });
   });
 
+  test("a refusal whose body states that it is final is not repeated, and one of a proxy is", async () => {
+    const server = await serve({
+      "/generations": (_, response, nth) => {
+        if (nth === 1) return void response.writeHead(502, { "content-type": "text/html" }).end("<h1>Bad Gateway</h1>");
+        response.writeHead(502, { "content-type": "application/json" });
+        response.end('{"code":"misconfigured","retryable":false}');
+      },
+    });
+    const source = generationsSource(`${server.origin}/generations`, { storage: storage(), minDelay: 1 });
+    await expect(readChat(source.ask({}, never), () => undefined)).rejects.toMatchObject({
+      code: "misconfigured",
+      retryable: false,
+    });
+    expect(server.requests).toHaveLength(2);
+  });
+
   test("a Stop that overtakes its question is remembered", async () => {
     const url = `${inject("rust")}/slow/generations`;
     const tab = storage();

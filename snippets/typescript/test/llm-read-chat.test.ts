@@ -1,5 +1,6 @@
+import type { ServerResponse } from "node:http";
 import type { Page } from "playwright-core";
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { CHAT_EVENTS } from "../src/llm/chat-events.ts";
 import { ChatError, type Kind, postChat, readChat } from "../src/llm/read-chat.ts";
 import { load, openPage } from "./support/browser.ts";
@@ -8,7 +9,13 @@ import { eventually, gone, serve, signal, sse } from "./support/server.ts";
 
 declare const pattern: typeof import("../src/llm/render-markdown.ts") &
   typeof import("./support/chat-app.tsx") &
-  typeof import("./support/activity-chat.tsx") & { toHtml(markdown: string): string };
+  typeof import("./support/activity-chat.tsx") & {
+    toHtml(markdown: string): string;
+    // `react-refresh/runtime`
+    injectIntoGlobalHook(window: Window): void;
+    register(component: unknown, id: string): void;
+    performReactRefresh(): void;
+  };
 
 const never = new AbortController().signal;
 const DONE = 'event: done\ndata: {"reason":"stop","tools":[],"usage":{"input":1,"output":2}}\n\n';
@@ -122,6 +129,25 @@ describe("readChat", () => {
       () => new Promise((resolve) => setTimeout(resolve, 500)),
     );
     expect(await slow).toMatchObject({ reason: "stop" });
+  });
+
+  test("after the machine has slept, what had arrived is read before the silence counts", async () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date"] });
+    onTestFinished(() => void vi.useRealTimers());
+    let arrives: ReadableStreamDefaultController<Uint8Array> | undefined;
+    const body = new ReadableStream<Uint8Array>({ start: (controller) => void (arrives = controller) });
+    const response = new Response(body, { headers: { "content-type": "text/event-stream" } });
+    const done = readChat(response, () => undefined);
+    await vi.advanceTimersByTimeAsync(1_000);
+    vi.setSystemTime(Date.now() + 3_600_000);
+    await vi.advanceTimersByTimeAsync(44_500); // the timer fires, an hour late
+    arrives?.enqueue(new TextEncoder().encode('event: done\ndata: {"reason":"stop"}\n\n'));
+    await expect(done).resolves.toMatchObject({ reason: "stop" });
+    // Without a byte after it, the silence ends the answer.
+    const never = new Response(new ReadableStream(), { headers: response.headers });
+    const silent = readChat(never, () => undefined).catch((error: unknown) => error);
+    await vi.advanceTimersByTimeAsync(47_000);
+    expect(await silent).toMatchObject({ code: "silent" });
   });
 
   test("kinds are told apart and finish reasons are kept", async () => {
@@ -288,6 +314,34 @@ describe("useTokenStream under React", () => {
     await page.waitForFunction(() => document.querySelector("#status")?.textContent === "streaming");
     // The state changes before the request arrives.
     await eventually(async () => server.hits.get("/chat") === 2);
+  });
+
+  // React 19.3 runs the effects again, but not under StrictMode: there the answer continues.
+  test.each([true, false])("after Fast Refresh no answer stays streaming, StrictMode: %s", async (strict) => {
+    const opened = signal<ServerResponse>();
+    const server = await serve({ "/chat": (_, response) => opened.resolve(sse(response, token("Half an ans"))) });
+    const page = await openPage(server.origin);
+    // The runtime hooks into React before React is loaded.
+    await load(page, "../nextjs/node_modules/next/dist/compiled/react-refresh/runtime.js");
+    await page.evaluate(() => pattern.injectIntoGlobalHook(window));
+    await load(page, "test/support/activity-chat.tsx");
+    await page.evaluate((inStrict) => {
+      pattern.register(pattern.Chat, "Chat");
+      pattern.mountActivity("/chat", inStrict ? undefined : pattern.Fragment);
+    }, strict);
+    await page.click("#send");
+    await page.waitForFunction(() => document.querySelector("output")?.textContent === "Half an ans");
+    await page.evaluate(() => {
+      pattern.register(pattern.EditedChat, "Chat");
+      pattern.performReactRefresh();
+    });
+    await page.waitForSelector("section #status");
+    const response = await opened.promise;
+    if (strict) response.end(token("wer.") + DONE);
+    else await gone(response);
+    const [status, text] = strict ? ["done", "Half an answer."] : ["stopped", "Half an ans"];
+    await page.waitForFunction((end) => document.querySelector("#status")?.textContent === end, status);
+    expect(await page.textContent("output")).toBe(text);
   });
 
   test("a page that is hidden after it has asked for a frame shows the text", async () => {

@@ -159,6 +159,52 @@ describe.each(["6", "7"] as const)("AI SDK %s, approvals", (version) => {
     expect(messages()).toHaveLength(2);
     expect(plain((await history()).messages)).toEqual(plain(messages()));
   });
+
+  test("two tabs that approve the same call get the same answer", async () => {
+    const sendAutomaticallyWhen = sdks[version].lastAssistantMessageIsCompleteWithApprovalResponses;
+    const one = open(version, "agent", { sendAutomaticallyWhen });
+    await one.chat.sendMessage(say("Weather and time?"));
+    const two = open(version, "agent", { id: one.chat.id, sendAutomaticallyWhen });
+    two.chat.messages = structuredClone(one.messages()) as never;
+    const approval = one.messages()[1]!.parts.find((part) => part["approval"] !== undefined)!["approval"] as {
+      id: string;
+    };
+    for (const { chat } of [one, two]) void chat.addToolApprovalResponse({ id: approval.id, approved: true });
+    for (const { chat, text, messages } of [one, two])
+      await eventually(
+        () => chat.status === "ready" && text().includes("scripted model.") && messages()[1]!.parts.length > 5,
+      );
+    expect([one.errors, two.errors]).toEqual([[], []]);
+    expect(plain(two.messages())).toEqual(plain(one.messages()));
+    expect(plain((await one.history()).messages)).toEqual(plain(one.messages()));
+  });
+});
+
+/** A provider may repeat the ids of its calls in each step. */
+test.each(["5", "6", "7"] as const)("AI SDK %s keeps calls of the same id in two steps apart", async (version) => {
+  const step = (n: number): Part[] => [
+    { type: "start-step" },
+    { type: "tool-input-start", toolCallId: "call_0", toolName: "w" },
+    { type: "tool-input-available", toolCallId: "call_0", toolName: "w", input: { n } },
+    { type: "tool-output-available", toolCallId: "call_0", output: n },
+    { type: "finish-step" },
+  ];
+  const parts = [{ type: "start", messageId: "m" }, ...step(1), ...step(2), { type: "finish", finishReason: "stop" }];
+  const body = [...parts.map((part) => JSON.stringify(part)), "[DONE]"].map((data) => `data: ${data}\n\n`).join("");
+  const headers = { "content-type": "text/event-stream", "x-vercel-ai-ui-message-stream": "v1" };
+  const { chat, messages, errors } = open(version, "plain", {
+    transport: new sdks[version].DefaultChatTransport({
+      api: rust(),
+      fetch: async () => new Response(body, { headers }),
+    }),
+  });
+  await chat.sendMessage(say("Hello"));
+  expect(errors).toEqual([]);
+  const calls = messages()[1]!.parts.filter((part) => part["toolCallId"] === "call_0");
+  expect(calls.map((part) => [part["input"], part["output"]])).toEqual([
+    [{ n: 1 }, 1],
+    [{ n: 2 }, 2],
+  ]);
 });
 
 test("in Chromium, from another origin: an approval, a reload in the middle, and Stop", async () => {

@@ -259,6 +259,16 @@ describe("another start of the application", () => {
         sse(response, chunk({ content: "Hello" }, null) + chunk({}, "stop"));
         setTimeout(() => response.socket?.resetAndDestroy(), 100);
       },
+      // Hosts of the same format, each in its own way.
+      "/hosts/chat/completions": (_, response, nth) => {
+        const thought = chunk({ reasoning_content: "Hm" }, null) + chunk({ reasoning: "mm." }, null);
+        const ends = [
+          chunk({ content: "Yes." }, "stop"),
+          chunk({ content: "Hal" }, "error"),
+          chunk({ refusal: "No." }, "stop"),
+        ];
+        sse(response, `${thought}${ends[nth - 1]}data: [DONE]\n\n`).end();
+      },
     });
     const { origin: from } = await start({
       OPENAI_BASE_URL: `${provider.origin}/v1`,
@@ -267,6 +277,21 @@ describe("another start of the application", () => {
     });
     const [text, done] = await read(`${from}/api/chat`, { messages: [{ role: "user", content: "Hello" }] });
     expect([text, done]).toMatchObject(["Hello", { reason: "stop" }]);
+
+    const other = await start({ OPENAI_BASE_URL: `${provider.origin}/hosts`, OPENAI_API_KEY: "k", MODELS: "m" });
+    for (const [expected, end] of [
+      ["reasoning:Hmmm. text:Yes.", { reason: "stop" }],
+      ["reasoning:Hmmm. text:Hal", { code: "model_failed" }],
+      ["reasoning:Hmmm. refusal:No.", { reason: "refusal" }],
+    ] as const) {
+      const seen = new Map<string, string>();
+      const events = postChat(`${other.origin}/api/chat`, { messages: [{ role: "user", content: "Hello" }] }, never);
+      const outcome = await readChat(events, (kind, more) => void seen.set(kind, (seen.get(kind) ?? "") + more)).catch(
+        (error: unknown) => error,
+      );
+      expect([...seen].map(([kind, all]) => `${kind}:${all}`).join(" ")).toBe(expected);
+      expect(outcome).toMatchObject(end);
+    }
   });
 
   test("a reader that keeps its connection and takes nothing ends the answer at the provider", async () => {

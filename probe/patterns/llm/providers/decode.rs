@@ -64,6 +64,12 @@ pub trait Decoder {
         Ok(())
     }
 
+    /// The answer continues in another response: its id, and the number of the last event that was decoded. What is sent again is
+    /// skipped from now on. `None` if the provider cannot continue it.
+    fn continued(&mut self) -> Option<(String, u64)> {
+        None
+    }
+
     /// The body has ended cleanly without [`ModelEvent::Finish`].
     ///
     /// # Errors
@@ -99,10 +105,7 @@ impl<D: Decoder> Records<D> {
     pub fn with_limit(decoder: D, limit: usize) -> Self {
         Self {
             decoder,
-            sse: Parser::new(Limits {
-                line: limit,
-                event: limit,
-            }),
+            sse: Self::parser(limit),
             line: Vec::new(),
             bare: Bare::LineStart,
             halves: None,
@@ -111,9 +114,20 @@ impl<D: Decoder> Records<D> {
         }
     }
 
-    /// The decoder without the unfinished record: another response continues the answer, from the position that the decoder has.
-    pub fn into_decoder(self) -> D {
-        self.decoder
+    fn parser(limit: usize) -> Parser {
+        Parser::new(Limits {
+            line: limit,
+            event: limit,
+        })
+    }
+
+    /// See [`Decoder::continued`]: drops the unfinished record.
+    pub fn continued(&mut self) -> Option<(String, u64)> {
+        let position = self.decoder.continued()?;
+        self.sse = Self::parser(self.limit);
+        self.bare = Bare::LineStart;
+        self.line.clear();
+        Some(position)
     }
 
     /// Takes the next bytes and appends their events to `out`.

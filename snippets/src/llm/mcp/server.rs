@@ -8,7 +8,7 @@ use std::{
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    extract::{self, DefaultBodyLimit, FromRequest, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
@@ -73,11 +73,16 @@ pub fn router(server: Server) -> Router {
 }
 
 // ANCHOR: handle
-async fn handle(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes) -> Response {
-    // First, before the body is read: a page that reached this port by DNS rebinding is named here.
-    match server.allows(&headers) {
-        Err(refused) => refused.into_response(),
-        Ok(page) => (page.map(cors), answer(&server, &headers, &body)).into_response(),
+async fn handle(State(server): State<Arc<Server>>, request: extract::Request) -> Response {
+    // Checked first, before the body is read: a page that reached this port by DNS rebinding has another origin.
+    let headers = request.headers().clone();
+    let page = match server.allows(&headers) {
+        Err(refused) => return refused.into_response(),
+        Ok(page) => page.map(cors),
+    };
+    match Bytes::from_request(request, &()).await {
+        Err(refused) => (page, refused).into_response(),
+        Ok(body) => (page, answer(&server, &headers, &body)).into_response(),
     }
 }
 // ANCHOR_END: handle
@@ -192,7 +197,6 @@ struct Call {
     end: Value,
 }
 
-// ANCHOR: call
 impl Source for Call {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
         let token = &self.request.params["_meta"]["progressToken"];
@@ -220,6 +224,7 @@ impl Source for Call {
         Poll::Ready(Some(last(&self.request.answer(end))))
     }
 
+    // ANCHOR: call
     fn own(&mut self, what: Own) -> Option<Chunk> {
         Some(match what {
             Own::Prelude | Own::Heartbeat => Chunk::COMMENT,
@@ -231,8 +236,8 @@ impl Source for Call {
             ),
         })
     }
+    // ANCHOR_END: call
 }
-// ANCHOR_END: call
 
 fn last(message: &Value) -> Chunk {
     Chunk::from(&Event::message(&message.to_string()).last())

@@ -17,15 +17,15 @@ mod script;
 pub use player::{Exchange, ExchangeEnd};
 pub use script::{Ending, Fault, Reply, Script, ScriptedCall, Stop};
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -34,7 +34,11 @@ use player::Log;
 /// Scripts that may wait for their request.
 const MAX_QUEUED: usize = 1024;
 
+/// Answers in the background that are kept.
+const MAX_KEPT: usize = 64;
+
 /// A part of a rendered answer.
+#[derive(Clone)]
 struct Frame {
     bytes: String,
     /// Whether it carries a token.
@@ -74,6 +78,8 @@ pub struct ScriptedModel {
 struct Shared {
     default: Mutex<Script>,
     next: Mutex<VecDeque<Script>>,
+    /// Answers in the background, by their id.
+    kept: Mutex<VecDeque<(String, Vec<Frame>)>>,
     log: Log,
     released: watch::Sender<u64>,
 }
@@ -94,6 +100,7 @@ impl ScriptedModel {
             shared: Arc::new(Shared {
                 default: Mutex::new(script),
                 next: Mutex::default(),
+                kept: Mutex::default(),
                 log: Log::default(),
                 released: watch::Sender::new(0),
             }),
@@ -106,6 +113,9 @@ impl ScriptedModel {
     /// A request whose `model` is `scripted/<name>` gets the fault of that name
     /// ([`Script::NAMES`]), so that a client can choose without this handle. `scripted/agent` calls
     /// tools until it gets their results.
+    ///
+    /// With `background` and `store`, Responses keeps the answer: `GET /v1/responses/{id}?starting_after=` has the rest, with the fault
+    /// of the next script, and `POST /v1/responses/{id}/cancel` forgets it.
     pub fn router(&self) -> Router {
         let route = |protocol: Protocol| {
             let shared = Arc::clone(&self.shared);
@@ -121,6 +131,14 @@ impl ScriptedModel {
                 route(openai_chat::PROTOCOL),
             )
             .route("/v1/responses", route(openai_responses::PROTOCOL))
+            .route(
+                "/v1/responses/{id}",
+                get(rest).with_state(Arc::clone(&self.shared)),
+            )
+            .route(
+                "/v1/responses/{id}/cancel",
+                post(cancel).with_state(Arc::clone(&self.shared)),
+            )
             .route("/v1/messages", route(anthropic::PROTOCOL))
             .route("/v1/models/{*model}", route(gemini::PROTOCOL))
             .route("/v1beta/models/{*model}", route(gemini::PROTOCOL))
@@ -188,9 +206,68 @@ async fn answer(
         };
         script = named;
     }
-    let mut released = shared.released.subscribe();
+    let background = request["background"] == true;
+    if background && request["store"] != true {
+        return (StatusCode::BAD_REQUEST, "background needs store").into_response();
+    }
     // From here on the record closes when the reader goes away, even before the response head.
-    let mut record = shared.log.open(uri.path(), headers, request);
+    let record = shared.log.open(uri.path(), headers, request);
+    let frames: Vec<_> = match &script.recorded {
+        None => (protocol.frames)(record.id(), &model, &script.reply),
+        Some(bytes) => {
+            let blocks = bytes.split_inclusive("\n\n").map(str::to_owned);
+            blocks.map(Frame::token).collect()
+        }
+    };
+    if background {
+        let mut kept = lock(&shared.kept);
+        if kept.len() == MAX_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back((format!("resp_{}", record.id()), frames.clone()));
+    }
+    respond(&shared, protocol, script, record, frames).await
+}
+
+/// The events of an answer in the background after that of this number.
+async fn rest(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+    Path(id): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    let record = shared.log.open(uri.path(), headers, Value::Null);
+    let kept = lock(&shared.kept).iter().find(|kept| kept.0 == id).cloned();
+    let after = query.get("starting_after").and_then(|n| n.parse().ok());
+    let (Some((_, frames)), Some(after)) = (kept, after) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    // The number of an event is its place.
+    let rest = frames.into_iter().skip(after).skip(1).collect();
+    let script = lock(&shared.next).pop_front().unwrap_or_default();
+    respond(&shared, openai_responses::PROTOCOL, script, record, rest).await
+}
+
+async fn cancel(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    shared.log.open(uri.path(), headers, Value::Null).finish();
+    lock(&shared.kept).retain(|kept| kept.0 != id);
+    axum::Json(serde_json::json!({ "id": id, "status": "cancelled" })).into_response()
+}
+
+async fn respond(
+    shared: &Shared,
+    protocol: Protocol,
+    script: Script,
+    mut record: player::Record,
+    frames: Vec<Frame>,
+) -> Response {
+    let mut released = shared.released.subscribe();
     match script.fault {
         Fault::Status {
             status,
@@ -209,7 +286,6 @@ async fn answer(
         Fault::HoldHead => player::wait_for_release(&mut released).await,
         _ => {}
     }
-    let frames = (protocol.frames)(record.id(), &model, &script.reply);
     let steps = player::plan(frames, &script, protocol.error_event);
     let body = Body::from_stream(player::play(steps, released, record));
     let headers = [

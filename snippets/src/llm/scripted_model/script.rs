@@ -10,6 +10,8 @@ use serde_json::Value;
 pub struct Script {
     /// What the model says.
     pub reply: Reply,
+    /// A recorded answer in place of the reply: each block up to a blank line counts as a token.
+    pub recorded: Option<String>,
     /// How the answer goes wrong.
     pub fault: Fault,
     /// Bytes of each HTTP chunk, whatever lies in them; `None`: one chunk an event. 1 cuts every

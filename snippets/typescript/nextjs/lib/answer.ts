@@ -12,6 +12,12 @@ const REASONS: Record<string, Done["reason"]> = {
   content_filter: "content_filter",
 };
 
+/** Reasons of hosts that gave up: the answer is not complete. */
+const GAVE_UP = ["error", "abort", "cancelled", "insufficient_system_resource"];
+
+/** What hosts of OpenAI's format add. */
+type Delta = OpenAI.ChatCompletionChunk.Choice.Delta & { reasoning?: string | null; reasoning_content?: string | null };
+
 export interface Message {
   role: Role;
   content: string;
@@ -19,7 +25,7 @@ export interface Message {
 
 /** A part of an answer, in terms of this program. */
 export type Part =
-  | { kind: "text" | "refusal"; text: string }
+  | { kind: "text" | "reasoning" | "refusal"; text: string }
   | { kind: "done"; done: Done }
   | { kind: "failed"; failed: Failed };
 
@@ -45,6 +51,7 @@ export async function* answer(
   const silence = watchSilence(silenceMs());
   const done: Done = { reason: "other", tools: [], usage: { input: null, output: null } };
   let finished = false;
+  let refused = false;
   try {
     silence.listen();
     // OPENAI_API_KEY and OPENAI_BASE_URL are read here: at the top of a module they would be needed during the build.
@@ -57,19 +64,24 @@ export async function* answer(
       silence.pause();
       if (usage) done.usage = { input: usage.prompt_tokens, output: usage.completion_tokens };
       const choice = choices[0]; // none in the chunk with the usage
+      const delta: Delta | undefined = choice?.delta;
       for (const [kind, text] of [
-        ["text", choice?.delta.content],
-        ["refusal", choice?.delta.refusal],
+        ["reasoning", delta?.reasoning_content ?? delta?.reasoning],
+        ["text", delta?.content],
+        ["refusal", delta?.refusal],
       ] as const) {
         if (!text) continue;
+        refused ||= kind === "refusal";
         if (first) channel("llm:first-token").publish({ model, ms: performance.now() - asked });
         first = false;
         yield { kind, text };
       }
-      for (const { function: call } of choice?.delta.tool_calls ?? []) if (call?.name) done.tools.push(call.name);
+      for (const { function: call } of delta?.tool_calls ?? []) if (call?.name) done.tools.push(call.name);
       if (choice?.finish_reason) {
+        if (GAVE_UP.includes(choice.finish_reason)) return yield failed("model_failed", true);
         finished = true;
         done.reason = REASONS[choice.finish_reason] ?? "other";
+        if (refused && done.reason === "stop") done.reason = "refusal";
       }
       silence.listen();
     }

@@ -4,9 +4,9 @@
 // (`llm/resume`). Needs `llm/read-chat.ts`, `sse/connect.ts`.
 // Guarantee: one question is asked once, however often its POST is sent; after a cut or a reload no text comes twice.
 
-import { type ConnectOptions, connect, EventStreamError } from "../sse/connect.ts";
+import { type ConnectOptions, connect, EventStreamError, mayPass } from "../sse/connect.ts";
 import type { ServerSentEvent } from "../sse/event-stream.ts";
-import { ChatError, postChat } from "./read-chat.ts";
+import { ChatError, postChat, refusal } from "./read-chat.ts";
 
 type Events = AsyncIterable<ServerSentEvent>;
 
@@ -48,16 +48,13 @@ export function generationsSource(url: string, options: GenerationsOptions = {})
         headers: { ...(await headers?.()), "content-type": "application/json" },
         body: JSON.stringify(body),
       });
-      // After a cut the POST is sent again with the key and the cursor: the server joins it to the generation that
-      // runs.
-      return resumed(connect(url, { ...rest, signal, idempotencyKey: key, request }));
+      // After a cut the POST is sent again with the key and the cursor: the server joins it to the running generation.
+      return resumed(url, { ...rest, signal, idempotencyKey: key, request });
     },
     attach(signal) {
       const key = stored().getItem(storageKey);
       if (key === null) return undefined;
-      return resumed(
-        connect(one(key), { ...rest, signal, request: async () => ({ headers: { ...(await headers?.()) } }) }),
-      );
+      return resumed(one(key), { ...rest, signal, request: async () => ({ headers: { ...(await headers?.()) } }) });
     },
     stop() {
       const key = stored().getItem(storageKey);
@@ -74,16 +71,24 @@ export function generationsSource(url: string, options: GenerationsOptions = {})
 // ANCHOR_END: generations
 
 /** Final answers of the server as the errors that `readChat` throws. */
-async function* resumed(events: Events): AsyncGenerator<ServerSentEvent, void, void> {
+async function* resumed(url: string, options: ConnectOptions): AsyncGenerator<ServerSentEvent, void, void> {
+  let refused: ChatError | undefined;
+  const again = async (status: number, response: Response): Promise<boolean> => {
+    refused = await refusal(response);
+    // Without a code it is a proxy's.
+    if (refused.code !== `http_${status}`) return refused.retryable;
+    return (options.mayPass ?? mayPass)(status, response);
+  };
   try {
-    for await (const event of events) {
+    for await (const event of connect(url, { ...options, mayPass: again })) {
       // The log no longer has what comes next: the text so far cannot be continued.
       if (event.type === "reset") throw new ChatError("reset", true);
       yield event;
     }
   } catch (error) {
     if (!(error instanceof EventStreamError)) throw error;
-    throw new ChatError(error.status === 404 ? "forgotten" : `http_${error.status}`, false);
+    if (error.status === 404) throw new ChatError("forgotten", false);
+    throw refused ?? new ChatError(`http_${error.status}`, false);
   }
 }
 

@@ -118,6 +118,7 @@ export function history(messages: readonly ChatMessage[]): Turn[] {
   }
   return turns;
 }
+// ANCHOR_END: history
 
 /** The newest turns that fit, starting with a question. The last question is always sent. */
 function newest(turns: Turn[], maxTurns: number, maxCharacters: number): Turn[] {
@@ -131,4 +132,3 @@ function newest(turns: Turn[], maxTurns: number, maxCharacters: number): Turn[] 
   while (turns[from]?.role === "assistant") from += 1;
   return turns.slice(Math.max(from, 0));
 }
-// ANCHOR_END: history

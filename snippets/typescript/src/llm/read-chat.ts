@@ -98,7 +98,11 @@ class Silence {
     this.#ms = Math.min(ms, 2 ** 31 - 1); // setTimeout treats more as 1 ms
   }
   async bound<T>(wait: Promise<T>): Promise<T> {
-    const timer = setTimeout(() => this.#abort.abort(new ChatError("silent", true)), this.#ms);
+    const due = Date.now() + this.#ms;
+    const end = (): void => this.#abort.abort(new ChatError("silent", true));
+    const late = (): boolean => Date.now() - due > 1_000;
+    // Late: the machine has slept. What arrived before is read first.
+    let timer = setTimeout(() => (late() ? (timer = setTimeout(end, 1_000)) : end()), this.#ms);
     try {
       return await wait;
     } finally {
@@ -114,7 +118,7 @@ function reason(error: unknown, signal: AbortSignal, silence: Silence): unknown 
 }
 
 /** Before the answer has begun, failures are statuses with the same codes. */
-async function refusal(response: Response): Promise<ChatError> {
+export async function refusal(response: Response): Promise<ChatError> {
   const body: unknown = await response.json().catch(() => undefined);
   const error: Partial<Failed> = body && typeof body === "object" ? CHAT_DATA.refused.read(body) : {};
   const code = typeof error.code === "string" ? error.code : `http_${response.status}`;
@@ -123,8 +127,8 @@ async function refusal(response: Response): Promise<ChatError> {
 
 // ANCHOR: read
 /**
- * Reads a `Response` of yours, `postChat`, or `resumeChat` of `llm/answer-source.ts`. `onDelta` is awaited, so a slow
- * consumer slows the stream.
+ * Reads a `Response` of yours, `postChat`, or the events of an `AnswerSource` (`llm/answer-source.ts`). `onDelta` is awaited, so a
+ * slow consumer slows the stream.
  */
 export async function readChat(
   source: AsyncIterable<ServerSentEvent> | Response,

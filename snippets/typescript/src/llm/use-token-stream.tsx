@@ -2,8 +2,8 @@
 //
 // Use it for one answer at a time in React 18 or later; `llm/use-chat-log.tsx` shows a conversation. Needs `llm/answer.ts`,
 // `llm/answer-source.ts`, `llm/read-chat.ts`.
-// Guarantee: one render per frame, not per token; Stop and unmounting end the reading; hidden by `<Activity>` or refreshed by
-// Fast Refresh, an answer of a relay is `stopped`, one of `generationsSource` is read on.
+// Guarantee: one render per frame, not per token; Stop and unmounting end the reading; hidden by `<Activity>`, an
+// answer of a relay is `stopped`, one of `generationsSource` is read on; after Fast Refresh none stays `streaming` without being read.
 
 // ANCHOR: hook
 import { useCallback, useEffect, useState, useSyncExternalStore } from "react";

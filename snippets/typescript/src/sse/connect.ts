@@ -33,8 +33,8 @@ export interface Contract {
   cursorQuery?: string;
   /** Statuses that end the stream: the generator returns. `[204]` unless given. */
   over?: readonly number[];
-  /** Whether a status may pass, so that the request is sent again. 408, 425, 429 and 5xx except 501 and 505 unless given. */
-  mayPass?: (status: number) => boolean;
+  /** Whether a refusal may pass, so that the request is sent again. 408, 425, 429 and 5xx except 501 and 505 unless given. */
+  mayPass?: (status: number, response: Response) => boolean | Promise<boolean>;
 }
 
 // ANCHOR: options
@@ -89,7 +89,7 @@ export interface ConnectOptions extends Contract {
  * Whether a retry may succeed; for any other status, it would get the same status. 520 to 530 come from CDNs that
  * cannot reach their origin.
  */
-function mayPass(status: number): boolean {
+export function mayPass(status: number): boolean {
   return [408, 425, 429].includes(status) || (status >= 500 && status !== 501 && status !== 505);
 }
 // ANCHOR_END: options
@@ -152,7 +152,7 @@ export async function* connect(
           renewed = true;
           continue;
         }
-        if (!again(status)) throw new EventStreamError(`HTTP ${status}`, status);
+        if (!(await again(status, response))) throw new EventStreamError(`HTTP ${status}`, status);
         safeToRepeat ||= refusals.includes(status);
         retryAfter = retryAfterMs(response.headers.get("retry-after"));
         throw new RetryLater(`HTTP ${status}`);

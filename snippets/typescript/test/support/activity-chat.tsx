@@ -4,7 +4,7 @@ import { createRoot } from "react-dom/client";
 import type { AnswerSource } from "../../src/llm/answer-source.ts";
 import { useTokenStream } from "../../src/llm/use-token-stream.tsx";
 
-function Chat({ source }: { source: string | AnswerSource }): React.ReactNode {
+export function Chat({ source }: { source: string | AnswerSource }): React.ReactNode {
   const { text, status, send, stop } = useTokenStream(source);
   return (
     <main>
@@ -18,6 +18,11 @@ function Chat({ source }: { source: string | AnswerSource }): React.ReactNode {
       <output>{text}</output>
     </main>
   );
+}
+
+/** The same after its file was saved. */
+export function EditedChat(props: { source: string | AnswerSource }): React.ReactNode {
+  return <section>{Chat(props)}</section>;
 }
 
 function App({ source }: { source: string | AnswerSource }): React.ReactNode {
@@ -34,10 +39,12 @@ function App({ source }: { source: string | AnswerSource }): React.ReactNode {
   );
 }
 
-export function mountActivity(source: string | AnswerSource = "/chat"): void {
+export function mountActivity(source: string | AnswerSource = "/chat", Mode: typeof StrictMode = StrictMode): void {
   createRoot(document.body.appendChild(document.createElement("div"))).render(
-    <StrictMode>
+    <Mode>
       <App source={source} />
-    </StrictMode>,
+    </Mode>,
   );
 }
+
+export { Fragment } from "react";

@@ -41,13 +41,14 @@ export async function POST(request: Request): Promise<Response> {
     signal.addEventListener("abort", () => left.abort());
     for await (const part of all) {
       if (part.kind === "text") record.text += part.text;
-      else if (part.kind !== "refusal") record.outcome = part.kind;
+      else if (part.kind === "done" || part.kind === "failed") record.outcome = part.kind;
       yield encodeEvent(toEvent(part));
     }
   });
   const stream = withHeartbeat(events, PING, SETTINGS.pingEveryMs);
   return new Response(endUnread(stream, unreadMs()), { headers: STREAM_HEADERS });
 }
+// ANCHOR_END: route
 
 /** The messages for the provider, or the code of a refusal. A client can also forge the assistant's messages. */
 function parse(sent: unknown): Message[] | "invalid" | "role_refused" {
@@ -61,4 +62,3 @@ function parse(sent: unknown): Message[] | "invalid" | "role_refused" {
   }
   return messages;
 }
-// ANCHOR_END: route
