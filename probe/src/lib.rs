@@ -3,6 +3,7 @@
 //! [`checks::CHECKS`] is the list; [`run`] does the work; `README.md` of this crate documents the
 //! command and its JSON. The parser of event streams is the project's own pattern, `sse/wire`.
 
+mod checklist;
 pub mod checks;
 pub mod command;
 mod http1;

@@ -1,6 +1,7 @@
 //! Wrong: text that is passed to `Event::data` unchanged.
 //! Harm: axum turns each CRLF into two line breaks and leaves its CR in the bytes, so a client that knows only LF reads one broken line.
 //! Instead: sse/serve
+//! Probe: fails sse-line-endings
 
 use std::convert::Infallible;
 
@@ -13,9 +14,11 @@ use snippets::sse::event::Event as Checked;
 use snippets::sse::streams::{Config, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::wrong::{Wrong, route, with_headers};
+use crate::support::wrong::{Probed, Start, Wrong, route, with_headers};
 
 const TEXT: &str = "a\r\nb";
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service));
 
 pub(crate) fn wrong_service() -> Wrong {
     let text = async || {

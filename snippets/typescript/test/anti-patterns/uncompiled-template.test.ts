@@ -1,6 +1,7 @@
 // Wrong: a template with untyped parameters, `error.message` of a caught value and `response.body.getReader()`, never compiled
 // Harm: a strict project refuses it; anyone who silences the compiler gets the null body and the thrown non-Error at run time
 // Instead: sse/browser
+// Probe: cannot see: at build time
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
