@@ -183,11 +183,12 @@ fn service() {
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let mut all = [SSE, WS].into_iter().flatten();
-        let start = all.find_map(|twin| match twin.probed.start {
-            Start::Process(start) if twin.name == name => Some(start),
-            _ => None,
-        });
+        let start = PROBED
+            .iter()
+            .find_map(|(known, probed)| match probed.start {
+                Start::Process(start) if *known == name => Some(start),
+                _ => None,
+            });
         let wrong = start.unwrap()();
         let mut app = wrong.app;
         if let Some(publish) = wrong.publish {

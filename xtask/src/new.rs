@@ -144,7 +144,7 @@ pub fn pattern(root: &Path, name: &str) -> Result<Made, String> {
     })?;
     plan.write(vec![
         format!("write what is left; `cargo test -p snippets --test patterns -- {tests} {wrong}` runs its tests"),
-        "a crate that no pattern has yet: `[workspace.dependencies]` of Cargo.toml, `snippets/Cargo.toml`, and `[dev-dependencies]` of Cargo.toml if a fence uses it".to_owned(),
+        "a crate that no pattern has yet: `[workspace.dependencies]` of Cargo.toml and `snippets/Cargo.toml`".to_owned(),
         format!("a wire: `## On the wire` before `## What goes wrong`, with `<!-- from: snippets/tests/snapshots/patterns__{tests}__NAME.snap -->` over an `http` fence"),
         "then `cargo xtask sync`, `cargo test -p xtask` and `cargo test --test pack -- fences`".to_owned(),
     ])

@@ -1,12 +1,12 @@
 //! All text that is generated: the blocks and fences of documents, `audit.txt`, `copying.tsv`, the lists of
-//! test files, what the probe takes from the checklist, and the copies of the published probe.
+//! test files, the crates of fences in `Cargo.toml`, what the probe takes from the checklist, and the copies of the published probe.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{REWRITES, copying, fences, generated, modules};
+use super::{REWRITES, copying, dependencies, fences, generated, modules};
 
 /// Patterns that the published probe is built from; `probe/build.rs` names the same ones.
 const OF_THE_PROBE: [&str; 8] = [
@@ -109,6 +109,10 @@ fn wanted(root: &Path) -> Wanted {
     }
     match generated::audit_index(root) {
         Ok(text) => files.push(("audit.txt".into(), Some(text.into_bytes()))),
+        Err(problem) => problems.push(problem),
+    }
+    match dependencies::manifest(root) {
+        Ok(text) => files.push(("Cargo.toml".into(), Some(text.into_bytes()))),
         Err(problem) => problems.push(problem),
     }
     match generated::probe_items(root) {

@@ -64,62 +64,62 @@ async function nextRoute(path: string, provider: string): Promise<string> {
 
 const user = { role: "user", content: "Hello" };
 
-/** The checks that fail for each counterexample whose header says `Probe: fails`. */
+/** Each counterexample whose header says `Probe: fails`, as the probe sees it: the checks that fail. */
 const SHOWN: Record<string, () => Promise<string[]>> = {
   "event-source-for-one-answer": async () => {
-      const { origin } = await serve({
-        "/wrong": (_, response) => void response.writeHead(200, STREAM_HEADERS).end('data: {"text":"all of it"}\n\n'),
-      });
-      return failed("sse", `${origin}/wrong`, ...SHORT);
-    },
+    const { origin } = await serve({
+      "/wrong": (_, response) => void response.writeHead(200, STREAM_HEADERS).end('data: {"text":"all of it"}\n\n'),
+    });
+    return failed("sse", `${origin}/wrong`, ...SHORT);
+  },
   "throw-after-200": async () => {
+    const { origin } = await serve({
+      "/wrong": (_, response) => {
+        response.writeHead(200, STREAM_HEADERS).flushHeaders();
+        pipeline(Readable.fromWeb(throwAfter200() as import("node:stream/web").ReadableStream), response).catch(
+          () => undefined,
+        );
+      },
+    });
+    return failed("sse", `${origin}/wrong`, ...SHORT);
+  },
+  // It produces in start(), and hands on whatever the provider says, errors too.
+  "upstream-not-aborted": () =>
+    llm(async (provider) => {
+      const body = JSON.stringify({ model: "probed", stream: true, messages: [user] });
       const { origin } = await serve({
         "/wrong": (_, response) => {
           response.writeHead(200, STREAM_HEADERS).flushHeaders();
-          pipeline(Readable.fromWeb(throwAfter200() as import("node:stream/web").ReadableStream), response).catch(
+          const events = upstreamNotAborted(`${provider}/chat/completions`, { method: "POST", body });
+          pipeline(Readable.fromWeb(events as import("node:stream/web").ReadableStream), response).catch(
             () => undefined,
           );
         },
       });
-      return failed("sse", `${origin}/wrong`, ...SHORT);
-    },
-  // It produces in start(), and hands on whatever the provider says, errors too.
-  "upstream-not-aborted": () =>
-      llm(async (provider) => {
-        const body = JSON.stringify({ model: "probed", stream: true, messages: [user] });
-        const { origin } = await serve({
-          "/wrong": (_, response) => {
-            response.writeHead(200, STREAM_HEADERS).flushHeaders();
-            const events = upstreamNotAborted(`${provider}/chat/completions`, { method: "POST", body });
-            pipeline(Readable.fromWeb(events as import("node:stream/web").ReadableStream), response).catch(
-              () => undefined,
-            );
-          },
-        });
-        return `${origin}/wrong`;
-      }, {}),
+      return `${origin}/wrong`;
+    }, {}),
   // The unmasked frame ends its process.
   "ws-server-without-error-listener": async () => {
-      const child = spawn(process.execPath, ["--input-type=module", "--eval", webSocketServer("")], {
-        stdio: ["pipe", "pipe", "ignore"],
-      });
-      onTestFinished(() => void child.stdin.end());
-      const [port] = (await once(child.stdout, "data")) as [Buffer];
-      return failed(
-        "ws",
-        `ws://127.0.0.1:${port.toString().trim()}`,
-        "--cookie",
-        "sid=1",
-        "--skip",
-        "ws-heartbeat,ws-silent-peer-dropped,ws-flood-limited",
-      );
-    },
+    const child = spawn(process.execPath, ["--input-type=module", "--eval", webSocketServer("")], {
+      stdio: ["pipe", "pipe", "ignore"],
+    });
+    onTestFinished(() => void child.stdin.end());
+    const [port] = (await once(child.stdout, "data")) as [Buffer];
+    return failed(
+      "ws",
+      `ws://127.0.0.1:${port.toString().trim()}`,
+      "--cookie",
+      "sid=1",
+      "--skip",
+      "ws-heartbeat,ws-silent-peer-dropped,ws-flood-limited",
+    );
+  },
   // It does not look at Last-Event-ID either.
   "nextjs-head-held": async () => {
-      const job = await newJob();
-      const publish = `curl -s -d '{"type":"progress","data":{}}' ${origin()}/testing/jobs/${job.id}`;
-      return failed("sse", `${origin()}/wrong/silent/${job.id}`, "--publish", publish, ...SHORT);
-    },
+    const job = await newJob();
+    const publish = `curl -s -d '{"type":"progress","data":{}}' ${origin()}/testing/jobs/${job.id}`;
+    return failed("sse", `${origin()}/wrong/silent/${job.id}`, "--publish", publish, ...SHORT);
+  },
   "nextjs-prerendered-stream": // It arrives as a whole, and on a busy machine late: how its bytes are spread says nothing.
     () =>
       failed(
@@ -130,22 +130,23 @@ const SHOWN: Record<string, () => Promise<string[]>> = {
         "sse-headers-before-first-event,sse-events-incremental",
       ),
   // It produces in start().
-  "nextjs-provider-not-told": () => llm((provider) => nextRoute("/wrong/no-signal", provider), { model: "probed", messages: [user] }),
+  "nextjs-provider-not-told": () =>
+    llm((provider) => nextRoute("/wrong/no-signal", provider), { model: "probed", messages: [user] }),
   // What a backend is that knows nothing of proxies.
   "nextjs-rewrite-gzip": () =>
-      failed(
-        "sse",
-        `${origin()}/wrong/backend/probed/events`,
-        "--publish",
-        `curl -s -X POST ${inject("plain")}/probed/push`,
-        ...SHORT,
-      ),
+    failed(
+      "sse",
+      `${origin()}/wrong/backend/probed/events`,
+      "--publish",
+      `curl -s -X POST ${inject("plain")}/probed/push`,
+      ...SHORT,
+    ),
   // Nor is it told of the client's leaving.
   "nextjs-sdk-response-as-is": () =>
-      llm((provider) => nextRoute("/wrong/ai-no-signal", provider), {
-        model: "probed",
-        messages: [{ id: "1", role: "user", parts: [{ type: "text", text: "Hello" }] }],
-      }),
+    llm((provider) => nextRoute("/wrong/ai-no-signal", provider), {
+      model: "probed",
+      messages: [{ id: "1", role: "user", parts: [{ type: "text", text: "Hello" }] }],
+    }),
   "nextjs-throw-in-body": () => failed("sse", `${origin()}/wrong/throws`, ...SHORT),
 };
 
