@@ -1,5 +1,4 @@
-//! Every check of the probe: what it looks for, and what to change if it fails. The checklist has the rest of each
-//! ([`crate::checklist`]).
+//! Every check of the probe: what it looks for, and what to change if it fails. `checklist.rs` has the rest of each.
 
 use crate::checklist;
 
@@ -72,7 +71,7 @@ pub fn find(id: &str) -> Option<&'static Check> {
 macro_rules! checks {
     ($($name:ident $looks_for:literal $fix:literal;)*) => {
         $(
-            #[doc = concat!("Looks for ", $looks_for, ".")]
+            /// A check; [`Check::looks_for`] says which.
             pub const $name: &Check = &Check {
                 kind: Kind::of(checklist::$name.id),
                 id: checklist::$name.id,

@@ -378,7 +378,7 @@ async fn long_waits_for_a_cut() {
 /// A service that ends during the run is one sentence and exit code 1.
 #[test]
 fn a_service_that_ends_aborts_the_run() {
-    let service = crate::process::Process::start("sse");
+    let service = crate::process::start("sse");
     let url = format!("http://{}/events", service.addr);
     let kill = format!("kill -9 {}", service.child.id());
     let output = probe(

@@ -1,8 +1,7 @@
 //! The counterexamples under `stream-probe`: what the wire shows of each fails the checks that its header names, and no other.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use axum::routing::post;
 use futures::{StreamExt, stream};
 use snippets::llm::upstream::Dialect;
 use stream_probe::{Kind, Options, Publish, Report, Target};
+use testkit::process::Process;
 
 use crate::anti_patterns::PROBED;
 use crate::support::Server;
@@ -72,7 +72,7 @@ async fn report(twin: Shown) -> Report {
     let base = format!("http://{upstream}");
     let wrong = match twin.probed.start {
         Start::Process(_) => {
-            let process = Process::start(twin.name);
+            let process = Process::start("stream_probe_twins::service", twin.name);
             let mut options = options(&twin, process.addr);
             options.pid = Some(process.child.id());
             let addr = process.addr;
@@ -134,51 +134,10 @@ fn options(twin: &Shown, addr: SocketAddr) -> Options {
     options
 }
 
-const SERVICE: &str = "STREAM_PROBE_TWIN";
-
-/// This very binary, started again to serve one twin; dropped, it is killed.
-struct Process {
-    child: Child,
-    addr: SocketAddr,
-    /// Held: the test runner of the service prints after a minute, and ends if nobody can read it.
-    _printed: BufReader<ChildStdout>,
-}
-
-impl Process {
-    fn start(name: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "stream_probe_twins::service", "--nocapture"])
-            .env(SERVICE, name)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut printed = BufReader::new(child.stdout.take().unwrap());
-        let addr = printed
-            .by_ref()
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| line.rsplit("listening ").next()?.parse().ok())
-            .unwrap();
-        Self {
-            child,
-            addr,
-            _printed: printed,
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// The twin that the environment names; otherwise there is nothing to do.
+/// The counterexample that this process was started for.
 #[test]
 fn service() {
-    let Ok(name) = std::env::var(SERVICE) else {
+    let Some(name) = Process::service() else {
         return;
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();

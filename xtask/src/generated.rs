@@ -269,12 +269,8 @@ pub fn probe_items(root: &Path) -> Result<String, String> {
         text.push_str(&format!("\nitems! {{ \"{chapter}\"\n"));
         for item in probed.iter().filter(|item| item.chapter == *chapter) {
             let title = item.title.as_deref().unwrap_or_default();
-            text.push_str(&format!(
-                "\t{} {:?} {:?} {title:?};\n",
-                constant(&item.id),
-                item.id,
-                item.level
-            ));
+            let name = constant(&item.id);
+            text.push_str(&format!("\t{name} {:?} {title:?};\n", item.level));
         }
         text.push_str("}\n");
     }
@@ -302,9 +298,32 @@ pub(crate) struct Item {
 }
 
 macro_rules! items {
-\t($chapter:literal $($name:ident $id:literal $level:ident $title:literal;)*) => {
-\t\t$(pub(crate) const $name: Item = Item { id: $id, level: Level::$level, chapter: $chapter, title: $title };)*
-\t};
+\t($chapter:literal $($name:ident $level:ident $title:literal;)*) => {$(
+\t\tpub(crate) const $name: Item = {
+\t\t\tconst NAME: &str = stringify!($name);
+\t\t\tconst ID: [u8; NAME.len()] = id(NAME);
+\t\t\tItem { id: text(&ID), level: Level::$level, chapter: $chapter, title: $title }
+\t\t};
+\t)*};
+}
+
+/// `SSE_UTF8` as `sse-utf8`.
+const fn id<const LENGTH: usize>(name: &str) -> [u8; LENGTH] {
+\tlet (mut id, mut at) = ([b'-'; LENGTH], 0);
+\twhile at < LENGTH {
+\t\tif name.as_bytes()[at] != b'_' {
+\t\t\tid[at] = name.as_bytes()[at].to_ascii_lowercase();
+\t\t}
+\t\tat += 1;
+\t}
+\tid
+}
+
+const fn text(id: &[u8]) -> &str {
+\tmatch std::str::from_utf8(id) {
+\t\tOk(id) => id,
+\t\tErr(_) => \"\",
+\t}
 }
 ";
 

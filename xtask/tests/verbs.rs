@@ -232,7 +232,8 @@ fn a_new_check_has_every_part_and_the_rest_is_named() {
     sync::run(root).unwrap();
     let items = read("probe/src/checklist.rs");
     for id in ["sse-foo-bar", "ws-foo-bar", "llm-foo-bar", &item.id] {
-        assert_has(&items, &[&format!("\"{id}\" Must \"WRITE: ")]);
+        let constant = xtask::generated::constant(id);
+        assert_has(&items, &[&format!("\t{constant} Must \"WRITE: ")]);
     }
 }
 
