@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use mdbook_driver::MDBook;
 use mdbook_driver::book::BookItem;
 use mdbook_driver::config::Config;
@@ -66,7 +66,8 @@ pub fn build(root: &Path, out: &Path) -> Result<Book> {
     let complaints = Complaints::default();
     let subscriber = tracing_subscriber::registry().with(complaints.clone());
     let built = tracing::subscriber::with_default(subscriber, || {
-        let book = MDBook::load_with_config(&folder, config)?;
+        let mut book = MDBook::load_with_config(&folder, config)?;
+        fill(root, &mut book)?;
         book.build()?;
         anyhow::Ok(book)
     });
@@ -115,6 +116,21 @@ pub fn build(root: &Path, out: &Path) -> Result<Book> {
         chapters,
         live,
     })
+}
+
+/// Puts the tables of the whole pack into the pages that have a place for them.
+fn fill(root: &Path, book: &mut MDBook) -> Result<()> {
+    let mut filled = Ok(());
+    book.book.for_each_mut(|item| {
+        if let BookItem::Chapter(chapter) = item {
+            match xtask::generated::fill(root, &chapter.content) {
+                Ok(Some(content)) => chapter.content = content,
+                Ok(None) => {}
+                Err(why) => filled = Err(anyhow!("{}: {why}", chapter.name)),
+            }
+        }
+    });
+    filled
 }
 
 /// The internal links of the HTML pages below `out` whose file or anchor does not exist, as

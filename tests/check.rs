@@ -111,8 +111,8 @@ fn it_sums_the_results_of_all_runners() {
         "cargo",
         &cargo("echo 'test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured'; echo 'test result: ok. 4 passed; 0 failed; 2 ignored; 0 measured'"),
     );
-    // rustfmt, clippy, the build and the snapshots count as one each.
-    folder.ends_with(&[], "12 passed, 0 failed, 2 skipped");
+    // rustfmt, clippy, the documentation, the build and the snapshots count as one each.
+    folder.ends_with(&[], "13 passed, 0 failed, 2 skipped");
 
     for name in ["one", "two"] {
         folder.write(&format!("{name}/package-lock.json"), "{}");
@@ -130,7 +130,7 @@ fn it_sums_the_results_of_all_runners() {
         "case \"$*\" in *'one run --silent test'*) echo '      Tests  5 passed | 1 skipped (6)';; \
          *'two run --silent test'*) printf '# tests 4\\n# pass 4\\n# fail 0\\n# skipped 0\\n';; esac",
     );
-    let said = folder.ends_with(&[], "23 passed, 0 failed, 3 skipped");
+    let said = folder.ends_with(&[], "24 passed, 0 failed, 3 skipped");
     assert!(!said.contains("node_modules/dependency"), "{said}");
 }
 
@@ -141,7 +141,7 @@ fn a_failed_test_is_counted_and_named() {
         "cargo",
         &cargo("echo 'test resume::gap ... FAILED'; echo 'test result: FAILED. 6 passed; 1 failed; 0 ignored'; exit 101"),
     );
-    let said = folder.ends_with(&[], "11 passed, 1 failed");
+    let said = folder.ends_with(&[], "12 passed, 1 failed");
     assert!(
         said.contains("tests: 1 failed, see target/check/tests.log\n  resume::gap\n"),
         "{said}"
@@ -152,15 +152,15 @@ fn a_failed_test_is_counted_and_named() {
 fn a_runner_that_breaks_off_is_a_failure() {
     let folder = Folder::new();
     folder.stub("cargo", &cargo("echo 'error: could not compile'; exit 101"));
-    folder.ends_with(&[], "5 passed, 1 failed");
+    folder.ends_with(&[], "6 passed, 1 failed");
     // Also when all that it said before was good.
     folder.stub(
         "cargo",
         &cargo("echo 'test result: ok. 6 passed; 0 failed; 0 ignored'; exit 101"),
     );
-    folder.ends_with(&[], "11 passed, 1 failed");
+    folder.ends_with(&[], "12 passed, 1 failed");
     folder.stub("cargo", "[ \"$1 $2\" != 'clippy --workspace' ] || exit 101");
-    let said = folder.ends_with(&[], "5 passed, 1 failed");
+    let said = folder.ends_with(&[], "6 passed, 1 failed");
     assert!(said.contains("clippy: 1 failed"), "{said}");
 }
 
@@ -172,10 +172,10 @@ fn a_snapshot_that_no_test_uses_is_named() {
         "cargo",
         &cargo("echo \"$PWD/snippets/tests/../tests/snapshots/used.snap\" >>\"$INSTA_SNAPSHOT_REFERENCES_FILE\""),
     );
-    folder.ends_with(&[], "6 passed, 0 failed");
+    folder.ends_with(&[], "7 passed, 0 failed");
     folder.write("snippets/tests/snapshots/unused.snap", "");
     folder.write("target/package/copy.snap", "");
-    let said = folder.ends_with(&[], "5 passed, 1 failed");
+    let said = folder.ends_with(&[], "6 passed, 1 failed");
     assert!(
         said.contains("/snippets/tests/snapshots/unused.snap\n"),
         "{said}"
@@ -187,23 +187,23 @@ fn a_snapshot_that_no_test_uses_is_named() {
 fn what_is_missing_is_installed_or_fails_by_name() {
     let folder = Folder::new();
     folder.stub("caddy", "exit 127");
-    let said = folder.ends_with(&[], "8 passed, 1 failed");
+    let said = folder.ends_with(&[], "9 passed, 1 failed");
     assert!(
         said.contains(
             "FAILED install caddy: missing; install the program that Debian packages as `caddy`"
         ),
         "{said}"
     );
-    let said = folder.ends_with(&["--no-install"], "8 passed, 1 failed");
+    let said = folder.ends_with(&["--no-install"], "9 passed, 1 failed");
     assert!(said.contains("install caddy: missing"), "{said}");
 
     folder.stub(
         "apt-get",
         "case \"$*\" in *install*caddy*) printf '#!/bin/sh\\n' >\"$(dirname \"$0\")/caddy\";; esac",
     );
-    let said = folder.ends_with(&[], "8 passed, 0 failed");
+    let said = folder.ends_with(&[], "9 passed, 0 failed");
     assert!(said.contains("== install: caddy"), "{said}");
-    let said = folder.ends_with(&[], "8 passed, 0 failed");
+    let said = folder.ends_with(&[], "9 passed, 0 failed");
     assert!(
         !said.contains("== install: caddy"),
         "nothing is installed twice: {said}"
@@ -218,7 +218,7 @@ fn a_component_of_the_toolchain_is_installed_or_fails_by_name() {
         "[ \"$1\" != fmt ] || [ -f \"$(dirname \"$0\")/installed\" ]",
     );
     folder.stub("rustup", "echo 'no network'; exit 1");
-    let said = folder.ends_with(&[], "5 passed, 2 failed");
+    let said = folder.ends_with(&[], "6 passed, 2 failed");
     assert!(
         said.contains("FAILED install rustfmt: missing; run `rustup component add rustfmt`"),
         "{said}"
@@ -227,7 +227,7 @@ fn a_component_of_the_toolchain_is_installed_or_fails_by_name() {
         "rustup",
         "[ \"$*\" = 'component add rustfmt' ] && touch \"$(dirname \"$0\")/installed\"",
     );
-    folder.ends_with(&[], "6 passed, 0 failed");
+    folder.ends_with(&[], "7 passed, 0 failed");
 }
 
 #[test]
@@ -238,19 +238,19 @@ fn packages_are_installed_once_for_each_lock_file() {
     folder.write("tools/requirements.txt", "a==1");
     folder.stub("npm", "mkdir -p node_modules && exit 0");
     folder.stub("python3", "for last; do :; done; [ \"$1 $2\" != '-m venv' ] || { mkdir -p \"$last/bin\"; printf '#!/bin/sh\\n' >\"$last/bin/pip\"; chmod +x \"$last/bin/pip\"; }");
-    let said = folder.ends_with(&[], "8 passed, 0 failed");
+    let said = folder.ends_with(&[], "9 passed, 0 failed");
     assert!(
         said.contains("== npm ci tools") && said.contains("== venv tools"),
         "{said}"
     );
-    let said = folder.ends_with(&["--no-install"], "8 passed, 0 failed");
+    let said = folder.ends_with(&["--no-install"], "9 passed, 0 failed");
     assert!(
         !said.contains("== npm ci") && !said.contains("== venv"),
         "{said}"
     );
     folder.write("tools/package-lock.json", "2");
     folder.write("tools/requirements.txt", "a==2");
-    let said = folder.ends_with(&["--no-install"], "8 passed, 2 failed");
+    let said = folder.ends_with(&["--no-install"], "9 passed, 2 failed");
     assert!(
         said.contains("npm ci tools: not installed") && said.contains("venv tools: not installed"),
         "{said}"
@@ -261,7 +261,7 @@ fn packages_are_installed_once_for_each_lock_file() {
         "npm",
         "[ \"$1\" = --version ] || { echo 'no network'; exit 1; }",
     );
-    let said = folder.ends_with(&[], "8 passed, 1 failed");
+    let said = folder.ends_with(&[], "9 passed, 1 failed");
     assert!(
         said.contains("no network")
             && said.contains("FAILED npm ci tools: see target/check/npm-ci-tools.log"),
@@ -269,7 +269,7 @@ fn packages_are_installed_once_for_each_lock_file() {
     );
 
     folder.write("other/tools/requirements.txt", "a==1");
-    let said = folder.ends_with(&[], "8 passed, 2 failed");
+    let said = folder.ends_with(&[], "9 passed, 2 failed");
     assert!(said.contains("two folders are called tools"), "{said}");
 }
 

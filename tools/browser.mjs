@@ -1,24 +1,19 @@
 // Drives a real Chromium for tests/browser.rs: node browser.mjs SCENARIO URL
 // Passes silently; a failed expectation is an exception and exit code 1.
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
+import { browserArguments, chromiumPath } from "./testkit.mjs";
 
 const PATIENCE = 240_000;
 const [scenario, url] = process.argv.slice(2);
 
-const places = [...(process.env.PATH ?? "").split(":").map((folder) => join(folder, "chromium")), "/usr/bin/chromium"];
-const executablePath = places.find((place) => existsSync(place));
-if (!executablePath) throw new Error("Chromium is missing: run ./check");
-
-const flags =
-  "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync";
 const profile = mkdtempSync(join(tmpdir(), "browser-"));
 const context = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  args: flags.split(" "),
+  executablePath: chromiumPath(),
+  args: browserArguments,
   timeout: PATIENCE,
 });
 context.setDefaultTimeout(PATIENCE);

@@ -7,6 +7,7 @@ import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { freePort as portFrom } from "../../tools/testkit.mjs";
 
 export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -35,19 +36,7 @@ export async function eventually(ms, what, look) {
 }
 
 /** A free port below those that the kernel gives to outgoing connections. */
-export async function freePort() {
-  for (;;) {
-    const port = 9_100 + crypto.randomInt(5_900); // those above are of the other tests
-    const server = net.createServer().listen(port, "127.0.0.1");
-    const free = await new Promise((resolve) => {
-      server.once("listening", () => resolve(true));
-      server.once("error", () => resolve(false));
-    });
-    if (!free) continue;
-    await new Promise((resolve) => server.close(resolve));
-    return port;
-  }
-}
+export const freePort = () => portFrom(9_100, 5_900);
 
 // --- Programs -----------------------------------------------------------------
 

@@ -1,61 +1,23 @@
 //! What only the service's process shows (`--pid`): descriptors, memory, and what SIGTERM does. The
 //! service is this very binary, started again with the name of one test.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::SocketAddr;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use stream_probe::{Kind, Publish, Report};
+use testkit::process::Process;
 
 use crate::support::{assert_failed, assert_passed, probe, sse, ws};
 
-const SERVICE: &str = "STREAM_PROBE_TEST_SERVICE";
-
-/// A service in a process of its own; dropped, it is killed.
-pub struct Process {
-    pub child: Child,
-    pub addr: SocketAddr,
-    /// Held: the test runner of the service prints after a minute, and ends if nobody can read it.
-    _printed: BufReader<ChildStdout>,
+pub fn start(service: &str) -> Process {
+    Process::start("process::service", service)
 }
 
-impl Process {
-    pub fn start(name: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "process::service", "--nocapture"])
-            .env(SERVICE, name)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut printed = BufReader::new(child.stdout.take().unwrap());
-        let addr = printed
-            .by_ref()
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| line.rsplit("listening ").next()?.parse().ok())
-            .unwrap();
-        Self {
-            child,
-            addr,
-            _printed: printed,
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// The service, where the environment names one; otherwise there is nothing to do.
+/// The service that this process was started for.
 #[test]
 fn service() {
-    let Ok(name) = std::env::var(SERVICE) else {
+    let Some(name) = Process::service() else {
         return;
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -95,7 +57,7 @@ fn service() {
 }
 
 async fn sse_report(name: &str, only: &str) -> Report {
-    let process = Process::start(name);
+    let process = start(name);
     let mut options = crate::support::options(process.addr, "/events");
     options.pid = Some(process.child.id());
     options.shutdown = true;
@@ -110,7 +72,7 @@ async fn sse_report(name: &str, only: &str) -> Report {
 }
 
 async fn ws_report(name: &str, only: &str) -> Report {
-    let process = Process::start(name);
+    let process = start(name);
     let mut options = crate::support::options(process.addr, "/ws");
     options.cookie = Some(ws::COOKIE.to_owned());
     options.origin = Some(ws::ORIGIN.to_owned());

@@ -20,6 +20,7 @@ use snippets::llm::scripted_model::{Reply, Script, ScriptedModel};
 use snippets::websocket::protect::Guard;
 use snippets::websocket::users::{Accounts, Unavailable, User};
 use stream_probe::{Client, Kind, Options, Publish};
+use testkit::{eventually, proxy, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -31,29 +32,8 @@ mod chat;
 mod feed;
 mod ledger_client;
 mod mended_feed;
-#[path = "../../snippets/tests/support/proxy.rs"]
-#[allow(dead_code, reason = "the proxies of another test binary")]
-mod proxy;
 mod report;
 mod support_chat;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited {PATIENCE:?} for {what}"),
-    }
-}
-
-async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    within(what, async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
-}
 
 async fn start(app: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

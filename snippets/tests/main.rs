@@ -38,7 +38,6 @@ mod llm_upstream;
 mod llm_use_chat;
 mod llm_vendor_sdks;
 mod production_chaos;
-#[cfg(feature = "redis")]
 mod production_deploy;
 mod production_drain;
 mod production_hostile;
@@ -58,6 +57,7 @@ mod sse_protect;
 mod sse_resume;
 mod sse_serve;
 mod sse_wire;
+mod stream_probe_twins;
 mod streams_backpressure;
 mod streams_body;
 mod streams_cancel;

@@ -1,6 +1,8 @@
 //! The deployment example as a reader starts it: two instances, nginx, Redis, and clients of every kind that
 //! stay through a rolling restart.
 
+#![cfg(feature = "redis")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;

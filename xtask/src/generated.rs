@@ -3,8 +3,8 @@
 //! (`<!-- numbers: all -->` … `<!-- /numbers -->`), which are those of the chapters.
 //!
 //! `<!-- checklist: sse/resume -->` … `<!-- /checklist -->` and
-//! `<!-- anti-patterns: sse/resume -->` … `<!-- /anti-patterns -->`; with `all` instead of a chapter
-//! the block is the table of the whole pack.
+//! `<!-- anti-patterns: sse/resume -->` … `<!-- /anti-patterns -->`. With `all` instead of a chapter the block names its data, and
+//! the program that builds the book puts the table of the whole pack there ([`fill`]): no copy of it is committed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,18 +69,66 @@ pub fn sync(root: &Path, document: &Path, text: &str) -> (String, Vec<String>) {
     (text, problems)
 }
 
-fn checklist_block(root: &Path, which: &str) -> Result<String, String> {
-    if which != "all" {
-        let mut found = checklist::read_all(root)?;
-        found.retain(|item| item.is_of(which));
-        found.sort_by_key(|item| (item.damage(), item.level.clone()));
-        if found.is_empty() {
-            return Err(format!("no checklist item has the chapter {which}"));
-        }
-        let mut lines: Vec<String> = found.iter().map(line).collect();
-        lines.extend(probe_command(&found));
-        return Ok(lines.join("\n"));
+/// The tables of the whole pack: kind of the block, what the committed page says instead, and what makes the table.
+type Table = (
+    &'static str,
+    &'static str,
+    fn(&Path) -> Result<String, String>,
+);
+const TABLES: [Table; 2] = [
+    (
+        "checklist",
+        "When the book is built, the table is made here from `checklist/*.jsonl`.",
+        checklist_table,
+    ),
+    (
+        "anti-patterns",
+        "When the book is built, the table is made here from the headers of the files in `snippets/tests/anti_patterns/` and\n\
+         `snippets/typescript/test/anti-patterns/`.",
+        twins_table,
+    ),
+];
+
+/// The content of a block `kind` that is for the whole pack, as it is committed.
+fn place(kind: &str) -> String {
+    let table = TABLES.iter().find(|(known, _, _)| *known == kind);
+    table.map_or(String::new(), |(_, place, _)| (*place).to_owned())
+}
+
+/// `page` with the tables that are made when the book is built; `None`: it has none.
+pub fn fill(root: &Path, page: &str) -> Result<Option<String>, String> {
+    let mut filled = None;
+    for (kind, _, make) in TABLES {
+        let text = filled.as_deref().unwrap_or(page);
+        let opening = format!("<!-- {kind}: all -->");
+        let closing = format!("<!-- /{kind} -->");
+        let Some((before, rest)) = text.split_once(&opening) else {
+            continue;
+        };
+        let (_, after) = rest
+            .split_once(&closing)
+            .ok_or_else(|| format!("no {closing} after {opening}"))?;
+        filled = Some(format!("{before}\n{}\n{after}", make(root)?.trim()));
     }
+    Ok(filled)
+}
+
+fn checklist_block(root: &Path, which: &str) -> Result<String, String> {
+    if which == "all" {
+        return Ok(place("checklist"));
+    }
+    let mut found = checklist::read_all(root)?;
+    found.retain(|item| item.is_of(which));
+    found.sort_by_key(|item| (item.damage(), item.level.clone()));
+    if found.is_empty() {
+        return Err(format!("no checklist item has the chapter {which}"));
+    }
+    let mut lines: Vec<String> = found.iter().map(line).collect();
+    lines.extend(probe_command(&found));
+    Ok(lines.join("\n"))
+}
+
+fn checklist_table(root: &Path) -> Result<String, String> {
     let all = checklist::read_all(root)?;
     let mut text = String::new();
     for (group, title) in GROUPS {
@@ -207,6 +255,78 @@ pub fn audit_index(root: &Path) -> Result<String, String> {
     Ok(text)
 }
 
+/// `probe/src/checklist.rs`: the items that the probe checks, as constants, one block for each chapter.
+pub fn probe_items(root: &Path) -> Result<String, String> {
+    let items = checklist::read_all(root)?;
+    let probed: Vec<&Item> = items.iter().filter(|item| item.probe).collect();
+    let mut text = PROBE_ITEMS.to_owned();
+    let mut seen: Vec<&str> = Vec::new();
+    for Item { chapter, .. } in &probed {
+        if seen.contains(&chapter.as_str()) {
+            continue;
+        }
+        seen.push(chapter);
+        text.push_str(&format!("\nitems! {{ \"{chapter}\"\n"));
+        for item in probed.iter().filter(|item| item.chapter == *chapter) {
+            let title = item.title.as_deref().unwrap_or_default();
+            let name = constant(&item.id);
+            text.push_str(&format!("\t{name} {:?} {title:?};\n", item.level));
+        }
+        text.push_str("}\n");
+    }
+    Ok(text)
+}
+
+/// The constant of the check with this id.
+pub fn constant(id: &str) -> String {
+    id.replace('-', "_").to_uppercase()
+}
+
+const PROBE_ITEMS: &str = "\
+//! The items of the checklist that the probe checks; `cargo xtask sync` writes them from `checklist/*.jsonl`.
+
+// An item without a row in `checks.rs` does not compile.
+#![deny(dead_code)]
+
+use crate::checks::Level;
+
+pub(crate) struct Item {
+\tpub(crate) id: &'static str,
+\tpub(crate) level: Level,
+\tpub(crate) chapter: &'static str,
+\tpub(crate) title: &'static str,
+}
+
+macro_rules! items {
+\t($chapter:literal $($name:ident $level:ident $title:literal;)*) => {$(
+\t\tpub(crate) const $name: Item = {
+\t\t\tconst NAME: &str = stringify!($name);
+\t\t\tconst ID: [u8; NAME.len()] = id(NAME);
+\t\t\tItem { id: text(&ID), level: Level::$level, chapter: $chapter, title: $title }
+\t\t};
+\t)*};
+}
+
+/// `SSE_UTF8` as `sse-utf8`.
+const fn id<const LENGTH: usize>(name: &str) -> [u8; LENGTH] {
+\tlet (mut id, mut at) = ([b'-'; LENGTH], 0);
+\twhile at < LENGTH {
+\t\tif name.as_bytes()[at] != b'_' {
+\t\t\tid[at] = name.as_bytes()[at].to_ascii_lowercase();
+\t\t}
+\t\tat += 1;
+\t}
+\tid
+}
+
+const fn text(id: &[u8]) -> &str {
+\tmatch std::str::from_utf8(id) {
+\t\tOk(id) => id,
+\t\tErr(_) => \"\",
+\t}
+}
+";
+
 fn line(item: &Item) -> String {
     let level = if item.level == Level::Must {
         ""
@@ -287,7 +407,10 @@ fn short(proof: &str) -> String {
     format!("{file}::{test}")
 }
 
-/// A wrong twin, as its header describes it.
+/// What the probe says in place of an id when the service has ended before all checks have run.
+const BROKEN_OFF: &str = "broken_off";
+
+/// A counterexample, as its header describes it.
 #[derive(Debug, Clone)]
 pub struct Twin {
     pub path: PathBuf,
@@ -295,12 +418,15 @@ pub struct Twin {
     pub harm: String,
     /// `topic/pattern`
     pub instead: String,
+    /// The checks that fail, unless the probe cannot see the fault.
+    pub fails: Option<Vec<String>>,
 }
 
-/// All wrong twins; a file without the three lines is a problem.
+/// All counterexamples; a file without the four lines of a header is a problem.
 pub fn twins(root: &Path) -> (Vec<Twin>, Vec<String>) {
     let mut twins = Vec::new();
     let mut problems = Vec::new();
+    let items = checklist::read_all(root).unwrap_or_default();
     for folder in [
         "snippets/tests/anti_patterns",
         "snippets/typescript/test/anti-patterns",
@@ -323,13 +449,32 @@ pub fn twins(root: &Path) -> (Vec<Twin>, Vec<String>) {
                 })
             };
             let (wrong, harm, instead) = (line("Wrong"), line("Harm"), line("Instead"));
-            let (Some(wrong), Some(harm), Some(instead)) = (wrong, harm, instead) else {
+            let (Some(wrong), Some(harm), Some(instead), Some(probe)) =
+                (wrong, harm, instead, line("Probe"))
+            else {
                 problems.push(format!(
-                    "{}: opens with Wrong:, Harm: and Instead: lines",
+                    "{}: opens with Wrong:, Harm:, Instead: and Probe: lines",
                     path.display()
                 ));
                 return;
             };
+            let fails = probe.strip_prefix("fails ");
+            let fails: Option<Vec<String>> =
+                fails.map(|ids| ids.split(", ").map(str::to_owned).collect());
+            if fails.is_none() && !probe.starts_with("cannot see: ") {
+                problems.push(format!(
+                    "{}: Probe: is `fails ID, ID` or `cannot see: REASON`",
+                    path.display()
+                ));
+            }
+            for id in fails.iter().flatten().filter(|id| *id != BROKEN_OFF) {
+                if !items.iter().any(|item| item.probe && item.id == *id) {
+                    problems.push(format!(
+                        "{}: Probe: names {id}, which the probe does not check",
+                        path.display()
+                    ));
+                }
+            }
             let instead = instead
                 .trim_matches('`')
                 .split([' ', '`'])
@@ -347,6 +492,7 @@ pub fn twins(root: &Path) -> (Vec<Twin>, Vec<String>) {
                 wrong,
                 harm,
                 instead,
+                fails,
             });
         });
     }
@@ -379,18 +525,23 @@ fn sentence(text: &str) -> String {
 }
 
 fn twins_block(root: &Path, which: &str) -> Result<String, String> {
-    let (twins, _) = twins(root);
-    if which != "all" {
-        let lines: Vec<String> = twins
-            .iter()
-            .filter(|twin| twin.instead == which)
-            .map(|twin| format!("- {}", twin_line(twin)))
-            .collect();
-        if lines.is_empty() {
-            return Err(format!("no wrong twin names {which}"));
-        }
-        return Ok(lines.join("\n"));
+    if which == "all" {
+        return Ok(place("anti-patterns"));
     }
+    let lines: Vec<String> = twins(root)
+        .0
+        .iter()
+        .filter(|twin| twin.instead == which)
+        .map(|twin| format!("- {}", twin_line(twin)))
+        .collect();
+    if lines.is_empty() {
+        return Err(format!("no counterexample names {which}"));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn twins_table(root: &Path) -> Result<String, String> {
+    let (twins, _) = twins(root);
     let mut text = String::new();
     for (topic, title, _) in TOPICS {
         let prefix = format!("{topic}/");

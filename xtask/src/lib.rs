@@ -7,6 +7,8 @@
 //!
 //! - [`sync`]: all generated text; [`fences`], [`generated`] and [`copying`] make it, from sources, from [`checklist`] and from
 //!   headers of counterexamples.
+//! - [`modules`]: the lists of test files and counterexamples.
+//! - [`dependencies`]: the crates of the manifests.
 //! - [`new`]: a pattern or a check of the probe, as far as it can be written in advance.
 //! - [`origin`]: the source of a generated line; [`versions`]: versions that the text names.
 //! - [`budgets`], [`words`], [`skill`], [`settings`], [`summary`]: shape and words of the text.
@@ -17,8 +19,10 @@
 pub mod budgets;
 pub mod checklist;
 pub mod copying;
+pub mod dependencies;
 pub mod fences;
 pub mod generated;
+pub mod modules;
 pub mod new;
 pub mod origin;
 pub mod settings;

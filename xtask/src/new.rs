@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::checklist::{self, TOPICS};
+use super::generated;
 
 /// What was started.
 #[derive(Debug, Default)]
@@ -111,22 +112,12 @@ pub fn pattern(root: &Path, name: &str) -> Result<Made, String> {
             "//! `{name}`: WRITE: what these tests show.\n\n#[test]\nfn it_guarantees_what_the_chapter_says() {{\n    panic!(\"WRITE: a real server on port 0 (`support::Server`), a real client, hostile timing, no sleeps\");\n}}\n"
         ),
     )?;
-    plan.edit("snippets/tests/main.rs", |text| {
-        listed(text, "mod ", &tests)
-    })?;
     plan.create(
         format!("snippets/tests/anti_patterns/{wrong}.rs"),
         format!(
-            "//! Wrong: WRITE: the code as people write it, as a noun phrase.\n//! Harm: WRITE: what happens, measured, as a sentence with a subject.\n//! Instead: {name}\n\n#[test]\nfn it_harms_and_the_pattern_does_not() {{\n    panic!(\"WRITE: the harm, then the same scenario with the pattern\");\n}}\n"
+            "//! Wrong: WRITE: the code as people write it, as a noun phrase.\n//! Harm: WRITE: what happens, measured, as a sentence with a subject.\n//! Instead: {name}\n//! Probe: cannot see: WRITE: why no wire shows it, or `fails ID, ID`\n\n#[test]\nfn it_harms_and_the_pattern_does_not() {{\n    panic!(\"WRITE: the harm, then the same scenario with the pattern\");\n}}\n"
         ),
     )?;
-    plan.edit("snippets/tests/anti_patterns/mod.rs", |text| {
-        listed(text, "mod ", &wrong)
-    })?;
-    plan.edit("snippets/tests/stream_probe_twins.rs", |text| {
-        let row = format!("    (\"{wrong}\", \"WRITE: why no wire shows it\"),\n");
-        before_end(text, "const NOT_SHOWN", "\n];", &row)
-    })?;
     let item = item(
         &id,
         name,
@@ -153,18 +144,17 @@ pub fn pattern(root: &Path, name: &str) -> Result<Made, String> {
     })?;
     plan.write(vec![
         format!("write what is left; `cargo test -p snippets --test patterns -- {tests} {wrong}` runs its tests"),
-        "a crate that no pattern has yet: `[workspace.dependencies]` of Cargo.toml, `snippets/Cargo.toml`, and `[dev-dependencies]` of Cargo.toml if a fence uses it".to_owned(),
+        "a crate that no pattern has yet: `[workspace.dependencies]` of Cargo.toml and `snippets/Cargo.toml`".to_owned(),
         format!("a wire: `## On the wire` before `## What goes wrong`, with `<!-- from: snippets/tests/snapshots/patterns__{tests}__NAME.snap -->` over an `http` fence"),
         "then `cargo xtask sync`, `cargo test -p xtask` and `cargo test --test pack -- fences`".to_owned(),
     ])
 }
 
-/// Where the probe keeps what a check needs: prefix of ids, kind, folder, its chapter, the tests, the service with faults, and the line before
+/// Where the probe keeps what a check needs: prefix of ids, folder, its chapter, the tests, the service with faults, and the line before
 /// which every other verdict is there.
-const KINDS: [(&str, &str, &str, &str, &str, &str, &str); 3] = [
+const KINDS: [(&str, &str, &str, &str, &str, &str); 3] = [
     (
         "sse-",
-        "Sse",
         "sse",
         "sse/serve",
         "probe/tests/sse.rs",
@@ -173,7 +163,6 @@ const KINDS: [(&str, &str, &str, &str, &str, &str, &str); 3] = [
     ),
     (
         "ws-",
-        "Ws",
         "ws",
         "websocket/serve",
         "probe/tests/ws.rs",
@@ -182,7 +171,6 @@ const KINDS: [(&str, &str, &str, &str, &str, &str, &str); 3] = [
     ),
     (
         "llm-",
-        "Llm",
         "llm",
         "llm/relay",
         "probe/tests/llm.rs",
@@ -198,14 +186,15 @@ const KINDS: [(&str, &str, &str, &str, &str, &str, &str); 3] = [
 /// The id is not one, or the check exists. Nothing is written then.
 pub fn check(root: &Path, id: &str) -> Result<Made, String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let (prefix, kind, folder, chapter, tests, service, end) = KINDS
+    let (prefix, folder, chapter, tests, service, end) = KINDS
         .into_iter()
         .find(|(prefix, ..)| id.starts_with(prefix) && id.len() > prefix.len() && id.chars().all(plain))
         .ok_or_else(|| format!("{id} is not the id of a check: begin it with sse-, ws- or llm-, and name the requirement in a-z, 0-9 and -"))?;
     let table = "probe/src/checks.rs";
     let text = fs::read_to_string(root.join(table))
         .map_err(|e| format!("{table} cannot be read ({e})"))?;
-    if text.contains(&format!("\"{id}\"")) {
+    let name = generated::constant(id);
+    if text.contains(&format!("\t{name}\n")) {
         return Err(format!(
             "the probe has the check {id} already: edit its row in {table}"
         ));
@@ -213,11 +202,6 @@ pub fn check(root: &Path, id: &str) -> Result<Made, String> {
     let found = checklist::read_all(root)?
         .into_iter()
         .find(|item| item.id == id);
-    let (chapter, level) = match &found {
-        Some(item) => (item.chapter.clone(), item.level.clone()),
-        None => (chapter.to_owned(), checklist::Level::Must),
-    };
-    let name = id.replace('-', "_").to_uppercase();
     let fault = camel(&id[prefix.len()..].replace('-', "_"));
     let mut plan = Plan {
         root,
@@ -231,23 +215,26 @@ pub fn check(root: &Path, id: &str) -> Result<Made, String> {
         None => Some(format!(
             "{}\n{}\n",
             text.trim_end(),
-            item(id, &chapter, "WRITE: snippets/tests/FILE.rs::TEST", true)
+            item(id, chapter, "WRITE: snippets/tests/FILE.rs::TEST", true)
         )),
         Some(_) => {
             let lines =
                 text.lines()
                     .map(|line| match line.contains(&format!("\"id\": \"{id}\"")) {
-                        true => line.replace("\"probe\": false", "\"probe\": true"),
+                        true => {
+                            line.replace("\"probe\": false", &format!("\"probe\": true{TITLE}"))
+                        }
                         false => line.to_owned(),
                     });
             Some(lines.map(|line| line + "\n").collect())
         }
     })?;
     plan.edit(table, |text| {
-        let last = text.rmatch_indices(&format!(": {kind} \"")).next()?.0;
+        let of_kind = format!("\n\t{}", generated::constant(prefix));
+        let last = text.rmatch_indices(&of_kind).next()?.0;
         let end = last + text[last..].find(";\n")? + 2;
         let row = format!(
-            "\t{name}: {kind} \"{id}\" {level:?} \"{chapter}\"\n\t\t\"WRITE: the item in six words\"\n\t\t\"WRITE: the failure on the wire\";\n"
+            "\t{name}\n\t\t\"WRITE: the failure on the wire\"\n\t\t\"WRITE: what to change, in any language\";\n"
         );
         Some(format!("{}{row}{}", &text[..end], &text[end..]))
     })?;
@@ -275,9 +262,8 @@ pub fn check(root: &Path, id: &str) -> Result<Made, String> {
     })?;
     plan.write(vec![
         format!("write what is left; `cargo test -p stream-probe --test checks -- {folder}:: --include-ignored` tests the check and all others"),
-        format!("level and chapter stand twice: `{topic}.jsonl` and checks.rs; `cargo test -p stream-probe --test checks -- command::` compares them"),
         "a check fails only with a control that passes; a shape that the probe does not know is `unknown`".to_owned(),
-        "an anti-pattern test that fails the check now: its row in snippets/tests/stream_probe_twins.rs".to_owned(),
+        "a counterexample that fails the check now: the `Probe:` line of its header".to_owned(),
     ])
 }
 
@@ -326,10 +312,14 @@ pub fn left(root: &Path) -> Vec<String> {
     problems
 }
 
+/// What an item has besides if the probe checks it.
+const TITLE: &str = ", \"title\": \"WRITE: the item in six words\"";
+
 /// A line of the checklist.
 fn item(id: &str, chapter: &str, proof: &str, probe: bool) -> String {
+    let title = if probe { TITLE } else { "" };
     format!(
-        "{{\"id\": \"{id}\", \"level\": \"must\", \"chapter\": \"{chapter}\", \"symptom\": \"lost\", \"text\": \"WRITE: what holds, as one sentence that names its actor.\", \"look_for\": \"WRITE: the code that betrays the fault of {id}\", \"proof\": [\"{proof}\"], \"probe\": {probe}}}"
+        "{{\"id\": \"{id}\", \"level\": \"must\", \"chapter\": \"{chapter}\", \"symptom\": \"lost\", \"text\": \"WRITE: what holds, as one sentence that names its actor.\", \"look_for\": \"WRITE: the code that betrays the fault of {id}\", \"proof\": [\"{proof}\"], \"probe\": {probe}{title}}}"
     )
 }
 

@@ -1,11 +1,12 @@
-//! All text that is generated: the blocks and fences of documents, `audit.txt`, `copying.tsv`, and the copies of the published probe.
+//! All text that is generated: the blocks and fences of documents, `audit.txt`, `copying.tsv`, the lists of
+//! test files, the crates of fences in `Cargo.toml`, what the probe takes from the checklist, and the copies of the published probe.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{REWRITES, copying, fences, generated};
+use super::{REWRITES, copying, dependencies, fences, generated, modules};
 
 /// Patterns that the published probe is built from; `probe/build.rs` names the same ones.
 const OF_THE_PROBE: [&str; 8] = [
@@ -108,6 +109,24 @@ fn wanted(root: &Path) -> Wanted {
     }
     match generated::audit_index(root) {
         Ok(text) => files.push(("audit.txt".into(), Some(text.into_bytes()))),
+        Err(problem) => problems.push(problem),
+    }
+    match dependencies::manifest(root) {
+        Ok(text) => files.push(("Cargo.toml".into(), Some(text.into_bytes()))),
+        Err(problem) => problems.push(problem),
+    }
+    match generated::probe_items(root) {
+        Ok(text) => files.push(("probe/src/checklist.rs".into(), Some(text.into_bytes()))),
+        Err(problem) => problems.push(problem),
+    }
+    match modules::lists(root) {
+        Ok(lists) => {
+            files.extend(
+                lists
+                    .into_iter()
+                    .map(|(path, text)| (path, Some(text.into_bytes()))),
+            );
+        }
         Err(problem) => problems.push(problem),
     }
     match copying::table(root) {

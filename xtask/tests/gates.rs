@@ -193,14 +193,33 @@ fn an_include_directive_and_an_open_fence_are_found() {
 #[test]
 fn a_stale_checklist_or_anti_pattern_block_is_found() {
     let copy = copy();
-    edit(copy.path(), "book/src/checklist.md", |t| {
-        t.replacen("| `", "| x `", 1)
+    edit(copy.path(), "book/src/sse/wire.md", |t| {
+        t.replacen("\n- `sse-", "\n- x `sse-", 1)
     });
     assert_red(&fences(copy.path()), "checklist block is out of date");
-    edit(copy.path(), "book/src/anti-patterns.md", |t| {
-        t.replacen(" | ", " | x", 3)
+    edit(copy.path(), "book/src/sse/serve.md", |t| {
+        t.replacen("(`sse_error_item`)", "(`x`)", 1)
     });
     assert_red(&fences(copy.path()), "anti-patterns block is out of date");
+}
+
+/// The pages of the whole pack are committed without their tables.
+#[test]
+fn the_pages_of_the_whole_pack_get_their_tables() {
+    let root = xtask::root();
+    for (page, row) in [
+        (
+            "book/src/checklist.md",
+            "| [`sse-status-200`](sse/serve.md) <br> must |",
+        ),
+        ("book/src/anti-patterns.md", "<br> `sse_error_item.rs` |"),
+    ] {
+        let text = fs::read_to_string(root.join(page)).unwrap();
+        assert!(!text.contains(row) && text.len() < 1_500, "{page}");
+        let filled = xtask::generated::fill(&root, &text).unwrap().unwrap();
+        assert!(filled.contains(row), "{filled}");
+        assert!(!filled.contains("When the book is built"), "{filled}");
+    }
 }
 
 #[test]
@@ -247,8 +266,14 @@ fn a_helper_function_or_an_uncompiled_file_is_no_proof() {
     .unwrap();
     let helper = xtask::checklist::find_test(root, "snippets/tests/sse_orphan.rs::helper");
     assert!(helper.unwrap_err().contains("names no test"));
-    let orphan = xtask::checklist::find_test(root, "snippets/tests/sse_orphan.rs::real");
-    assert!(orphan.unwrap_err().contains("not part of the test binary"));
+    xtask::checklist::find_test(root, "snippets/tests/sse_orphan.rs::real").unwrap();
+    assert_red(
+        &xtask::sync::check(root),
+        "snippets/tests/main.rs: is out of date",
+    );
+    rewrite(root);
+    let list = fs::read_to_string(root.join("snippets/tests/main.rs")).unwrap();
+    assert!(list.contains("\nmod sse_orphan;\n"), "{list}");
 }
 
 #[test]
@@ -307,7 +332,7 @@ fn a_word_that_is_out_is_found() {
 }
 
 #[test]
-fn a_wrong_twin_without_its_three_lines_is_found() {
+fn a_counterexample_without_its_header_is_found() {
     let copy = copy();
     fs::write(
         copy.path().join("snippets/tests/anti_patterns/nameless.rs"),
@@ -315,6 +340,15 @@ fn a_wrong_twin_without_its_three_lines_is_found() {
     )
     .unwrap();
     assert_red(&xtask::generated::twins(copy.path()).1, "nameless.rs");
+    edit(
+        copy.path(),
+        "snippets/tests/anti_patterns/sse_cors_mirror.rs",
+        |t| t.replacen("fails sse-cors-credentials", "fails sse-gone", 1),
+    );
+    assert_red(
+        &xtask::generated::twins(copy.path()).1,
+        "names sse-gone, which the probe does not check",
+    );
 }
 
 #[test]

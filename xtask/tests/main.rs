@@ -5,6 +5,7 @@
 mod book;
 mod checklist;
 mod copying;
+mod dependencies;
 mod gates;
 mod skill;
 mod verbs;

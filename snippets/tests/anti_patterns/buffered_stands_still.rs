@@ -1,6 +1,7 @@
 //! Wrong: `.buffered(n)`, expecting the next call to run while the current result is handled
 //! Harm: a call of 100 ms takes 450 ms, since nothing polls it while the reader is busy; its deadlines pass
 //! Instead: streams/backpressure
+//! Probe: cannot see: within the service
 
 use std::time::Duration;
 

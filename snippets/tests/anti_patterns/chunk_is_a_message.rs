@@ -1,6 +1,7 @@
 //! Wrong: parsing each chunk of a response body as one message
 //! Harm: chunks split lines and characters and join neighboring messages: 1 of 3 messages survives
 //! Instead: streams/body
+//! Probe: cannot see: a client
 
 use std::io;
 

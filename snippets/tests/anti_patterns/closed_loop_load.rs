@@ -1,6 +1,7 @@
 //! Wrong: a load test that sends the next request when the last one is answered.
 //! Harm: it stops sending while the server stalls, so its 99th percentile hides a full second without any response.
 //! Instead: production/testing
+//! Probe: cannot see: a load test
 
 use std::convert::Infallible;
 use std::time::Duration;

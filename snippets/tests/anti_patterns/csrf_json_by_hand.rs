@@ -1,6 +1,7 @@
 //! Wrong: a streaming POST that knows its user by a cookie and parses the body as JSON whatever its Content-Type.
 //! Harm: a form with `enctype="text/plain"` on any page starts work on the visitor's account, without a preflight.
 //! Instead: production/security
+//! Probe: cannot see: no check sends another Content-Type than the one it was given
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,7 @@
 //! Wrong: `tokio::spawn` a task that reads the model and sends into a channel for the response
 //! Harm: if the user leaves while the model is silent, nothing notices it: the connection stays open and the next token is paid for
 //! Instead: llm/relay
+//! Probe: fails llm-abort-stops-work
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::chat::{self, Chat, patient};
-use crate::support::wrong::{Wrong, answer};
+use crate::support::wrong::{Probed, Start, Wrong, answer};
 use crate::support::{Server, within};
 
 fn silent_after_two() -> Script {
@@ -46,6 +47,8 @@ fn wrong(upstream: Upstream, gone: CancellationToken) -> Router {
     };
     Router::new().route("/chat", post(handler))
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Relay(wrong_service));
 
 /// The same with everything else that an answer needs.
 pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {

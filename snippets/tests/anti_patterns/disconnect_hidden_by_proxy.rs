@@ -1,6 +1,7 @@
 //! Wrong: Caddy with `flush_interval -1`, or HAProxy without `option abortonclose`.
 //! Harm: when a client leaves a stream without heartbeats, the application does not notice: the work, and the tokens, continue.
 //! Instead: production/proxies
+//! Probe: cannot see: seen by the service behind the proxy
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

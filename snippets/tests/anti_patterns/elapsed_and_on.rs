@@ -1,6 +1,7 @@
 //! Wrong: `tokio_stream::StreamExt::timeout` in a loop that logs `Err(Elapsed)` and continues
 //! Harm: it yields one `Err` and then waits without a limit: a provider that hangs keeps the task alive forever
 //! Instead: streams/deadline
+//! Probe: cannot see: within the service
 
 use std::time::Duration;
 

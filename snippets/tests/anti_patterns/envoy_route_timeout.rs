@@ -1,6 +1,7 @@
 //! Wrong: Envoy's default route timeout in front of a stream.
 //! Harm: every stream is cut after 15 s, heartbeats or not: the timeout is for the complete response.
 //! Instead: production/proxies
+//! Probe: cannot see: after 15 s, in the proxy: a longer --budget reports the cut as sse-ends-cleanly
 
 use std::time::{Duration, Instant};
 

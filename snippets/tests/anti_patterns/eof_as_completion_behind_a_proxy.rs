@@ -1,6 +1,7 @@
 //! Wrong: a client that treats the end of the response as the end of the stream.
 //! Harm: behind nginx with HTTP/1.0 to the upstream (its default before 1.29.7) and behind Caddy 2.6.2, the response of an upstream that died looks complete.
 //! Instead: production/proxies
+//! Probe: cannot see: a client
 
 use crate::support::gated::{death_of_upstream, nginx_with};
 use crate::support::proxy::{Kind, of_the_book};

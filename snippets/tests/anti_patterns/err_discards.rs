@@ -1,6 +1,7 @@
 //! Wrong: yielding `Err` from a body stream to report a failure
 //! Harm: the connection is cut; what was not flushed goes with it, here the status line too: the client gets zero bytes
 //! Instead: streams/body
+//! Probe: fails llm-status-200
 
 use std::io;
 
@@ -9,12 +10,18 @@ use futures::stream;
 use snippets::streams::body::ndjson;
 
 use crate::support::raw::End;
-use crate::support::wrong::Wrong;
+use crate::support::wrong::{Probed, Start, Wrong};
 use crate::support::{RawClient, Server};
 
 fn rows() -> impl futures::Stream<Item = io::Result<&'static str>> + Unpin + Send {
     stream::iter([Ok("first\n"), Err(io::Error::other("database gone"))])
 }
+
+/// Nothing at all arrives.
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service)).with(|options| {
+    options.method = "GET".to_owned();
+    options.target.path = "/".to_owned();
+});
 
 pub(crate) fn wrong_service() -> Wrong {
     Wrong::new(Router::new().route("/", get(async || Body::from_stream(rows()))))

@@ -1,6 +1,7 @@
 //! Wrong: `open.decrement(1)` on the line after the loop that sends the events.
 //! Harm: When the client leaves, the stream is dropped where it waits; the line never runs, and the gauge only rises.
 //! Instead: production/observe
+//! Probe: cannot see: a metric
 
 use std::convert::Infallible;
 use std::sync::Arc;

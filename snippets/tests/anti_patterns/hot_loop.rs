@@ -1,6 +1,7 @@
 //! Wrong: reading a source that is always ready (`stream::iter`, a parser over a full buffer) in a task
 //! Harm: no other task of that thread runs until the loop has ended: 100,000 items without a heartbeat, a read, a shutdown
 //! Instead: streams/pace
+//! Probe: cannot see: within the service
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};

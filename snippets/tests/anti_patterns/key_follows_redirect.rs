@@ -1,6 +1,7 @@
 //! Wrong: an HTTP client with its default redirects and the key in a header such as `x-api-key`.
 //! Harm: one 307 sends the key and the whole conversation to the host that it names: only `Authorization` and cookies are dropped there.
 //! Instead: production/security
+//! Probe: cannot see: between the service and the provider
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,7 @@
 //! Wrong: a route that converts the messages of useChat's request and sends them all to the model.
 //! Harm: the client writes the model's earlier answers and the results of tools: a forged refund reached the model as a fact.
 //! Instead: llm/use_chat
+//! Probe: cannot see: what the model is sent leaves no trace on the wire
 
 use axum::extract::State;
 use axum::http::StatusCode;

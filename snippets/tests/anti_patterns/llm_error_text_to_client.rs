@@ -1,6 +1,7 @@
 //! Wrong: the provider's error text is sent to the browser, `errorText: error.to_string()`.
 //! Harm: it names the account and the end of the key, and anyone who can cause an error can read both.
 //! Instead: llm/ui_message_stream
+//! Probe: fails llm-error-text-clean
 
 use axum::{Router, routing::post};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -17,7 +18,9 @@ use snippets::llm::upstream::Upstream;
 use snippets::sse::event::Event;
 
 use crate::support::Server;
-use crate::support::wrong::{Wrong, answer_with};
+use crate::support::wrong::{Probed, Start, Wrong, answer_with};
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Relay(wrong_service));
 
 pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {
     let handler = async move || {

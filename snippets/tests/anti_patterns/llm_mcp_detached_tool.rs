@@ -1,6 +1,7 @@
 //! Wrong: an MCP tool that runs in a spawned task and reports through a channel.
 //! Harm: closing the response, which since 2026-07-28 is how a client cancels, does not stop a silent tool: it continues, and nobody gets its result.
 //! Instead: llm/mcp
+//! Probe: cannot see: the work of a tool leaves no trace on the wire
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Wrong: each chunk of the body is treated as complete lines, `String::from_utf8_lossy(&chunk).lines()`.
 //! Harm: where a chunk ends inside a line or a character, tokens are lost and letters become U+FFFD; in development, chunks happen to end between lines.
 //! Instead: llm/providers
+//! Probe: fails llm-split-utf8
 
 use axum::{Router, routing::post};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -9,7 +10,7 @@ use snippets::llm::openai_chat::OpenAiChat;
 use snippets::llm::providers::decode::Records;
 use snippets::llm::providers::{FinishReason, ModelError, ModelEvent};
 
-use crate::support::wrong::{Wrong, answer};
+use crate::support::wrong::{Probed, Start, Wrong, answer};
 
 const WIRE: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Grüße \"},\"finish_reason\":null}]}\n\n\
     data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"👋 an alle\"},\"finish_reason\":null}]}\n\n\
@@ -35,6 +36,8 @@ fn naive(chunks: &[&[u8]]) -> String {
     }
     answer
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::RelayTo(wrong_service));
 
 /// A relay that reads the provider in this way; `base` is the provider's origin.
 pub(crate) fn wrong_service(base: String) -> Wrong {

@@ -1,6 +1,7 @@
 //! Wrong: the tool is run as soon as its arguments parse, or are repaired by a parser for partial JSON.
 //! Harm: it runs with half of what the model meant, and runs although the answer then fails or is cut off.
 //! Instead: llm/providers
+//! Probe: cannot see: within the service
 
 use serde_json::{Value, json};
 use snippets::llm::openai_chat::OpenAiChat;

@@ -1,6 +1,7 @@
 //! Wrong: whatever has been read when the stream ends counts as the answer.
 //! Harm: a proxy ends the body of a provider that died as if it were complete; half an answer is stored and shown as a whole one.
 //! Instead: llm/providers
+//! Probe: fails llm-truncation-visible
 
 use axum::{Router, routing::post};
 use eventsource_stream::Eventsource;
@@ -16,7 +17,9 @@ use snippets::llm::providers::FinishReason;
 use snippets::llm::upstream::Upstream;
 
 use crate::support::Server;
-use crate::support::wrong::{Wrong, answer};
+use crate::support::wrong::{Probed, Start, Wrong, answer};
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Relay(wrong_service));
 
 /// A relay of the same opinion: what has come when the stream ends is the answer.
 pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {

@@ -1,6 +1,7 @@
 //! Wrong: `total += usage.output_tokens` for every event with usage, and `chunk.choices[0]` for every chunk.
 //! Harm: Anthropic's counts are totals, so users are billed several times; the usage chunk of OpenAI has no choices, so the reader crashes at the end of a good answer.
 //! Instead: llm/providers
+//! Probe: cannot see: within the service
 
 use serde_json::{Value, json};
 use snippets::llm::anthropic::Anthropic;

@@ -1,6 +1,7 @@
 //! Wrong: nginx in front of a stream with nothing but `proxy_pass`: HTTP/1.0 to the upstream (the default before 1.29.7) and buffering.
 //! Harm: nothing arrives, not even the response headers, until the response ends; `X-Accel-Buffering: no` helps through one nginx only, which consumes it.
 //! Instead: production/proxies
+//! Probe: cannot see: needs a proxy: production_proxies.rs shows what arrives
 
 use crate::support::gated::{
     NGINX_DEFAULT, assert_buffers, assert_one_by_one, nginx_with, upstream,

@@ -1,6 +1,7 @@
 //! Wrong: `gzip_types text/event-stream` in nginx, trusting `Cache-Control: no-transform`.
 //! Harm: nginx compresses the stream anyway.
 //! Instead: production/proxies
+//! Probe: cannot see: compressed, and still event by event
 
 use crate::support::RawClient;
 use crate::support::gated::{nginx_with, upstream};

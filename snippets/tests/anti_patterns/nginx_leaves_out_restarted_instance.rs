@@ -1,6 +1,7 @@
 //! Wrong: Two instances in nginx's `upstream` without `max_fails=0`, restarted one after the other.
 //! Harm: The first is left out by nginx for 10 s after its restart; if the second restarts within that time, clients get 502, which ends an EventSource permanently.
 //! Instead: production/deploy
+//! Probe: cannot see: two instances and a proxy
 
 use std::net::SocketAddr;
 

@@ -1,6 +1,9 @@
 //! Wrong: `NOTIFY` in the transaction that publishes, to wake the readers of its log.
 //! Harm: the commits of the whole server run one after another, each with its own flush: a slow commit delays those of other logs.
 //! Instead: production/postgres_log
+//! Probe: cannot see: within the broker
+
+#![cfg(feature = "postgres")]
 
 use std::time::Duration;
 

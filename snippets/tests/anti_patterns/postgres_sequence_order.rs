@@ -1,6 +1,9 @@
 //! Wrong: A table with `bigserial` as the log, and `WHERE id > cursor` to read on.
 //! Harm: Ids are assigned at insert and become visible at commit: a reader sees 2, then 1 commits, and no reader ever sees 1.
 //! Instead: production/postgres_log
+//! Probe: cannot see: needs Postgres and two transactions; what readers miss is a gap between instances
+
+#![cfg(feature = "postgres")]
 
 use snippets::production::postgres_log::SCHEMA;
 use snippets::production::store::Store;

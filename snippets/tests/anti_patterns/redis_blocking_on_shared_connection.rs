@@ -1,6 +1,9 @@
 //! Wrong: `XREAD BLOCK` on the multiplexed connection that publishes, with redis 1.8 and its default settings.
 //! Harm: it fails after 500 ms, its default response timeout, and everything else on the connection waits behind it until then or fails as well.
 //! Instead: production/shared_log
+//! Probe: cannot see: within the service
+
+#![cfg(feature = "redis")]
 
 use std::time::{Duration, Instant};
 

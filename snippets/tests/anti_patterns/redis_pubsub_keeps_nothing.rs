@@ -1,6 +1,9 @@
 //! Wrong: topics over several instances as Redis Pub/Sub channels: what arrives is sent to the clients.
 //! Harm: Pub/Sub keeps nothing: an event published while an instance reconnects is lost, without an error or a visible gap.
 //! Instead: production/topics
+//! Probe: cannot see: between the service and its broker
+
+#![cfg(feature = "redis")]
 
 use futures::StreamExt;
 use redis::AsyncTypedCommands;

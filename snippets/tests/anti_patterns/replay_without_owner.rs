@@ -1,6 +1,7 @@
 //! Wrong: one log for all tenants; live events are filtered by tenant, the replay after `Last-Event-ID` is not.
 //! Harm: any user who reconnects with an early cursor is sent the events of all others.
 //! Instead: production/security
+//! Probe: cannot see: needs the credentials of two users
 
 use std::collections::HashMap;
 

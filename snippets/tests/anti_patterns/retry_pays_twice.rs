@@ -1,6 +1,7 @@
 //! Wrong: sending the POST of a generation again when its response was lost, without a key that identifies the question
 //! Harm: each retry begins another generation: two answers, both paid for, and the user sees the second overwrite the first
 //! Instead: llm/resume
+//! Probe: cannot see: whether two answers were paid for, the provider knows
 
 use axum::middleware;
 use snippets::llm::resume::{Generations, Limits, app};

@@ -1,6 +1,7 @@
 //! Wrong: `read_exact(…)`, `send(item)` or `sleep(…)` as a branch of a `select!` in a loop
 //! Harm: the losing branch is dropped: half a message is lost, an item is lost, an idle timeout of 10 s never expires
 //! Instead: streams/cancel
+//! Probe: cannot see: within the service
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Wrong: a test that sleeps for 50 ms and then asserts.
 //! Harm: on a slow machine it fails although the code is right, and "nothing came" passes although the wrong thing comes after 60 ms.
 //! Instead: production/testing
+//! Probe: cannot see: a test
 
 use std::time::Duration;
 

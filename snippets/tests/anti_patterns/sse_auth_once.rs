@@ -1,6 +1,7 @@
 //! Wrong: the session is checked when the stream is opened, and never again.
 //! Harm: after a logout, a ban or a revoked permission, the open stream keeps delivering for hours.
 //! Instead: sse/protect
+//! Probe: cannot see: the probe cannot log a user out
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Wrong: `CorsLayer` with `AllowOrigin::mirror_request()` and credentials, since `*` with credentials is refused.
 //! Harm: any page that a logged-in visitor opens may read the visitor's stream.
 //! Instead: sse/protect
+//! Probe: fails sse-cors-credentials
 
 use axum::Router;
 use axum::body::Body;
@@ -9,11 +10,13 @@ use axum::routing::get;
 use tower::ServiceExt;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::support::wrong::{Wrong, resumable};
+use crate::support::wrong::{Probed, Start, Wrong, resumable, resumes};
 
 fn mirror() -> CorsLayer {
     CorsLayer::new().allow_origin(AllowOrigin::mirror_request())
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service)).with(resumes);
 
 pub(crate) fn wrong_service() -> Wrong {
     let (app, publish) = resumable();

@@ -1,6 +1,7 @@
 //! Wrong: the cursor is read with `.and_then(|v| v.to_str().ok()?.parse().ok())` and defaults to "none".
 //! Harm: an id that is not ASCII or not a number becomes "no cursor": the client gets everything again, or starts at the newest event and misses the rest.
 //! Instead: sse/resume
+//! Probe: fails sse-resume-no-duplicate
 
 use axum::Json;
 use axum::Router;
@@ -13,7 +14,7 @@ use snippets::sse::resume;
 use snippets::sse::streams::{Config, Streams};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::wrong::{Feed, Wrong, route, send};
+use crate::support::wrong::{Feed, Probed, Start, Wrong, resumes, route, send};
 use crate::support::{RawClient, Server};
 
 fn cursor(headers: &HeaderMap) -> usize {
@@ -26,6 +27,8 @@ fn cursor(headers: &HeaderMap) -> usize {
 async fn wrong(headers: HeaderMap) -> Json<Vec<usize>> {
     Json((cursor(&headers) + 1..=3).collect())
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service)).with(resumes);
 
 /// With ids as a shard gives them.
 pub(crate) fn wrong_service() -> Wrong {

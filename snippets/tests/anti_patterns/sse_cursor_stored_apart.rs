@@ -1,6 +1,7 @@
 //! Wrong: a client applies an event, then stores its id.
 //! Harm: it crashes in between, and the replay applies the event a second time: the money is booked twice.
 //! Instead: sse/resume
+//! Probe: cannot see: a client
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! Wrong: work in a `tokio::spawn` that ends when `send` fails.
 //! Harm: after the client has disconnected, the work runs until its next `send`: one more paid step, or forever if the upstream is silent.
 //! Instead: sse/lifecycle
+//! Probe: cannot see: the work leaves no trace on the wire; with a provider it is detached_generation
 
 use std::convert::Infallible;
 

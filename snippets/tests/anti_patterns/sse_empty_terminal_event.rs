@@ -1,6 +1,7 @@
 //! Wrong: the last event is `Event::default().event("done").data("")`.
 //! Harm: axum writes no data line for empty data, so no browser fires the event, and EventSource reconnects and runs everything again.
 //! Instead: sse/lifecycle
+//! Probe: fails sse-data-in-every-event, sse-terminal-event
 
 use std::convert::Infallible;
 
@@ -12,7 +13,7 @@ use snippets::sse::event::Event as Checked;
 use snippets::sse::streams::{Config, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::wrong::{Wrong, route, with_headers};
+use crate::support::wrong::{Probed, Start, Wrong, route, with_headers};
 
 /// What HTML 9.2.6 makes of a body: blocks without a data line are not dispatched.
 async fn dispatched(response: Response) -> Vec<(String, String)> {
@@ -34,6 +35,8 @@ fn wrong() -> Response {
     ];
     Sse::new(stream::iter(events.map(Ok::<_, Infallible>))).into_response()
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service));
 
 pub(crate) fn wrong_service() -> Wrong {
     let app = Router::new().route("/events", route(async || wrong()));

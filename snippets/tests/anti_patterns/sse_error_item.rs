@@ -1,6 +1,7 @@
 //! Wrong: an error of the source is yielded as `Err` from the stream of the response.
 //! Harm: hyper cuts the connection and discards the bytes that it has not flushed, even the status line; the client gets no reason.
 //! Instead: sse/serve
+//! Probe: fails sse-status-200
 
 use axum::Router;
 use axum::response::IntoResponse;
@@ -12,7 +13,7 @@ use snippets::sse::streams::{Config, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::raw::End;
-use crate::support::wrong::{Wrong, route, with_headers};
+use crate::support::wrong::{Probed, Start, Wrong, route, with_headers};
 use crate::support::{RawClient, Server};
 
 const FAILED: Result<&str, &str> = Err("connection reset by db.internal");
@@ -22,6 +23,9 @@ async fn wrong() -> impl IntoResponse {
     let events = items.map(|item| item.map(|name| Event::default().event(name).data("{}")));
     Sse::new(stream::iter(events))
 }
+
+/// Nothing at all arrives.
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service));
 
 pub(crate) fn wrong_service() -> Wrong {
     Wrong::new(with_headers(Router::new().route("/events", route(wrong))))

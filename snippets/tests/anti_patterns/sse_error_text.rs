@@ -1,6 +1,7 @@
 //! Wrong: `format!("event: failed\ndata: {{\"error\":\"{error}\"}}\n\n")`.
 //! Harm: a quote breaks the JSON, a newline lets anyone who controls the text inject events, and internals leak to every client.
 //! Instead: sse/protect
+//! Probe: fails sse-known-fields, sse-errors-clean
 
 use std::convert::Infallible;
 
@@ -12,7 +13,7 @@ use snippets::sse::event::Event as Checked;
 use snippets::sse::streams::{Config, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::wrong::{Wrong, route, with_headers};
+use crate::support::wrong::{Probed, Start, Wrong, route, with_headers};
 
 /// What a database said about a name that its user chose.
 const ERROR: &str =
@@ -27,6 +28,8 @@ fn wrong() -> Body {
     let text = format!("event: failed\ndata: {{\"error\":\"{ERROR}\"}}\n\n");
     Body::from_stream(stream::iter([Ok::<_, Infallible>(Bytes::from(text))]))
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service));
 
 pub(crate) fn wrong_service() -> Wrong {
     let answer = async || {

@@ -1,6 +1,7 @@
 //! Wrong: a GET route whose handler starts the work, with `get(handler)` alone.
 //! Harm: axum runs the handler for HEAD too: a link checker or a proxy's probe starts (and pays for) work that nobody reads.
 //! Instead: sse/lifecycle
+//! Probe: cannot see: axum answers HEAD well, whatever the handler has begun
 
 use std::convert::Infallible;
 use std::sync::Arc;

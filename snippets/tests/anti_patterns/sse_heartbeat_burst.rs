@@ -1,6 +1,7 @@
 //! Wrong: a heartbeat from `tokio::time::interval` with its default settings.
 //! Harm: the default is `Burst`: after a stall every missed tick fires at once, on every stream of the process.
 //! Instead: sse/serve
+//! Probe: cannot see: needs a process that was stopped
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Wrong: event ids are bare numbers, and the counter starts at 1 with the process.
 //! Harm: after a restart, a cursor from the previous epoch names a different event: new events with smaller numbers are skipped, and a client whose cursor is beyond the newest event waits forever.
 //! Instead: sse/resume
+//! Probe: fails sse-cursor-future
 
 use axum::Router;
 use axum::response::Response;
@@ -9,12 +10,14 @@ use snippets::sse::event::{Event, LastEventId};
 use snippets::sse::log::{Config, Log};
 
 use crate::support::reader::ready;
-use crate::support::wrong::{Feed, Wrong, route, send};
+use crate::support::wrong::{Feed, Probed, Start, Wrong, resumes, route, send};
 
 /// The events of this life of the process that a client with `cursor` gets.
 fn wrong(events: &[&'static str], cursor: usize) -> Vec<&'static str> {
     events.iter().skip(cursor).copied().collect()
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service)).with(resumes);
 
 /// A cursor is a number of events to skip, whatever it was given out for.
 pub(crate) fn wrong_service() -> Wrong {

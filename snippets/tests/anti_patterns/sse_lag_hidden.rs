@@ -1,6 +1,7 @@
 //! Wrong: `BroadcastStream::new(rx).filter_map(|item| async { item.ok() })`.
 //! Harm: `item.ok()` throws away the error `Lagged`: a slow client misses events and neither side knows.
 //! Instead: sse/resume
+//! Probe: fails sse-lag-is-told
 
 use axum::Router;
 use axum::response::Response;
@@ -11,7 +12,9 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
 use crate::support::reader::ready;
-use crate::support::wrong::{Feed, Wrong, route, send};
+use crate::support::wrong::{Feed, Probed, Start, Wrong, route, send, stalls};
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service)).with(stalls);
 
 /// Resumes as it should, and follows the live events with the wrong line.
 pub(crate) fn wrong_service() -> Wrong {

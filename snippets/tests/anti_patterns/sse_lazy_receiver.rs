@@ -1,6 +1,7 @@
 //! Wrong: a subscription that is made inside the stream of the response.
 //! Harm: it starts when the body is first polled, so events that are published before that are lost.
 //! Instead: sse/resume
+//! Probe: cannot see: a race of microseconds between the head and the first poll
 
 use futures::{FutureExt, Stream, StreamExt};
 use snippets::sse::event::{Event, LastEventId};

@@ -1,6 +1,7 @@
 //! Wrong: `ConcurrencyLimitLayer` to limit the open streams, `TimeoutLayer` to limit their time.
 //! Harm: both layers stop counting when the response headers are ready, which is the start of a stream: any number of streams can stay open for any time.
 //! Instead: sse/serve
+//! Probe: fails sse-limit-counts-streams
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use tower::ServiceExt;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use crate::support::wrong::{Wrong, resumable};
+use crate::support::wrong::{Probed, Start, Wrong, resumable};
 use crate::support::{RawClient, Server};
 
 fn wrong(ticks: &watch::Sender<u32>) -> Router {
@@ -39,6 +40,9 @@ fn wrong(ticks: &watch::Sender<u32>) -> Router {
             timeout,
         ))
 }
+
+pub(crate) const PROBED: Probed =
+    Probed::new(Start::Service(wrong_service)).with(|options| options.limit = Some(2));
 
 /// Two streams, says the layer; for `stream-probe`.
 pub(crate) fn wrong_service() -> Wrong {

@@ -1,6 +1,7 @@
 //! Wrong: each chunk of the body is decoded and split into lines on its own.
 //! Harm: a character or a line across two chunks is lost or halved; JSON that was sent whole does not parse.
 //! Instead: sse/wire
+//! Probe: cannot see: a client
 
 use snippets::sse::wire::{Limits, Parser};
 

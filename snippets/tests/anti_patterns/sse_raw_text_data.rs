@@ -1,6 +1,7 @@
 //! Wrong: text that is passed to `Event::data` unchanged.
 //! Harm: axum takes the CR and the LF of a CRLF as two line breaks, but the CR stays in the bytes: a client that ends lines only at LF reads one line with a CR in it.
 //! Instead: sse/serve
+//! Probe: fails sse-line-endings
 
 use std::convert::Infallible;
 
@@ -13,9 +14,11 @@ use snippets::sse::event::Event as Checked;
 use snippets::sse::streams::{Config, Produced, Streams};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::wrong::{Wrong, route, with_headers};
+use crate::support::wrong::{Probed, Start, Wrong, route, with_headers};
 
 const TEXT: &str = "a\r\nb";
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service));
 
 pub(crate) fn wrong_service() -> Wrong {
     let text = async || {

@@ -1,6 +1,7 @@
 //! Wrong: a POST is streamed through a client that reconnects at the end of the response, as reqwest-eventsource does.
 //! Harm: each normal end sends the POST again: the work is done, and paid for, over and over.
 //! Instead: sse/consume
+//! Probe: cannot see: a client
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

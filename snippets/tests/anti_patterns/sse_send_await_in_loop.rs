@@ -1,6 +1,7 @@
 //! Wrong: the publisher awaits `send` for one subscriber after the other.
 //! Harm: one reader that has stopped reading stops the events of all others, and the publisher.
 //! Instead: sse/fanout
+//! Probe: fails sse-stalled-reader-isolated
 
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +17,9 @@ use tokio::time::{Duration, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::support::reader::ready;
-use crate::support::wrong::{Wrong, respond, route};
+use crate::support::wrong::{Probed, Start, Wrong, respond, route, stalls};
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service)).with(stalls);
 
 /// A quarter of a megabyte in each event.
 pub(crate) fn wrong_service() -> Wrong {

@@ -1,6 +1,7 @@
 //! Wrong: `axum::serve(..).with_graceful_shutdown(signal)` and nothing else.
 //! Harm: it waits for every open stream, and each keeps producing: the process runs until it is killed, and every client is cut.
 //! Instead: sse/lifecycle
+//! Probe: fails sse-shutdown-ends-streams
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -19,8 +20,11 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::raw::End;
-use crate::support::wrong::{Wrong, resumable};
+use crate::support::wrong::{Probed, Start, Wrong, resumable};
 use crate::support::{RawClient, Server, within};
+
+pub(crate) const PROBED: Probed =
+    Probed::new(Start::Process(wrong_service)).with(|options| options.shutdown = true);
 
 /// Streams that hear of no shutdown; `stream_probe_twins` serves it with nothing but `with_graceful_shutdown`.
 pub(crate) fn wrong_service() -> Wrong {

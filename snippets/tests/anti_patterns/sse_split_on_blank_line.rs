@@ -1,6 +1,7 @@
 //! Wrong: the body is collected and split on `"\n\n"`.
 //! Harm: from a server that ends lines with CRLF or CR no event ever arrives, and the buffer grows without bound.
 //! Instead: sse/wire
+//! Probe: cannot see: a client
 
 use snippets::sse::wire::{Limits, ParseError, Parser};
 

@@ -1,6 +1,7 @@
 //! Wrong: code that reads what is stored, then subscribes to what is new.
 //! Harm: an event published between the two is in neither, and nobody notices.
 //! Instead: sse/resume
+//! Probe: fails sse-resume-no-gap
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
 use crate::support::reader::ready;
-use crate::support::wrong::{Feed as Numbers, Wrong, route, send};
+use crate::support::wrong::{Feed as Numbers, Probed, Start, Wrong, resumes, route, send};
 
 struct Feed {
     stored: Mutex<Vec<u32>>,
@@ -40,6 +41,8 @@ impl Feed {
     }
     // ANCHOR_END: wrong
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service)).with(resumes);
 
 /// The store answers when something has been published since, or after 300 ms.
 pub(crate) fn wrong_service() -> Wrong {

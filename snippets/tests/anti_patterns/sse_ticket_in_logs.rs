@@ -1,6 +1,7 @@
 //! Wrong: a token in the URL of an EventSource, with the default `TraceLayer::new_for_http()`.
 //! Harm: its span contains the complete URI: anyone who can read this log or a proxy's can open the user's stream while the token is valid.
 //! Instead: sse/protect
+//! Probe: cannot see: a log
 
 use axum::Router;
 use axum::body::Body;

@@ -1,6 +1,7 @@
 //! Wrong: `.timeout(…)` of the HTTP client on a stream: it limits the whole body.
 //! Harm: a healthy stream is cut after that time, in the middle of an answer.
 //! Instead: sse/consume
+//! Probe: cannot see: a client
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Wrong: `unbounded_channel` per subscriber, since `send` must not wait.
 //! Harm: each event is kept for a reader that has stopped reading: memory grows at the publisher's rate.
 //! Instead: sse/fanout
+//! Probe: fails sse-stalled-reader-memory
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::wrong::{Wrong, respond, route};
+use crate::support::wrong::{Probed, Start, Wrong, respond, route, stalls};
 use crate::support::{RawClient, Server, eventually};
 
 const EVENTS: usize = 20_000;
@@ -58,6 +59,8 @@ async fn events(
     let events = UnboundedReceiverStream::new(receiver);
     Sse::new(events.map(|held: Held| Ok(AxumEvent::default().data(&held.text))))
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Process(wrong_service)).with(stalls);
 
 /// A quarter of a megabyte in each event.
 pub(crate) fn wrong_service() -> Wrong {

@@ -1,6 +1,7 @@
 //! Wrong: a name or an id that comes from outside goes into `Event::event` or `Event::id` unchecked.
 //! Harm: axum panics on CR, LF and NUL after the 200 has left: the body is cut, and no panic layer sees it.
 //! Instead: sse/serve
+//! Probe: fails sse-ends-cleanly
 
 use std::convert::Infallible;
 
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::support::raw::End;
-use crate::support::wrong::{Wrong, route, with_headers};
+use crate::support::wrong::{Probed, Start, Wrong, route, with_headers};
 use crate::support::{RawClient, Server};
 
 /// `hello`, then an event named by the client, whose data is its room.
@@ -32,6 +33,9 @@ async fn wrong(Path(room): Path<String>) -> Response {
     let events = names(room).map(|name| Event::default().event(name).data("x"));
     Sse::new(events.map(Ok::<_, Infallible>)).into_response()
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service))
+    .with(|options| options.target.path = "/wrong/a%0Ab".to_owned());
 
 /// Its rooms are `/wrong/{room}`.
 pub(crate) fn wrong_service() -> Wrong {

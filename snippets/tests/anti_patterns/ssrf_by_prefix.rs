@@ -1,6 +1,7 @@
 //! Wrong: a relay whose clients name the upstream's URL, checked with `starts_with("http://models.example")`.
 //! Harm: `http://models.example@127.0.0.1:9000/` passes and reads what only the service can reach.
 //! Instead: production/security
+//! Probe: cannot see: the probe names no upstream in its requests
 
 use std::collections::HashMap;
 

@@ -1,6 +1,7 @@
 //! Wrong: trusting heartbeats, `TimeoutLayer` or `ResponseBodyTimeoutLayer` to end a response whose reader has stopped reading
 //! Harm: the response, its buffers and its file descriptor stay allocated for as long as the peer stays connected; no layer reacts
 //! Instead: streams/slow_consumer
+//! Probe: cannot see: how long a stalled reader may live is not on the wire
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};

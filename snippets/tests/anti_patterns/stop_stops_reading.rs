@@ -1,6 +1,7 @@
 //! Wrong: a Stop button that sets a flag, checked only when the next token arrives
 //! Harm: while the model thinks, Stop does nothing: the connection stays open, and the thinking is still paid for
 //! Instead: llm/relay
+//! Probe: cannot see: a Stop of its own kind; leaving is noticed
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Wrong: One histogram of request durations, streams included, as a middleware around `next.run` records it.
 //! Harm: A stream is recorded when its headers are sent: one that stays open for an hour is among the fastest requests and pulls every quantile down.
 //! Instead: production/observe
+//! Probe: cannot see: a metric
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Wrong: copying an answer into an unbounded channel for the database
 //! Harm: a database that stalls makes the process hold the whole answer a second time: 16 MiB for one reader
 //! Instead: streams/tee
+//! Probe: cannot see: within the service
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};

@@ -1,6 +1,7 @@
 //! Wrong: an unbounded channel between the task that reads the model and the response
 //! Harm: if the client stops reading, the relay buffers the whole answer (in the test, all of 32 MiB), and all of it is paid for
 //! Instead: llm/relay
+//! Probe: fails llm-slow-reader-bounded
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::support::chat::{self, Chat, patient};
-use crate::support::wrong::{Wrong, answer};
+use crate::support::wrong::{Probed, Start, Wrong, answer};
 use crate::support::{Server, settled, within};
 
 const TOKEN: usize = 64 * 1024;
@@ -55,6 +56,8 @@ fn wrong(upstream: Upstream, queued: Arc<AtomicUsize>) -> Router {
     };
     Router::new().route("/chat", post(handler))
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Relay(wrong_service));
 
 /// The same with everything else that an answer needs; it ends when the reader has gone.
 pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {

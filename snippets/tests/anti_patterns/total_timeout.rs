@@ -1,6 +1,7 @@
 //! Wrong: `ClientBuilder::timeout` (or `RequestBuilder::timeout`) on a request whose response is a stream
 //! Harm: it spans the whole body: when the time is up, a healthy stream is cut in the middle
 //! Instead: streams/deadline
+//! Probe: cannot see: a client
 
 use std::convert::Infallible;
 use std::time::Duration;

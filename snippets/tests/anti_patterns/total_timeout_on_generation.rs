@@ -1,6 +1,7 @@
 //! Wrong: a total timeout on the request to the model
 //! Harm: a long, healthy answer is cut in the middle, after most of it was paid for, and retried from the start
 //! Instead: llm/relay
+//! Probe: cannot see: after the timeout, which a run does not reach
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Wrong: an `mpsc::unbounded_channel` between the producer and the response body
 //! Harm: all 64 MiB that the producer makes are held in memory for one reader that does not read; with a bound in bytes, less than 1 MiB
 //! Instead: streams/backpressure
+//! Probe: cannot see: a body of plain bytes; as an event stream it is sse_unbounded_queue
 
 use std::convert::Infallible;
 

@@ -1,6 +1,7 @@
 //! Wrong: `Body::from_stream(stream::unfold(…))` below `CompressionLayer`
 //! Harm: the layer polls once more after the end and `unfold` panics: every client that accepts gzip gets a body without its end
 //! Instead: streams/body
+//! Probe: fails llm-gzip-incremental
 
 use std::convert::Infallible;
 
@@ -13,7 +14,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
 use crate::support::raw::End;
-use crate::support::wrong::{Wrong, answer};
+use crate::support::wrong::{Probed, Start, Wrong, answer};
 use crate::support::{RawClient, Server};
 
 fn rows() -> impl Stream<Item = Result<String, Infallible>> {
@@ -21,6 +22,8 @@ fn rows() -> impl Stream<Item = Result<String, Infallible>> {
         (n < 3).then(|| (Ok(format!("row {n}\n")), n + 1))
     })
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Relay(wrong_service));
 
 /// The answer of a model, written with `unfold` below a layer that compresses whatever comes.
 pub(crate) fn wrong_service(upstream: Upstream) -> Wrong {

@@ -1,6 +1,7 @@
 //! Wrong: work that must finish (two writes that belong together) awaited in the handler itself
 //! Harm: the client leaves, the handler is dropped at its next `.await`: the first write is done and the second never happens
 //! Instead: streams/cancel
+//! Probe: cannot see: within the service
 
 use std::sync::{Arc, Mutex};
 

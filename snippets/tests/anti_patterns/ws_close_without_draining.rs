@@ -1,6 +1,7 @@
 //! Wrong: a server that sends Close, then drops the socket while input of the peer is unread.
 //! Harm: the kernel sends RST and discards what it has not delivered: the last messages and the Close are lost (1006).
 //! Instead: websocket/serve
+//! Probe: cannot see: a race that its test decides with a gate
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! Wrong: `while let Some(Ok(message)) = socket.recv().await`, so that an error of the library just ends the loop.
 //! Harm: tungstenite sends no Close of its own: a peer that sends a message that is too long or not UTF-8 sees 1006 and retries.
 //! Instead: websocket/serve
+//! Probe: fails ws-oversize-1009, ws-invalid-utf8-1007
 
 use axum::Router;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -12,7 +13,7 @@ use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::frames::{BINARY, Seen, TEXT};
-use crate::support::wrong::Wrong;
+use crate::support::wrong::{Probed, Start, Wrong};
 use crate::support::{Frame, FrameClient, Server};
 
 const LIMIT: usize = 1024;
@@ -30,6 +31,8 @@ async fn hide_errors(mut socket: WebSocket) {
         let _ = socket.send(message).await;
     }
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service));
 
 pub(crate) fn wrong_service() -> Wrong {
     let upgrade =

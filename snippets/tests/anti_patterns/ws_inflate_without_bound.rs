@@ -1,6 +1,7 @@
 //! Wrong: `ZlibDecoder::new(data).read_to_end(&mut payload)` on a message whose size was checked before.
 //! Harm: A message of 8 KiB within all limits becomes 8 MiB of memory, one of 64 KiB 64 MiB.
 //! Instead: websocket/binary
+//! Probe: cannot see: the probe does not offer compression
 
 use std::io::{Read, Write};
 

@@ -1,6 +1,7 @@
 //! Wrong: `Arc<Mutex<WebSocket>>`, shared by the task that receives and the one that sends.
 //! Harm: the receiver holds the lock while it waits for input, so the server cannot send until the client does.
 //! Instead: websocket/serve
+//! Probe: fails ws-one-writer
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio::sync::{Mutex, broadcast};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::wrong::{Wrong, close_for};
+use crate::support::wrong::{Probed, Start, Wrong, close_for};
 use crate::support::{FrameClient, Server};
 
 async fn shared(socket: WebSocket) {
@@ -28,6 +29,8 @@ async fn shared(socket: WebSocket) {
     let _ = socket.lock().await.send("news".into()).await;
     let _ = receiving.await;
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service));
 
 /// Pushes what is published, and is right in everything but the lock.
 pub(crate) fn wrong_service() -> Wrong {

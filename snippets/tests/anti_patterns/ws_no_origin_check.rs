@@ -1,6 +1,7 @@
 //! Wrong: a WebSocket that is authenticated by its cookie and does not check Origin.
 //! Harm: CORS does not apply to WebSockets: a foreign page opens the socket with the victim's cookie, and reads and writes.
 //! Instead: websocket/protect
+//! Probe: fails ws-origin-checked
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +23,14 @@ use snippets::websocket::users::{Accounts, Unavailable, User};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::wrong::Wrong;
+use crate::support::wrong::{Probed, Start, Wrong};
 use crate::support::{FrameClient, Server};
 
 /// What a browser sends for a script of https://evil.example: the victim's cookie, and the page's own origin.
 const FOREIGN_PAGE: [&str; 2] = ["origin: https://evil.example", "cookie: sid=victim"];
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service))
+    .with(|options| options.cookie = Some("sid=ada".to_owned()));
 
 /// The messages of the pattern, behind a look at the cookie and nothing else.
 pub(crate) fn wrong_service() -> Wrong {

@@ -1,6 +1,7 @@
 //! Wrong: `for member in &mut members { member.send(message).await }`: the fan-out loop waits for each member in turn.
 //! Harm: one member that does not read blocks the whole room indefinitely.
 //! Instead: websocket/rooms
+//! Probe: fails ws-stalled-reader-isolated
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::support::wrong::{Wrong, close_for};
+use crate::support::wrong::{Probed, Start, Wrong, close_for};
 
 const EVENTS: usize = 200;
 
@@ -33,6 +34,8 @@ async fn pair() -> (WebSocketStream<DuplexStream>, WebSocketStream<DuplexStream>
 }
 
 type Members = Arc<Mutex<Vec<(usize, SplitSink<WebSocket, Frame>)>>>;
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service));
 
 /// A room that anybody may speak in.
 pub(crate) fn wrong_service() -> Wrong {

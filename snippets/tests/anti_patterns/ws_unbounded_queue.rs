@@ -1,6 +1,7 @@
 //! Wrong: an unbounded channel per connection between the fan-out and the task that writes.
 //! Harm: a peer that does not read causes no error: everything that is published is kept for it until memory runs out.
 //! Instead: websocket/rooms
+//! Probe: fails ws-queue-bounded
 
 use axum::Router;
 use axum::extract::ws::{Message, WebSocketUpgrade};
@@ -11,9 +12,11 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::support::wrong::{Wrong, close_for};
+use crate::support::wrong::{Probed, Start, Wrong, close_for};
 
 const PUBLISHED: usize = 100_000;
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Process(wrong_service));
 
 /// Answers through the queue.
 pub(crate) fn wrong_service() -> Wrong {

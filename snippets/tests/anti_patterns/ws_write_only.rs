@@ -1,6 +1,7 @@
 //! Wrong: a task that only writes: the receiving half is dropped or never polled.
 //! Harm: pings are never answered and the peer's Close is ignored; proxies and peers drop the connection as dead.
 //! Instead: websocket/serve
+//! Probe: fails ws-ping-answered, ws-close-answered
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use snippets::websocket::serve::{Handler, Sockets, Upgrade};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::frames::{CLOSE, PING, PONG, TEXT};
-use crate::support::wrong::Wrong;
+use crate::support::wrong::{Probed, Start, Wrong};
 use crate::support::{Frame, FrameClient, Server};
 
 const PUSH_EVERY: Duration = Duration::from_millis(2);
@@ -26,6 +27,8 @@ async fn write_only(socket: WebSocket) {
         tokio::time::sleep(PUSH_EVERY).await;
     }
 }
+
+pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service));
 
 pub(crate) fn wrong_service() -> Wrong {
     let upgrade = |ws: WebSocketUpgrade| async { ws.on_upgrade(write_only) };

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use super::eventually;
-use super::proxy::free_port;
+use testkit::proxy::free_port;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

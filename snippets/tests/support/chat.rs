@@ -23,8 +23,8 @@ use snippets::sse::streams::{self, Streams};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
-use super::raw::End;
 use super::{RawClient, Server};
+use testkit::raw::End;
 
 /// The key that the relay holds and nobody else may see.
 pub const KEY: &str = "sk-test-4f8a";

@@ -18,9 +18,9 @@ use axum::response::Response;
 use axum::routing::{any, get};
 use tokio::sync::Semaphore;
 
-use super::proxy::{Kind, Proxy};
-use super::raw::End;
 use super::{RawClient, Server, eventually};
+use testkit::proxy::{Kind, Proxy};
+use testkit::raw::End;
 
 /// What the upstream of a test knows and waits for.
 #[derive(Clone)]

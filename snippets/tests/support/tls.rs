@@ -16,7 +16,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::proxy::{Kind, of_the_book};
+use testkit::proxy::{Kind, of_the_book};
 
 /// For `localhost`, in files that a proxy reads.
 pub struct Certificate {

@@ -1,6 +1,6 @@
 //! Wire transcripts: what went over the wire, as text that a snapshot can hold and a chapter show.
 
-use super::raw::{End, RawClient};
+use testkit::raw::{End, RawClient};
 
 /// Text of one or more exchanges. The chunked coding is removed; how the body ended is written in
 /// brackets, since that is what a client can tell apart.

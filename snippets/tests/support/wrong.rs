@@ -14,10 +14,12 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, future, stream};
 use snippets::llm::chat::{ChatEvent, Done, Kind, Names};
 use snippets::llm::providers::{ModelError, ModelEvent, Usage};
+use snippets::llm::upstream::Upstream;
 use snippets::sse::event::{Event, InvalidEvent, LastEventId};
 use snippets::sse::log::{self, Log};
 use snippets::sse::resume;
 use snippets::sse::streams::{self, Chunk, Produced, Source, Streams};
+use stream_probe::Options;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -39,6 +41,45 @@ impl Wrong {
             publish: Some(Arc::new(publish)),
         }
     }
+}
+
+/// How a counterexample is served.
+#[derive(Clone, Copy)]
+pub enum Start {
+    Service(fn() -> Wrong),
+    /// In a process of its own, for what only a process shows.
+    Process(fn() -> Wrong),
+    /// In front of the probe, which plays the provider.
+    Relay(fn(Upstream) -> Wrong),
+    /// The same by the provider's origin.
+    RelayTo(fn(String) -> Wrong),
+}
+
+/// How `stream-probe` looks at a counterexample: `PROBED` of each whose header says `Probe: fails`.
+#[derive(Clone, Copy)]
+pub struct Probed {
+    pub start: Start,
+    pub set: fn(&mut Options),
+}
+
+impl Probed {
+    pub const fn new(start: Start) -> Self {
+        Self { start, set: |_| {} }
+    }
+
+    /// With these options.
+    pub const fn with(self, set: fn(&mut Options)) -> Self {
+        Self { set, ..self }
+    }
+}
+
+/// Its events are large enough to fill every buffer.
+pub fn stalls(options: &mut Options) {
+    options.skip.clear();
+}
+
+pub fn resumes(options: &mut Options) {
+    options.resumable = true;
 }
 
 /// Streams with a heartbeat that a test need not wait for.

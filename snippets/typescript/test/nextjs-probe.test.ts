@@ -3,9 +3,9 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, expect, onTestFinished, test } from "vitest";
+import { freePort } from "../../../tools/testkit.mjs";
 import { startNext } from "./support/next-server.ts";
 import { newJob, origin } from "./support/nextjs.ts";
-import { freePort } from "./support/nginx.ts";
 import { buildProbe, probe } from "./support/probe.ts";
 
 beforeAll(buildProbe, 600_000);

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, expect, onTestFinished, test } from "vitest";
-import { freePort } from "./support/nginx.ts";
+import { freePort } from "../../../tools/testkit.mjs";
 import { buildProbe, probe } from "./support/probe.ts";
 
 const pack = fileURLToPath(new URL("../../..", import.meta.url));

@@ -2,8 +2,8 @@
 import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 import { expect, onTestFinished, test } from "vitest";
+import { browserArguments, chromiumPath } from "../../../tools/testkit.mjs";
 import { bundle } from "./support/browser.ts";
-import { browserArguments, chromiumPath } from "./support/global-setup.ts";
 import { eventually } from "./support/server.ts";
 import { serveSockets } from "./support/websocket.ts";
 

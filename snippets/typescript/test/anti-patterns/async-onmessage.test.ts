@@ -1,6 +1,7 @@
 // Wrong: `socket.onmessage = async (event) => { const text = await event.data.text(); … }`
 // Harm: nothing awaits the handler, so a small message overtakes a large one, and with a slow handler they pile up without a bound
 // Instead: websocket/browser
+// Probe: cannot see: a client
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
 import { serveSockets } from "../support/websocket.ts";

@@ -1,6 +1,7 @@
 // Wrong: `socket.onclose = () => setTimeout(connect, 1000)` with a close() that only closes the socket
 // Harm: its own close event opens a new connection: the component is gone, its connections remain, and each visit adds one
 // Instead: websocket/browser
+// Probe: cannot see: a client
 import { expect, onTestFinished, test } from "vitest";
 import { WebSocketClient } from "../../src/websocket/client.ts";
 import { eventually } from "../support/server.ts";

@@ -1,6 +1,7 @@
 // Wrong: `Connection: keep-alive` among the headers of an event stream
 // Harm: it is a header of one HTTP/1.1 connection, forbidden in HTTP/2 (RFC 9113, section 8.2.2): Node drops it with a warning, others refuse the response
 // Instead: streams/readable
+// Probe: cannot see: HTTP/2, which the probe does not read events over
 import { once } from "node:events";
 import { connect, createServer } from "node:http2";
 import type { AddressInfo } from "node:net";

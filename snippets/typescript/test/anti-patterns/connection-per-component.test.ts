@@ -1,6 +1,7 @@
 // Wrong: `useEffect(() => { const source = new EventSource(url); … }, [url])` in each component that shows a part of a stream
 // Harm: each component holds a connection; over HTTP/1.1 the seventh gets nothing, and no other request to the origin is sent
 // Instead: streams/react
+// Probe: cannot see: a page
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
 import { eventually, serve, sse } from "../support/server.ts";

@@ -1,6 +1,7 @@
 // Wrong: a heartbeat by setInterval that enqueues, and `finally { controller.close() }`, without a cancel()
 // Harm: after the client has left both throw ERR_INVALID_STATE; from the timer it is an uncaughtException, which ends a Node process
 // Instead: streams/readable
+// Probe: cannot see: the process ends with the first reader that leaves: everything fails from there on
 import { spawnSync } from "node:child_process";
 import { expect, test } from "vitest";
 import { withHeartbeat } from "../../src/streams/readable.ts";

@@ -1,6 +1,7 @@
 // Wrong: `data: {"error":"${error.message}"}` and every other event that is concatenated from strings
 // Harm: a quote breaks the JSON, a line break lets the text begin events of its own, and the message tells the client what the server knows
 // Instead: streams/readable
+// Probe: cannot see: a text of the client's becomes events that are well formed
 import { expect, test } from "vitest";
 import { encodeEvent } from "../../src/sse/encode.ts";
 import { EventStreamParser } from "../../src/sse/event-stream.ts";

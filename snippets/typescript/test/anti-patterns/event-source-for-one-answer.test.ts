@@ -1,6 +1,7 @@
 // Wrong: `new EventSource("/api/generate")` for an answer that ends, with a server that closes when it is done
 // Harm: the browser treats the end as a lost connection and repeats the request forever: each time the work is done and paid for
 // Instead: sse/event-source
+// Probe: fails sse-terminal-event
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
 import { eventually, serve, sse } from "../support/server.ts";

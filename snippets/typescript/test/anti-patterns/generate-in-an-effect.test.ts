@@ -1,6 +1,7 @@
 // Wrong: a generation that starts in useEffect and is not aborted in the cleanup
 // Harm: StrictMode runs the effect twice, every remount once more: two answers are generated and paid for, and their tokens are mixed into one text
 // Instead: llm/browser
+// Probe: cannot see: a client
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
 import { eventually, gone, serve, sse } from "../support/server.ts";

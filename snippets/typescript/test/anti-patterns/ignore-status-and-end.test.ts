@@ -1,6 +1,7 @@
 // Wrong: code that reads the body without checking the status or the content type, and treats its end as the end of the answer
 // Harm: a 429, a sign-in page and a truncated answer all look like a short success, and nothing is retried or reported
 // Instead: llm/browser
+// Probe: cannot see: a client
 import { expect, test } from "vitest";
 import { ChatError, postChat, readChat } from "../../src/llm/read-chat.ts";
 import { eventStream } from "../../src/sse/event-stream.ts";

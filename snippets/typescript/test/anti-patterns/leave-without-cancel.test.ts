@@ -1,6 +1,7 @@
 // Wrong: `return` at `[DONE]` from a loop over `reader.read()`, without cancel() or an AbortController
 // Harm: the connection stays open and takes one of the six that a browser opens per origin (HTTP/1.1); a Stop button has nothing to abort
 // Instead: sse/browser
+// Probe: cannot see: a client
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
 import { eventually, gone, serve, sse } from "../support/server.ts";

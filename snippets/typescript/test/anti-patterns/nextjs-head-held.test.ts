@@ -1,6 +1,7 @@
 // Wrong: a Next.js route handler that sends nothing until there is an event
 // Harm: Next.js holds back the response headers until the first chunk: neither fetch nor EventSource opens
 // Instead: streams/nextjs
+// Probe: fails sse-headers-before-first-event, sse-resume-no-duplicate
 import { expect, test } from "vitest";
 import { newJob, origin } from "../support/nextjs.ts";
 

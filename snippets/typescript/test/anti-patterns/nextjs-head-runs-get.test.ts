@@ -1,6 +1,7 @@
 // Wrong: a GET stream of Next.js that begins its work in the handler or in start(), without a HEAD of its own
 // Harm: Next answers HEAD with the GET and never cancels its body: a link checker starts work that nothing ends
 // Instead: streams/nextjs
+// Probe: cannot see: HEAD is answered; the work that it began leaves no trace on the wire
 import { expect, test } from "vitest";
 import { newJob, origin, state } from "../support/nextjs.ts";
 

@@ -1,6 +1,7 @@
 // Wrong: a hub, a list of subscribers or a log in a variable of a module
 // Harm: pages have an instance of their own: what a route handler publishes they never see
 // Instead: streams/nextjs
+// Probe: cannot see: between a route and a page
 import { expect, test } from "vitest";
 import { origin } from "../support/nextjs.ts";
 

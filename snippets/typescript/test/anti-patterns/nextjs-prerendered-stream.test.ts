@@ -1,6 +1,7 @@
 // Wrong: with `cacheComponents`, a GET stream that reads nothing from its request (in Next.js 14, every such GET)
 // Harm: `next build` runs it once, and every client gets that response until the next build
 // Instead: streams/nextjs
+// Probe: fails sse-terminal-event
 import { expect, test } from "vitest";
 import { origin } from "../support/nextjs.ts";
 

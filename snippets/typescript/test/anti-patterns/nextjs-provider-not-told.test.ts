@@ -1,6 +1,7 @@
 // Wrong: an LLM route of Next.js that gives `request.signal` neither to the `openai` package nor, as `abortSignal`, to streamText
 // Harm: the user has left, and the model continues: its tokens are paid for and nobody reads them
 // Instead: llm/nextjs
+// Probe: fails llm-abort-stops-work, llm-slow-reader-bounded
 import { expect, test } from "vitest";
 import { exchanges, origin } from "../support/nextjs.ts";
 import { eventually } from "../support/server.ts";

@@ -1,6 +1,7 @@
 // Wrong: a proxy.ts (middleware) whose matcher includes a route that receives large or streamed bodies
 // Harm: Next reads the body into memory first and cuts it at 10 MB: the route gets part of it and answers 200, and only one log line reveals it
 // Instead: streams/nextjs
+// Probe: cannot see: the body of a request
 import { expect, inject, test } from "vitest";
 import { logText, origin } from "../support/nextjs.ts";
 

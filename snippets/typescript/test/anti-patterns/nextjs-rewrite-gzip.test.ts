@@ -1,6 +1,7 @@
 // Wrong: `rewrites()` to a backend whose stream is sent without `no-transform`
 // Harm: Next gzips it and flushes at the end: browsers get all events at once, curl without gzip shows nothing wrong
 // Instead: streams/nextjs
+// Probe: fails sse-no-transform, sse-no-buffering-headers, sse-gzip-incremental, sse-head-finishes
 import { once } from "node:events";
 import { type ClientRequest, get, type IncomingMessage } from "node:http";
 import { createGunzip } from "node:zlib";

@@ -1,6 +1,7 @@
 // Wrong: an AI SDK route that returns the stream of streamText unchanged
 // Harm: an answer that the provider has cut ends with `finish` and `interrupted`, which useChat shows as `ready`; a reset ends the response without `error`
 // Instead: llm/nextjs
+// Probe: fails llm-no-buffering-headers, llm-truncation-visible, llm-abort-stops-work
 import { Chat } from "@ai-sdk/react";
 import { DefaultChatTransport } from "ai";
 import { expect, test } from "vitest";

@@ -1,6 +1,7 @@
 // Wrong: a route handler of Next.js that enqueues in a loop in start()
 // Harm: Next honors backpressure, start() does not: for a client that does not read, the server produces everything and holds it in memory
 // Instead: streams/nextjs
+// Probe: cannot see: bytes, no events: what Next holds in memory shows as nextjs-provider-not-told
 import { once } from "node:events";
 import { get, type IncomingMessage } from "node:http";
 import { expect, onTestFinished, test } from "vitest";

@@ -1,6 +1,7 @@
 // Wrong: a route handler of Next.js whose body rejects when the provider fails
 // Harm: the client gets a 200 that is cut; the reason is in the server's log only
 // Instead: llm/nextjs
+// Probe: fails sse-ends-cleanly
 import { expect, test } from "vitest";
 import { postChat, readChat } from "../../src/llm/read-chat.ts";
 import { logText, origin } from "../support/nextjs.ts";

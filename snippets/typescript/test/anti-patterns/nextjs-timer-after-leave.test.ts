@@ -1,6 +1,7 @@
 // Wrong: a heartbeat by setInterval in a route handler, without a cancel()
 // Harm: each beat after the client has left is an uncaughtException in the log of next start, forever
 // Instead: streams/nextjs
+// Probe: cannot see: in the log of the server
 import { expect, test } from "vitest";
 import { logText, newJob, origin, state } from "../support/nextjs.ts";
 import { eventually } from "../support/server.ts";

@@ -1,6 +1,7 @@
 // Wrong: `new WebSocketServer({ port })` in a module of Next.js
 // Harm: the application's second process cannot listen (EADDRINUSE) and keeps serving as if it could: its clients talk to the first
 // Instead: streams/nextjs
+// Probe: cannot see: the second process of an application
 import { readFileSync } from "node:fs";
 import { expect, inject, test } from "vitest";
 import WebSocket from "ws";

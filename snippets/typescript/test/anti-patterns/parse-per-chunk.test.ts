@@ -1,6 +1,7 @@
 // Wrong: code that decodes and splits each fetch chunk on its own, and expects `data: ` with its space
 // Harm: characters cut in two become U+FFFD, lines cut in two are lost or make JSON.parse throw, and CR, CRLF and `data:x` are not read at all
 // Instead: sse/browser
+// Probe: cannot see: a client
 import { expect, test } from "vitest";
 import { eventStream } from "../../src/sse/event-stream.ts";
 

@@ -1,6 +1,7 @@
 // Wrong: an array of messages to send again after a reconnect, emptied as they are sent, with neither ids nor answers
 // Harm: a message that was sent but not executed is lost, and one that was executed before the cut is executed twice
 // Instead: websocket/browser
+// Probe: cannot see: a client
 import { expect, test } from "vitest";
 import { Outbox } from "../../src/websocket/outbox.ts";
 

@@ -1,6 +1,7 @@
 // Wrong: `Promise.race([reader.read(), aborted])` in a loop, where `aborted` is one promise for the whole stream
 // Harm: a pending promise keeps one reaction per race, and each reaction keeps the result of its race: every chunk stays in memory
 // Instead: streams/readable
+// Probe: cannot see: memory within the process
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { expect, test } from "vitest";

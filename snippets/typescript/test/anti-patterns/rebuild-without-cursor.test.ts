@@ -1,6 +1,7 @@
 // Wrong: a class that makes a new EventSource after each error, with a delay that every message resets, and a close() that leaves the timer running
 // Harm: the new object sends no Last-Event-ID, so events are lost or repeated in silence; a failing server gets requests at full speed; an object that was closed reconnects
 // Instead: sse/event-source
+// Probe: cannot see: a client
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
 import { eventually, type Handler, serve, sse } from "../support/server.ts";

@@ -1,6 +1,7 @@
 // Wrong: `socket.on("message", (data) => other.send(data))` in a Node `ws` server
 // Harm: ws hands text over as a Buffer, and a Buffer is sent as a binary frame: the browser gets a Blob where it expects JSON, the sender gets its own message back
 // Instead: websocket/node
+// Probe: cannot see: whether text or bytes are due, the probe does not know
 import { expect, test } from "vitest";
 import { openPage } from "../support/browser.ts";
 import { serveSockets } from "../support/websocket.ts";

@@ -1,6 +1,7 @@
 // Wrong: React state that is set for each token, or innerHTML to which each token is appended
 // Harm: one render for each token; innerHTML parses the whole answer again for each, so the time grows with the square of its length
 // Instead: llm/browser
+// Probe: cannot see: a client
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
 import type { Seen } from "../support/chat-app.tsx";

@@ -1,6 +1,7 @@
 // Wrong: each chunk of a model's answer is sanitized and appended to innerHTML; or its Markdown is sanitized instead of the rendered HTML
 // Harm: an attack that is cut in two is harmless in each half and runs when they meet; a javascript: link is no HTML before it is rendered; an image sends the conversation away
 // Instead: llm/browser
+// Probe: cannot see: a client
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
 import { eventually, serve } from "../support/server.ts";

@@ -1,6 +1,7 @@
 // Wrong: a page that scrolls to the end of the conversation for each token of an answer
 // Harm: a reader who has scrolled up is pulled back to the end with the next token, and can read nothing above it
 // Instead: llm/chat_page
+// Probe: cannot see: a page
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
 import { serve } from "../support/server.ts";

@@ -1,6 +1,7 @@
 // Wrong: `const ws = new WebSocket(url); ws.send(hello)`, and again at any later time without checking the state
 // Harm: before the connection is open send() throws InvalidStateError; while it closes, it drops the data silently
 // Instead: websocket/browser
+// Probe: cannot see: a client
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
 import { eventually } from "../support/server.ts";

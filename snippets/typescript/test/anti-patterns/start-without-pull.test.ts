@@ -1,6 +1,7 @@
 // Wrong: `for await (const chunk of source) controller.enqueue(chunk)` in start()
 // Harm: enqueue never waits: a client that does not read makes the server hold all of the source in memory
 // Instead: streams/readable
+// Probe: cannot see: within the service; in front of a provider it is upstream-not-aborted
 import { expect, test } from "vitest";
 import { pullFrom } from "../../src/streams/readable.ts";
 

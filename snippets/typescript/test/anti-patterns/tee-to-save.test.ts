@@ -1,6 +1,7 @@
 // Wrong: `const [toUser, toStore] = body.tee()`, or `response.clone()`, to show a stream and save it
 // Harm: data that the user has read but the store has not stays in memory without a bound, and when the user leaves, the provider keeps going
 // Instead: streams/readable
+// Probe: cannot see: within the service; in front of a provider it is upstream-not-aborted
 import { expect, test } from "vitest";
 import { CopyLagError, copyOf } from "../../src/streams/readable.ts";
 

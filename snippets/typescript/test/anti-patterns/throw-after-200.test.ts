@@ -1,6 +1,7 @@
 // Wrong: no catch in the stream of a route: an error of the provider in the middle rejects the stream
 // Harm: the 200 has been sent, so the client gets a cut body, loses whatever was queued, and gets no reason
 // Instead: streams/readable
+// Probe: fails sse-ends-cleanly
 
 import { once } from "node:events";
 import { createServer } from "node:http";

@@ -1,6 +1,7 @@
 // Wrong: an empty `onerror`, because "EventSource automatically reconnects"
 // Harm: after one 503 during a deploy, or a 429, the page gets no events until it is reloaded
 // Instead: sse/event-source
+// Probe: cannot see: a client
 import { expect, test } from "vitest";
 import { load, openPage } from "../support/browser.ts";
 import { eventually, serve, sse } from "../support/server.ts";

@@ -1,6 +1,7 @@
 // Wrong: example code that was never compiled: untyped parameters, `error.message` of a caught value, `response.body.getReader()`
 // Harm: strict TypeScript refuses it; with a silenced compiler, it fails at run time when `body` is null or the thrown value is not an `Error`
 // Instead: sse/browser
+// Probe: cannot see: at build time
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

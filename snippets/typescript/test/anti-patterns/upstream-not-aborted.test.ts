@@ -1,6 +1,7 @@
 // Wrong: a route that streams from a provider without passing on the client's disconnect
 // Harm: the provider keeps generating, and is paid, while it thinks; only the next token reveals that nobody reads
 // Instead: streams/readable
+// Probe: fails llm-abort-stops-work, llm-slow-reader-bounded, llm-error-text-clean
 import { expect, test } from "vitest";
 import { iterate, pullFrom } from "../../src/streams/readable.ts";
 import { eventually, gone, serve } from "../support/server.ts";

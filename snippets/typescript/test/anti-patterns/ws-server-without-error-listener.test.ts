@@ -1,6 +1,7 @@
 // Wrong: a Node `ws` server whose sockets have no "error" listener, with the default maxPayload and no check of the Origin
 // Harm: one malformed frame from anyone ends the process; a page of any site may connect; one message may have 100 MiB
 // Instead: websocket/node
+// Probe: fails broken_off
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";

@@ -1,7 +1,7 @@
 // Once for the whole run: one Chromium, and the Rust patterns on a loopback port.
-import { existsSync } from "node:fs";
 import { chromium } from "playwright-core";
 import type { TestProject } from "vitest/node";
+import { browserArguments, chromiumPath } from "../../../../tools/testkit.mjs";
 import { startRust } from "./rust.ts";
 
 declare module "vitest" {
@@ -10,18 +10,6 @@ declare module "vitest" {
     rust: string;
   }
 }
-
-/** Silent, and without a sandbox, which containers rarely allow. */
-export const browserArguments = [
-  "--headless",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const rust = await startRust();
@@ -38,15 +26,4 @@ export default async function setup(project: TestProject): Promise<() => Promise
     await browser.close();
     rust.stop();
   };
-}
-
-export function chromiumPath(): string {
-  const found = [
-    process.env["CHROMIUM"],
-    "/usr/bin/chromium",
-    "/usr/bin/chromium-browser",
-    "/usr/bin/google-chrome",
-  ].find((path) => path !== undefined && existsSync(path));
-  if (found === undefined) throw new Error("no Chromium: install the package chromium, or set CHROMIUM to its path");
-  return found;
 }

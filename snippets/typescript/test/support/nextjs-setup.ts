@@ -8,8 +8,8 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestProject } from "vitest/node";
+import { freePort } from "../../../../tools/testkit.mjs";
 import { app, bin, type NextServer, startNext } from "./next-server.ts";
-import { freePort } from "./nginx.ts";
 import { startRust } from "./rust.ts";
 
 declare module "vitest" {

@@ -2,11 +2,11 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:http";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { onTestFinished } from "vitest";
+import { freePort } from "../../../../tools/testkit.mjs";
 
 /** The file that the chapter production/proxies shows. */
 export const OF_THE_BOOK = readFileSync(
@@ -53,19 +53,5 @@ export async function startNginx(config: string, upstream: string): Promise<stri
     socket.destroy();
     if (open) return `http://${address}`;
     await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
-
-/** A free port for a program that cannot be given a socket: below those that the system hands out itself. */
-export async function freePort(): Promise<number> {
-  for (;;) {
-    const port = 24_000 + Math.floor(Math.random() * 8_000);
-    const server = createServer().listen(port, "127.0.0.1");
-    const free = await new Promise<boolean>(
-      (resolve) => void server.once("listening", () => resolve(true)).once("error", () => resolve(false)),
-    );
-    if (!free) continue;
-    await new Promise((resolve) => server.close(resolve));
-    return port;
   }
 }
