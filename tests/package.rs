@@ -546,6 +546,36 @@ fn nothing_in_the_package_points_out_of_it() {
     }
 }
 
+/// An install has tabs, to be small; a project has what rustfmt writes by default.
+#[test]
+fn what_is_copied_from_the_package_is_indented_as_here() {
+    let (outer, folder, _package) = unpacked();
+    let status = std::process::Command::new("sh")
+        .arg(folder.join("copy"))
+        .args(["service/llm-chat", "chat"])
+        .current_dir(outer.path())
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let own = crate::fixture::root().join("snippets");
+    for file in ["src/llm/upstream.rs", "src/sse/log.rs", "src/llm/relay.rs"] {
+        let lines = |path: std::path::PathBuf| -> Vec<String> {
+            let text = std::fs::read_to_string(path).unwrap();
+            let lines = text.lines().map(str::to_owned);
+            let marks = ["// ANCHOR", "// ANCHOR_END"];
+            lines
+                .filter(|line| !line.is_empty())
+                .filter(|line| !marks.iter().any(|mark| line.trim_start().starts_with(mark)))
+                .collect()
+        };
+        assert_eq!(
+            lines(outer.path().join("chat").join(file)),
+            lines(own.join(file))
+        );
+    }
+}
+
 #[test]
 fn every_pattern_can_be_copied_from_the_package() {
     let (outer, folder, _package) = unpacked();

@@ -549,7 +549,7 @@ async fn the_first_message_follows_the_contract_of_the_reader() {
         tag: "op",
         auth: "hello",
         token: "jwt",
-        ready: Some(|user| json!({ "op": "welcome", "user": &*user.name })),
+        ready: Some(|user| serde_json::json!({ "op": "welcome", "user": &*user.name })),
         refused: (4001, "unauthorized"),
         late: (4002, "hello first"),
         ..Admission::default()

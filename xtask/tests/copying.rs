@@ -730,7 +730,7 @@ fn no_pattern_drags_in_more_than_it_needs() {
     // `next`, `app`, `folder` and `service` are applications.
     let patterns: Vec<_> = rows
         .iter()
-        .filter(|row| ["rust", "ts"].contains(&&*row.language))
+        .filter(|row| ["rust", "ts"].contains(&row.language))
         .collect();
     let is_composed = |row: &Row| COMPOSED.iter().any(|(name, _)| *name == row.name);
     let mut problems = Vec::new();

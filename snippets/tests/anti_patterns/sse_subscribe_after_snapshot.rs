@@ -4,7 +4,6 @@
 //! Probe: fails sse-resume-no-gap
 
 use std::sync::Mutex;
-use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
@@ -44,7 +43,7 @@ impl Feed {
 
 pub(crate) const PROBED: Probed = Probed::new(Start::Service(wrong_service)).with(resumes);
 
-/// The store answers when something has been published since, or after 300 ms.
+/// To a client that returns, the store answers when something has been published since.
 pub(crate) fn wrong_service() -> Wrong {
     let feed = Numbers::new("", 0);
     let followed = feed.clone();
@@ -52,8 +51,19 @@ pub(crate) fn wrong_service() -> Wrong {
         let (reset, from) = followed.begin(&cursor);
         let mut length = followed.length.subscribe();
         let stored = from + 1..=*length.borrow_and_update();
-        let _ = tokio::time::timeout(Duration::from_millis(300), length.changed()).await;
-        let live = BroadcastStream::new(followed.live.subscribe());
+        let feed = followed.clone();
+        let first_visit = (cursor == LastEventId::None).then(|| feed.live.subscribe());
+        let live = stream::once(async move {
+            let live = match first_visit {
+                Some(live) => live,
+                None => {
+                    let _ = length.changed().await;
+                    feed.live.subscribe()
+                }
+            };
+            BroadcastStream::new(live)
+        });
+        let live = live.flatten();
         let numbers = stream::iter(stored.map(Ok)).chain(live);
         let feed = followed.clone();
         let events = numbers.map(move |number| feed.event(number.unwrap()));
