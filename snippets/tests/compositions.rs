@@ -255,17 +255,17 @@ const PAIRS: &[(&str, &str, &str)] = &[
     (
         "websocket/rooms.ts",
         "connections",
-        "snippets/typescript/test/websocket-rooms.test.ts::joins come before publications on each connection, and a refusal is reported once",
+        "snippets/typescript/test/websocket-rooms.test.ts::the rooms outlive %s",
     ),
     (
         "websocket/rooms.ts",
         "session",
-        "snippets/typescript/test/rust-patterns.test.ts::events reach every member once and in order over a restart of the server",
+        "snippets/typescript/test/websocket-rooms.test.ts::the rooms outlive %s",
     ),
     (
         "websocket/rooms.ts",
         "queue",
-        "snippets/typescript/test/websocket-rooms.test.ts::a gap is filled by joining again, and that of a room that was left is ignored",
+        "snippets/typescript/test/websocket-rooms.test.ts::the rooms outlive %s",
     ),
     // What the head of a file says that it goes with.
     ("sse/consume", "sse/reconnect", STREAMS),

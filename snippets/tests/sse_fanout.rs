@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt;
+use snippets::connections::crowd::{self, Crowd};
 use snippets::connections::listen::{self, SocketLimits};
 use snippets::sse::event::{Event, Ids, LastEventId, Names};
 use snippets::sse::log::{self, PublishError, Slow};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::support::raw::End;
+use crate::support::reader::ready;
 use crate::support::transcript::sse_filters;
 use crate::support::{RawClient, Server, Transcript, eventually, stalled_get, within};
 
@@ -340,6 +342,47 @@ async fn no_publisher_has_the_names_of_the_stream() {
     }
     log.publish(&Event::unreserved("reset", &()).unwrap())
         .unwrap();
+}
+
+/// Wakes nobody, and does not return, until the test says so.
+struct Stuck {
+    entered: std::sync::mpsc::Sender<()>,
+    leave: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl std::task::Wake for Stuck {
+    fn wake(self: std::sync::Arc<Self>) {
+        let _ = self.entered.send(());
+        let _ = self.leave.lock().unwrap().recv();
+    }
+}
+
+/// However many clients a heartbeat has to wake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishing_does_not_wait_for_a_heartbeat() {
+    let rules = crowd::Rules {
+        max: 10,
+        heartbeat: Duration::from_millis(20),
+        drain_spread: Duration::ZERO,
+    };
+    let crowd = Crowd::start(rules, CancellationToken::new());
+    let (enter, entered) = std::sync::mpsc::channel();
+    let (leave, left) = std::sync::mpsc::channel();
+    let stuck = std::task::Waker::from(std::sync::Arc::new(Stuck {
+        entered: enter,
+        leave: left.into(),
+    }));
+    let mut other = crowd.enter().unwrap();
+    other.poll(&std::task::Context::from_waker(&stuck));
+    entered.recv().unwrap();
+    // The heartbeat is in the middle of its clients now, and stays there.
+    let topics = Topics::start(feed(), Bounds::default());
+    let log = topics.log("small").unwrap();
+    let mut reader = log.read(&LastEventId::None).unwrap();
+    log.publish(&Event::text("tick", "1").unwrap()).unwrap();
+    assert_eq!(ready(&mut reader).len(), 1);
+    assert!(crowd.enter().is_some(), "nor does a new client wait");
+    drop(leave);
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,6 +47,14 @@ async fn a_trimmed_cursor_is_a_silent_gap_and_a_future_one_silence() {
         ["7-0", "8-0", "9-0", "10-0"]
     );
     assert!(read_after(&mut redis, "99-0").await.is_empty());
+    // What looks like the mark of it counts XDEL alone.
+    let info: std::collections::HashMap<String, redis::Value> = redis::cmd("XINFO")
+        .arg(&["STREAM", "feed"])
+        .query_async(&mut redis)
+        .await
+        .unwrap();
+    let deleted: String = redis::from_redis_value(info["max-deleted-entry-id"].clone()).unwrap();
+    assert_eq!(deleted, "0-0");
     redis.del("feed").await.unwrap();
     redis.xadd("feed", "1-0", &[("n", 1)]).await.unwrap();
     assert!(

@@ -9,8 +9,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { WebSocket as Socket } from "ws";
+import { browserArguments, chromiumPath } from "../../../tools/testkit.mjs";
 import { bundle } from "./support/browser.ts";
-import { browserArguments, chromiumPath } from "./support/global-setup.ts";
+
 import { eventually, serve, sse } from "./support/server.ts";
 import { serveSockets } from "./support/websocket.ts";
 

@@ -208,6 +208,34 @@ interface DeskMessage {
   text: unknown;
 }
 
+test.each([
+  ["a session that has expired", 4408],
+  ["too many connections, or a queue that overflows", 1013],
+  ["too many messages", 4029],
+  ["a drain", 1001],
+])("the rooms outlive %s", async (_, code) => {
+  let published = 0;
+  const { rooms, got, states } = await enter((it, say, socket, nth) => {
+    if (it.type === "join") {
+      say(joined(it, it.resume?.seq ?? 0));
+      if (nth === 1) say(message("a", 1));
+      else for (let seq = it.resume!.seq + 1; seq <= 3; seq++) say(message("a", seq));
+    }
+    if (it.type !== "publish") return;
+    published += 1;
+    if (nth === 1) socket.close(code);
+    else say({ type: "ack", id: it.id, room: "a", seq: 4 });
+  });
+  const a = handler();
+  rooms.join("a", a);
+  await eventually(() => a.seen.length === 1);
+  expect(await rooms.publish("a", "words")).toBe(4);
+  await eventually(() => a.seen.length === 3);
+  expect([a.seen, a.resets, published]).toEqual([[1, 2, 3], [0], 2]);
+  expect(got.filter(({ type }) => type === "join").map(({ resume }) => resume?.seq)).toEqual([undefined, 1]);
+  expect(states).toContain(`waiting ${code}`);
+});
+
 /** `enter`, `entered`, `refresh`, `line`, `said`, with plain numbers. */
 const DESK: Protocol = {
   subprotocol: "desk.v2",
