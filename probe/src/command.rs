@@ -89,7 +89,7 @@ pub struct Probe {
 	/// llm: address on which the probe plays the provider (OpenAI or Anthropic)
 	#[arg(long, value_name = "ADDR:PORT")]
 	pub upstream: Option<SocketAddr>,
-	/// llm: a terminal event of the service: event:NAME, data:TEXT, a JSON field as FIELD=VALUE or .FIELD, or a NAME (repeatable)
+	/// llm: a terminal event of complete answers: event:NAME, data:TEXT, a JSON field as FIELD=VALUE or .FIELD, or a NAME (repeatable)
 	#[arg(long, value_name = "END")]
 	pub terminal: Vec<String>,
 	/// Report as JSON on standard output

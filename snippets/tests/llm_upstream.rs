@@ -11,6 +11,7 @@ use snippets::llm::chat::{Role, Turn};
 use snippets::llm::failure::{Failure, ModelError};
 use snippets::llm::http::{self, retry_after};
 use snippets::llm::meter::{Measured, Outcome, measure};
+use snippets::llm::model_event::Question;
 use snippets::llm::public_error::PublicError;
 use snippets::llm::relay::Config;
 use snippets::llm::scripted_model::{Ending, Fault, Reply, Script, ScriptedModel};
@@ -92,6 +93,19 @@ async fn path_headers_fields_and_instructions_are_configuration() {
         (&body["system"], &body["messages"][0]["role"]),
         (&json!("Be brief."), &json!("user"))
     );
+    // A client adds to the instructions of the service.
+    let model = ScriptedModel::new(Script::reply(Reply::text("Hi")));
+    let server = Server::start(model.router()).await;
+    let own = upstream(Dialect::Anthropic, &server.url("")).system("Be brief.");
+    let question = Question {
+        system: Some("Rhyme.".to_owned()),
+        messages: vec![json!({"role": "user", "content": "Hi"})],
+        tools: Vec::new(),
+    };
+    let events = within("the answer", own.model()(question)).await;
+    within("its end", events.unwrap().collect::<Vec<_>>()).await;
+    let asked = model.exchanges().remove(0).request;
+    assert_eq!(asked["system"], "Be brief.\n\nRhyme.");
     // Another host would get the key.
     let moved =
         upstream(Dialect::OpenAiChat, "http://localhost").path("https://elsewhere.example/v1");

@@ -209,7 +209,7 @@ pub enum SystemMessages {
     Refuse,
     /// They are left out: for clients that you cannot change.
     Drop,
-    /// They become the model's instructions, in place of yours: for services whose users are the authors of the prompts.
+    /// They become instructions for the model, after yours: for services whose users are the authors of the prompts.
     Pass,
 }
 

@@ -118,7 +118,7 @@ use serde_json::Value;
 /// What a model is asked.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Question {
-    /// The user's instructions, in place of yours.
+    /// The user's instructions, which follow yours.
     pub system: Option<String>,
     /// The conversation, oldest first, as the provider has it: `{"role": …, "content": …}`.
     pub messages: Vec<Value>,

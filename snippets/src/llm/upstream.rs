@@ -311,8 +311,13 @@ impl Upstream {
         let upstream = self.clone();
         Arc::new(move |question| {
             let mut upstream = upstream.clone();
+            // Yours first: a client adds to them, and does not remove them.
             if let Some(instructions) = &question.system {
-                upstream = upstream.system(instructions);
+                let all = match &upstream.system {
+                    Some(own) => format!("{own}\n\n{instructions}"),
+                    None => instructions.clone(),
+                };
+                upstream = upstream.system(&all);
             }
             if !question.tools.is_empty() {
                 upstream = match upstream.dialect {
