@@ -112,7 +112,7 @@ pub struct Config {
     pub retry: Duration,
     /// A shutdown ends the streams one after another, spread evenly over this time.
     pub drain_spread: Duration,
-    /// The names of the events that a stream sends on its own. Set the same ones in `log::Config`.
+    /// The names of the events that a stream sends on its own. Set the same `names` in `log::Config`.
     pub names: Names,
 }
 // ANCHOR_END: settings
