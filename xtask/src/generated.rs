@@ -347,8 +347,14 @@ fn probe_command(items: &[Item]) -> Option<String> {
             items.len()
         ),
     };
+    // Without these the probe cannot test what the items demand.
+    let with = match kind {
+        "llm" => " -d @chat.json",
+        _ if probed.iter().any(|item| item.id.contains("-resume-")) => " --publish CMD",
+        _ => "",
+    };
     Some(format!(
-        "\n```sh\ncargo run -qp stream-probe -- {kind} URL   # {share}\n```"
+        "\n```sh\ncargo run -q --manifest-path probe/Cargo.toml -- {kind} URL{with}   # {share}\n```"
     ))
 }
 

@@ -31,14 +31,14 @@ pub struct Tool {
     pub schema: Value,
     /// Whether the user must approve this input first. Return true for everything that cannot be undone.
     pub approval: fn(&Value) -> bool,
-    /// Longest run. Dropping the future must stop the work.
+    /// Longest duration of one call. Dropping the future must stop the work.
     pub longest: Duration,
     /// Does the work for this user: authorize it as if the user had sent the input.
     pub run: Arc<dyn Fn(String, Value) -> BoxFuture<'static, Output> + Send + Sync>,
 }
 
-/// One call of the model for a user, which must end with `Finish` or an error before the given instant, within limits
-/// of silence and size. Dropping it must stop the model.
+/// One call of the model for a user. Its stream must limit silence and size itself, and must end with `Finish` or an
+/// error before the given instant. Dropping it must stop the model.
 pub type Ask = dyn Fn(&str, Question, Instant) -> BoxStream<'static, Result<ModelEvent, PublicError>>
     + Send
     + Sync;
@@ -47,17 +47,17 @@ pub type Ask = dyn Fn(&str, Question, Instant) -> BoxStream<'static, Result<Mode
 pub struct Agent {
     /// Asks the model: `relay::Relay::calls`.
     pub ask: Arc<Ask>,
-    /// The format in which turns are sent back to the host.
+    /// The provider's format, in which each turn (the output of one call of the model) is sent back.
     pub format: Format,
     /// The tools.
     pub tools: Vec<Tool>,
-    /// Maximum number of model calls for one question.
+    /// Maximum number of model calls of one run; the run after an approval counts from 0.
     pub most_steps: usize,
     /// Maximum number of tools of one turn that run at the same time.
     pub parallel: usize,
-    /// Largest result, in bytes of JSON: the model pays for each of them in every later step.
+    /// Largest result, in bytes of JSON: it is sent, and billed, again in every later step.
     pub most_result_bytes: usize,
-    /// Longest run in time.
+    /// Longest duration of a run, its tools included.
     pub longest: Duration,
 }
 // ANCHOR_END: tools

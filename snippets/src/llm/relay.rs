@@ -62,21 +62,23 @@ pub type Model =
 pub struct Config {
     /// The path of the endpoint.
     pub path: &'static str,
-    /// How long the response headers wait for the provider's: a failure within this time becomes a status, a later one an event.
+    /// How long the response headers wait for the provider's: a failure before they arrive and within this time
+    /// becomes a status, any other an event.
     /// For as many statuses as possible, set it just below the heartbeat of [`Streams`]. The other limits count from
     /// the end of this wait.
     pub head: Duration,
     /// Longest silence of the provider. Set it above the pauses of a thinking model. A heartbeat of the provider ends
     /// a silence.
     pub silence: Duration,
-    /// Longest time without content: a provider that hangs may send heartbeats forever.
+    /// Longest time without an event other than a heartbeat: a provider that hangs may send heartbeats forever.
     pub no_content: Duration,
     /// Tokens that arrive within this time after an event was sent are collected and sent as one event; the first
     /// token of an answer never waits.
     pub window: Duration,
     /// Longest answer in time; beyond it `failed` with the code `too_long`.
     pub longest: Duration,
-    /// Longest answer in bytes of text, reasoning, arguments and other parts: raise it for images.
+    /// Longest answer in bytes of text, reasoning, arguments and other parts; beyond it `failed` with the code `too_long`.
+    /// Raise it for images.
     pub most_bytes: usize,
     /// Largest request in bytes; beyond it 413.
     pub most_request_bytes: usize,
@@ -136,7 +138,7 @@ pub struct Relay {
     /// The contract.
     pub config: Config,
     /// Cancelling it ends every answer with `failed`, code `restart`. To let answers finish first, cancel the token of
-    /// `connections::listen`, wait, then cancel this one before `listen::Config::drain` has passed.
+    /// your server (`connections::listen`), wait, then cancel this one before `listen::Config::drain` has passed.
     pub shutdown: CancellationToken,
 }
 

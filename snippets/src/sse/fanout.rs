@@ -36,7 +36,8 @@ use super::{
 
 // ANCHOR: feed
 /// A feed: a client without a cursor starts at the next event. The response of a client that is 256 events behind ends; it
-/// reconnects and gets what the log keeps. Change what your contract defines differently.
+/// reconnects and continues after its cursor, or gets a `reset` if its next event is trimmed. Change what your contract
+/// defines differently.
 pub fn feed() -> Config {
     Config {
         queue: 256,

@@ -31,15 +31,18 @@ use super::{
 /// (removed because the log was full).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slow {
-    /// The response ends: the client reconnects with its cursor, and is served what the log still keeps.
+    /// The response ends: the client reconnects with its cursor and continues there, or gets a `reset` if its next event
+    /// is trimmed.
     End,
-    /// One `reset`, then the newest half of the events that may wait. The client loads the current state.
+    /// One `reset`, then the newest events: half of `queue`, or half of those that are kept if that is less. The client
+    /// loads the current state.
     Reset,
     /// Only the newest event, without a `reset`. For events that each hold the whole state.
     Newest,
 }
 
-/// Where a client starts that has no cursor, or one that cannot be used. Its stream begins with the cursor of that position.
+/// Where a client starts that has no cursor, or one that cannot be used. Without a `reset`, its stream begins with the id
+/// of that position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begin {
     /// At the next event.
@@ -80,17 +83,17 @@ impl First {
 pub struct Config {
     /// Maximum number of events that are kept.
     pub events: usize,
-    /// Maximum number of bytes that are kept. A larger event is refused.
+    /// Maximum number of bytes that are kept. [`Log::publish`] returns an error for a larger event.
     pub bytes: usize,
     /// Maximum number of events that may wait for a reader. Only events published after the reader subscribed count, so
     /// a long replay alone makes no reader slow.
     pub queue: usize,
     /// What a slow client gets.
     pub slow: Slow,
-    /// Where a client without a cursor starts.
+    /// Where a client without a usable cursor starts.
     pub begin: Begin,
-    /// An event is sent immediately if none was sent within the last `join`. Otherwise it is collected, and what is
-    /// collected is sent together when `join` has passed since the last send.
+    /// An event is sent immediately if none was sent within the last `join`. Otherwise it waits,
+    /// and all that wait are sent together, each as its own event, when `join` has passed since the last send.
     pub join: Duration,
     /// The format of the ids.
     pub ids: Ids,
@@ -99,7 +102,7 @@ pub struct Config {
     /// The data of the event [`Names::reset`].
     pub reset_data: fn(Reason) -> Value,
     /// The names of the protocol's own events, which no publisher can use: the log sends [`Names::reset`], the response
-    /// sends the others. Set the same ones in `streams::Config`.
+    /// the others, such as the heartbeat. Set the same `names` in `streams::Config`.
     pub names: Names,
 }
 // ANCHOR_END: settings

@@ -33,7 +33,8 @@ pub trait Source: Send + Unpin + 'static {
     /// The next bytes: complete events. `None` ends the response.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>>;
 
-    /// The client's position before the first event. It is sent first: a client that is cut before any event resumes from it.
+    /// The cursor at which this response starts. It is sent first, as an `id:` line without data: a client that is cut
+    /// before any event resumes from it.
     fn id(&self) -> Option<String> {
         None
     }
@@ -44,8 +45,8 @@ pub trait Source: Send + Unpin + 'static {
         None
     }
 
-    /// Replaces what the stream sends on its own; `None` keeps it. For another protocol, whose clients may fail on
-    /// `ping` and `restart`.
+    /// Replaces what the stream sends on its own: the first bytes, a heartbeat, the end at a shutdown or at the maximum
+    /// age. `None` keeps it. For clients of another protocol, which may fail on `ping` (heartbeat) and `restart` (shutdown).
     fn own(&mut self, _: Own) -> Option<Chunk> {
         None
     }
@@ -102,16 +103,16 @@ pub struct Config {
     /// The largest number of streams that may be open at once. Keep it below the limit of file descriptors
     /// (`ulimit -n`).
     pub max_streams: usize,
-    /// Longest silence. HTML 9.2.7 recommends about 15 s; keep it below half of the shortest idle timeout on the path.
+    /// Longest silence. The HTML Standard (9.2.7) recommends about 15 s. Keep this below half of the shortest idle timeout on the path.
     pub heartbeat: Duration,
     /// Each response ends at a random age of 0.8 to 1 times this; the client reconnects, so that authorization,
     /// routing and load balancing are decided again. The age is checked at heartbeats. `Duration::MAX`: never.
     pub max_age: Duration,
-    /// Reconnection time: each client gets 0.5 to 1.5 times this. Never near 0, because browsers obey it.
+    /// How long a client waits before it reconnects (the field `retry`): each gets 0.5 to 1.5 times this. Never near 0, because browsers obey it.
     pub retry: Duration,
     /// A shutdown ends the streams one after another, spread evenly over this time.
     pub drain_spread: Duration,
-    /// The names of the events that a stream sends on its own. Set the same ones in `log::Config`.
+    /// The names of the events that a stream sends on its own. Set the same `names` in `log::Config`.
     pub names: Names,
 }
 // ANCHOR_END: settings
@@ -307,8 +308,8 @@ impl<S: Source> http_body::Body for Events<S> {
         let chunk = match slot.place.poll(cx) {
             Due::Shutdown => {
                 over = true;
-                // Events that are ready are sent first, as far as they fit in one write: perhaps no other process has
-                // them.
+                // Events that are ready are sent first, as far as they fit in one write: the client may reconnect
+                // to another process, which may not have them.
                 match source.poll(cx) {
                     Poll::Ready(None) => None,
                     Poll::Ready(Some(chunk)) if chunk.last => Some(chunk),

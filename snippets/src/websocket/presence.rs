@@ -60,8 +60,8 @@ impl Presence {
             && *until <= now
             && let Some((until, user)) = self.leaving.pop_front()
         {
-            // A user who has returned since stays. If that user has left again, `until` differs, and this entry is
-            // stale.
+            // If the user has returned, `until` is `None`; if the user has then left again, it is later. In both
+            // cases this entry is stale, and the user stays.
             let present = self.users.get(&user);
             if present.is_some_and(|present| present.until == Some(until)) {
                 self.users.remove(&user);

@@ -34,12 +34,12 @@ pub struct Guard<A> {
     pub cookie: &'static str,
     /// The application's own subprotocols.
     pub subprotocols: &'static [&'static str],
-    /// Where users come from.
+    /// The store that finds the user of a credential.
     pub accounts: Arc<A>,
     /// The tickets issued at `POST /ticket` with [`issue_ticket`].
     pub tickets: Tickets,
-    /// Sockets that are accepted only to refuse them with a close code, because a browser cannot see why a handshake
-    /// was refused.
+    /// Accepts the sockets that are to be refused, and closes them with a code, because a browser cannot see why a
+    /// handshake was refused.
     pub sockets: Sockets,
     /// Whether this user may use the route at all; other users get 4403.
     pub allowed: fn(&User) -> bool,

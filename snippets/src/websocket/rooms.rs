@@ -12,7 +12,7 @@ use std::time::Duration;
 /// What happens to a member for which more than [`Rules::queue`] events wait. The kind of data decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// Close with `outbox::TOO_SLOW`; the client reconnects and resumes. For data that must be complete.
+    /// Close with `outbox::TOO_SLOW` (1013); the client reconnects and resumes. For data that must be complete.
     Disconnect,
     /// Skip the oldest and send one `gap` in their place. For feeds and logs.
     DropOldest,
@@ -27,8 +27,8 @@ pub struct Rules {
     pub history: usize,
     /// The same, in bytes. A larger message is refused.
     pub history_bytes: usize,
-    /// Maximum number of events that may wait for a member, not counting those from before its join. They cost nothing
-    /// while the history keeps them, so allow for a burst: it must not disconnect a member that reads.
+    /// Maximum number of events that may wait for a member, not counting those from before its join. Events that
+    /// are in the history anyway cost nothing more, so set it above a burst: a burst must not disconnect a member that reads.
     pub queue: usize,
     /// Maximum number of rooms.
     pub rooms: usize,

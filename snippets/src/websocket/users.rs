@@ -59,8 +59,8 @@ pub trait Accounts: Send + Sync + 'static {
 }
 
 // ANCHOR: rechecked
-/// A limit around another one: also checks the session of each open socket again. The check is polled with the connection, so
-/// messages and heartbeats pass while it waits.
+/// A [`Limit`] around another one, which checks the session of each open socket again. The check is polled with the
+/// connection, so messages and heartbeats pass while it waits.
 #[derive(Debug)]
 pub struct Rechecked<L, A> {
     /// `rates::Rates`, or `()`.
@@ -102,7 +102,7 @@ impl<H: Handler> Handler for Checked<H> {
             && let Poll::Ready(over) = over.as_mut().poll(cx)
         {
             self.over = None;
-            // After both the client retries; without a session it gets no new ticket.
+            // After either code the client retries. If its session is over, it gets no new ticket.
             match over {
                 Over::Invalid => outbox.close(EXPIRED, "session expired"),
                 Over::Unknown => outbox.close(1013, "try again later"),

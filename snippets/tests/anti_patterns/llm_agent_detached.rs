@@ -1,5 +1,5 @@
 //! Wrong: an agent loop in a spawned task that sends its text into a channel.
-//! Harm: if the reader leaves while a tool runs, the tool ends, and the next step is still requested and paid for.
+//! Harm: if the reader leaves while a tool runs, the tool runs to its end, and the next step is still requested and paid for.
 //! Instead: llm/agents
 //! Probe: cannot see: the next step of an agent leaves no trace on the wire
 

@@ -1,5 +1,5 @@
 //! Wrong: text that is passed to `Event::data` unchanged.
-//! Harm: axum takes the CR and the LF of a CRLF as two line breaks, but the CR stays in the bytes: a client that ends lines only at LF reads one line with a CR in it.
+//! Harm: for `a\r\nb` axum writes `data: a\rdata: \ndata: b`: a client receives an empty line too many, and one that ends lines only at LF reads `a\rdata: ` as one line.
 //! Instead: sse/serve
 //! Probe: fails sse-line-endings
 
