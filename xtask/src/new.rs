@@ -99,7 +99,7 @@ pub fn pattern(root: &Path, name: &str) -> Result<Made, String> {
     plan.create(
         format!("snippets/src/{topic}/{file}.rs"),
         format!(
-            "//! WRITE: what it is, as one noun phrase. Use it if …. What it guarantees. Needs `sibling.rs`.\n//!\n//! ```\n//! // WRITE: the start, in about five lines; `copy` prints them.\n//! ```\n\n// ANCHOR: {file}\n/// WRITE: what it is for, with units and errors.\n#[derive(Debug)]\npub struct {};\n// ANCHOR_END: {file}\n",
+            "//! WRITE: what it is, as one noun phrase. Use it if …. What it guarantees. Needs `sibling.rs`; the layout in `mod.rs` names it.\n//!\n//! ```\n//! // WRITE: the start, in about five lines; `copy` prints them.\n//! ```\n\n// ANCHOR: {file}\n/// WRITE: what it is for, with units and errors.\n#[derive(Debug)]\npub struct {};\n// ANCHOR_END: {file}\n",
             camel(file)
         ),
     )?;
@@ -143,7 +143,7 @@ pub fn pattern(root: &Path, name: &str) -> Result<Made, String> {
         ))
     })?;
     plan.write(vec![
-        format!("write what is left; `cargo test -p snippets --test patterns -- {tests} {wrong}` runs its tests"),
+        format!("write what is left; `cargo test --workspace --test patterns -- {tests} {wrong}` runs its tests"),
         "a crate that no pattern has yet: `[workspace.dependencies]` of Cargo.toml and `snippets/Cargo.toml`".to_owned(),
         format!("a wire: `## On the wire` before `## What goes wrong`, with `<!-- from: snippets/tests/snapshots/patterns__{tests}__NAME.snap -->` over an `http` fence"),
         "then `cargo xtask sync`, `cargo test -p xtask` and `cargo test --test pack -- fences`".to_owned(),
@@ -250,7 +250,7 @@ pub fn check(root: &Path, id: &str) -> Result<Made, String> {
     })?;
     plan.edit(service, |text| match text.contains(&format!("\n    {fault},\n")) {
         true => Some(text.to_owned()),
-        false => before_end(text, "pub enum Fault {", "\n}", &format!("    /// WRITE: what is wrong with the service, and make it so below.\n    {fault},\n")),
+        false => before_end(text, "pub enum Fault {", "\n}", &format!("    /// WRITE: what is wrong with the service; make it so below, and rename it if it says the opposite.\n    {fault},\n")),
     })?;
     plan.edit(tests, |text| {
         before_end(
@@ -319,7 +319,7 @@ const TITLE: &str = ", \"title\": \"WRITE: the item in six words\"";
 fn item(id: &str, chapter: &str, proof: &str, probe: bool) -> String {
     let title = if probe { TITLE } else { "" };
     format!(
-        "{{\"id\": \"{id}\", \"level\": \"must\", \"chapter\": \"{chapter}\", \"symptom\": \"lost\", \"text\": \"WRITE: what holds, as one sentence that names its actor.\", \"look_for\": \"WRITE: the code that betrays the fault of {id}\", \"proof\": [\"{proof}\"], \"probe\": {probe}{title}}}"
+        "{{\"id\": \"{id}\", \"level\": \"must\", \"chapter\": \"{chapter}\", \"symptom\": \"lost\", \"text\": \"WRITE: what holds, as one sentence that names its actor, and its level and symptom.\", \"look_for\": \"WRITE: the code that betrays the fault of {id}\", \"proof\": [\"{proof}\"], \"probe\": {probe}{title}}}"
     )
 }
 
