@@ -59,7 +59,8 @@ impl RawClient {
         if self.end != End::Open {
             return false;
         }
-        let mut buffer = [0_u8; 16 * 1024];
+        // Not an array: it would be in the future of every wait, and a debug build copies that several times over its stack.
+        let mut buffer = vec![0_u8; 16 * 1024];
         match self.socket.read(&mut buffer).await {
             Ok(0) => {
                 self.end = End::Fin;
