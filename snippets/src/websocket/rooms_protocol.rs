@@ -1,7 +1,7 @@
 //! The words of the rooms on the wire: names, fields and close codes of `rooms.v1`.
 //!
-//! For a contract of your own, change this file and nothing else; `rooms.ts` has the same words for the client. Closes for slow
-//! peers and for limits are in `outbox.rs` and `rates::Quotas`.
+//! For other words, change this file; messages with other fields also need `rooms_endpoint.rs` and `rooms.rs`. `rooms.ts` has the
+//! same words for the client. Closes for slow peers and for limits are in `outbox.rs` and `rates::Quotas`.
 
 // ANCHOR: rooms_protocol
 use serde::{Deserialize, Serialize};

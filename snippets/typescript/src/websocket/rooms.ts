@@ -63,7 +63,8 @@ export interface Protocol {
   subprotocol: string;
   ping(): object;
   join(room: string, resume?: Cursor): object;
-  leave(room: string): object;
+  /** Absent: the server has no such message, and forgets a room with the connection. */
+  leave?(room: string): object;
   publish(id: string, room: string, data: unknown): object;
   /** Returns `undefined` for a message that is not for the rooms. Refusals for a rate have the code `rate_limited`. */
   read(message: unknown): Incoming | undefined;
@@ -94,17 +95,26 @@ export class Rooms {
   /** Joins sent on this connection and not answered: only the answer to the last one counts. */
   readonly #asked = new Map<string, number>();
 
-  /** `window`: messages that may wait for their answers at once. */
+  /** `window`: messages that may wait for their answers at once; the others are those of `Outbox` and `SendWindow`. */
   constructor({
     window = 16,
     protocol = ROOMS_V1,
+    timeToLive = 60_000,
+    maxCommands = 100,
+    maxPace = Infinity,
     ...options
-  }: Omit<ClientOptions, "onOpen" | "onMessage" | "protocols"> & { window?: number; protocol?: Protocol }) {
+  }: Omit<ClientOptions, "onOpen" | "onMessage" | "protocols"> & {
+    window?: number;
+    protocol?: Protocol;
+    timeToLive?: number;
+    maxCommands?: number;
+    maxPace?: number;
+  }) {
     this.#protocol = protocol;
-    this.#window = new SendWindow(() => this.#flush(), window);
+    this.#window = new SendWindow(() => this.#flush(), window, maxPace);
     const send = (message: object): boolean => this.#unsent.size === 0 && this.#client.send(JSON.stringify(message));
     const publish = ({ id, body }: Command<Publication>): boolean => send(protocol.publish(id, body.room, body.data));
-    this.#outbox = new Outbox(publish, { window: this.#window });
+    this.#outbox = new Outbox(publish, { window: this.#window, timeToLive, maxCommands });
     this.#client = new WebSocketClient({
       heartbeat: () => JSON.stringify(protocol.ping()),
       ...options,
@@ -155,7 +165,11 @@ export class Rooms {
   #flush(): void {
     for (const name of this.#unsent) {
       const room = this.#rooms.get(name);
-      const message = room ? this.#protocol.join(name, room.cursor) : this.#protocol.leave(name);
+      const message = room ? this.#protocol.join(name, room.cursor) : this.#protocol.leave?.(name);
+      if (message === undefined) {
+        this.#unsent.delete(name);
+        continue;
+      }
       if (!this.#window.take(`room ${name}`)) return;
       if (!this.#client.send(JSON.stringify(message))) {
         this.#window.untake(`room ${name}`);
