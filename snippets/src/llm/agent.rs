@@ -37,8 +37,8 @@ pub struct Tool {
     pub run: Arc<dyn Fn(String, Value) -> BoxFuture<'static, Output> + Send + Sync>,
 }
 
-/// One call of the model for a user. Its stream must limit silence and size itself, and must end with `Finish` or an
-/// error before the given instant. Dropping it must stop the model.
+/// One call of the model for a user. The stream itself must limit its silence and its size, and must end with
+/// `Finish` or an error before the given instant. Dropping it must stop the model.
 pub type Ask = dyn Fn(&str, Question, Instant) -> BoxStream<'static, Result<ModelEvent, PublicError>>
     + Send
     + Sync;

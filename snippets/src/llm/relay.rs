@@ -50,10 +50,10 @@ use crate::{
 };
 
 // ANCHOR: config
-/// A model's answer, as it comes. Dropping it stops the model.
+/// A model's answer, as it comes. Dropping it closes the connection to the provider.
 pub type ModelEvents = BoxStream<'static, Result<ModelEvent, PublicError>>;
 
-/// Asks a model. The future is ready when the provider's response headers have arrived; dropping it stops the model too.
+/// Asks a model. The future is ready when the provider's response headers have arrived; dropping it closes the connection too.
 pub type Model =
     dyn Fn(Question) -> BoxFuture<'static, Result<ModelEvents, PublicError>> + Send + Sync;
 
@@ -62,10 +62,9 @@ pub type Model =
 pub struct Config {
     /// The path of the endpoint.
     pub path: &'static str,
-    /// How long the response headers wait for the provider's: a failure before they arrive and within this time
-    /// becomes a status, any other an event.
-    /// For as many statuses as possible, set it just below the heartbeat of [`Streams`]. The other limits count from
-    /// the end of this wait.
+    /// How long the response headers wait for the provider's: a failure before the provider's headers arrive and within
+    /// this time becomes a status, any later failure an event. For as many statuses as possible, set it just below the
+    /// heartbeat interval of [`Streams`]. The other limits count from the end of this wait.
     pub head: Duration,
     /// Longest silence of the provider. Set it above the pauses of a thinking model. A heartbeat of the provider ends
     /// a silence.
@@ -130,15 +129,15 @@ impl Config {
 pub struct Relay {
     /// The model.
     pub model: Arc<Model>,
-    /// Open streams and their heartbeat. Start it with a `CancellationToken` that you never cancel: at shutdown,
+    /// Open streams and their heartbeat. Start the `Streams` with a `CancellationToken` that you never cancel: at shutdown,
     /// [`Relay::shutdown`] ends the answers, with an event.
     pub streams: Streams,
     /// The limit on concurrent answers of each user.
     pub places: Arc<Permits>,
     /// The contract.
     pub config: Config,
-    /// Cancelling it ends every answer with `failed`, code `restart`. To let answers finish first, cancel the token of
-    /// your server (`connections::listen`), wait, then cancel this one before `listen::Config::drain` has passed.
+    /// Cancelling it ends every answer with `failed`, code `restart`. To let answers finish first: cancel the token of
+    /// `listen::serve`, which stops new connections; wait for the answers; cancel this one before `listen::Config::drain` ends.
     pub shutdown: CancellationToken,
 }
 
@@ -180,7 +179,7 @@ async fn chat(
 
 // ANCHOR: answer
 impl Relay {
-    /// Asks the model for `user`. The future ends when the response headers can be sent.
+    /// Asks the model on behalf of `user`. The future ends when the response headers can be sent.
     ///
     /// # Errors
     /// The provider refused within [`Config::head`].
@@ -200,7 +199,7 @@ impl Relay {
         let events = match timeout(self.config.head, &mut opening).await {
             Ok(Ok(events)) => events,
             Ok(Err(error)) => {
-                watch(Err((error.code, error.provider))); // counted as a refusal, not as a user who left
+                watch(Err((error.code, error.provider))); // measured as a failure, not as a disconnect
                 return Err(error);
             }
             Err(_) => opening.try_flatten_stream().boxed(),

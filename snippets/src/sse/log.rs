@@ -34,15 +34,15 @@ pub enum Slow {
     /// The response ends: the client reconnects with its cursor and continues there, or gets a `reset` if its next event
     /// is trimmed.
     End,
-    /// One `reset`, then the newest events: half of `queue`, or half of those that are kept if that is less. The client
-    /// loads the current state.
+    /// One `reset`, then the newest events: half of `queue` or half of the events that are kept, whichever is
+    /// smaller. The client loads the current state.
     Reset,
     /// Only the newest event, without a `reset`. For events that each hold the whole state.
     Newest,
 }
 
-/// Where a client starts that has no cursor, or one that cannot be used. Without a `reset`, its stream begins with the id
-/// of that position.
+/// Where a client starts that has no cursor, or one that cannot be used. If no `reset` is sent, the first block of
+/// the stream carries the id of that position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begin {
     /// At the next event.
@@ -51,8 +51,8 @@ pub enum Begin {
     Newest,
     /// At the oldest event that is kept.
     Oldest,
-    /// At the first event ever published; if that is trimmed, with a `reset`. For an answer that is useless without its
-    /// start.
+    /// At the first event ever published; if that is trimmed, a `reset`, then the oldest event that is kept. For an
+    /// answer that is useless without its start.
     First,
 }
 

@@ -45,7 +45,7 @@ async fn events(
     State((log, streams)): State<(Arc<Log>, Streams)>,
     cursor: LastEventId,
 ) -> Response {
-    // `None`: the client already has the terminal event. A 204 stops it: an EventSource does not reconnect after it.
+    // `None`: the client already has the terminal event (the last one). A 204 stops it: an EventSource does not reconnect.
     let Some(reader) = log.read(&cursor) else {
         return StatusCode::NO_CONTENT.into_response();
     };

@@ -33,8 +33,8 @@ pub trait Source: Send + Unpin + 'static {
     /// The next bytes: complete events. `None` ends the response.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>>;
 
-    /// The cursor at which this response starts. It is sent first, as an `id:` line without data: a client that is cut
-    /// before any event resumes from it.
+    /// The cursor at which this response starts. It is sent first, as a lone `id:` line, so that a client whose
+    /// connection is cut before the first event resumes from it.
     fn id(&self) -> Option<String> {
         None
     }
@@ -46,7 +46,8 @@ pub trait Source: Send + Unpin + 'static {
     }
 
     /// Replaces what the stream sends on its own: the first bytes, a heartbeat, the end at a shutdown or at the maximum
-    /// age. `None` keeps it. For clients of another protocol, which may fail on `ping` (heartbeat) and `restart` (shutdown).
+    /// age. `None` keeps it. Implement it only for clients of another protocol, which may fail on the events `ping`
+    /// (heartbeat) and `restart` (shutdown).
     fn own(&mut self, _: Own) -> Option<Chunk> {
         None
     }

@@ -20,15 +20,15 @@ pub enum Full {
     Conflate,
 }
 
-/// The bounds of a hub.
+/// The bounds of a hub, which holds all rooms of a process.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// Events that a room keeps for members that return, and for recognizing a message that is sent twice.
     pub history: usize,
     /// The same, in bytes. A larger message is refused.
     pub history_bytes: usize,
-    /// Maximum number of events that may wait for a member, not counting those from before its join. Events that
-    /// are in the history anyway cost nothing more, so set it above a burst: a burst must not disconnect a member that reads.
+    /// Maximum number of events that may wait for a member, not counting those from before its join. They
+    /// are those of the history, not copies, so set it above a burst: a burst must not disconnect a member that reads.
     pub queue: usize,
     /// Maximum number of rooms.
     pub rooms: usize,

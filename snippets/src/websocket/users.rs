@@ -59,7 +59,7 @@ pub trait Accounts: Send + Sync + 'static {
 }
 
 // ANCHOR: rechecked
-/// A [`Limit`] around another one, which checks the session of each open socket again. The check is polled with the
+/// A [`Limit`] that wraps another one and checks the session of each open socket again. The check is polled with the
 /// connection, so messages and heartbeats pass while it waits.
 #[derive(Debug)]
 pub struct Rechecked<L, A> {

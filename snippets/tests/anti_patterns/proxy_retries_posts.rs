@@ -1,5 +1,5 @@
 //! Wrong: `retry-on all-retryable-errors` in HAProxy, or Envoy's `retry_on: reset`, for all methods.
-//! Harm: a POST whose upstream dies before it answers runs again: four times with HAProxy 2.6, twice with Envoy, each paid for.
+//! Harm: a POST whose upstream dies before it answers runs four times in all with HAProxy 2.6, twice with Envoy, each paid for.
 //! Instead: production/proxies
 //! Probe: cannot see: between the proxy and the service
 

@@ -1,5 +1,5 @@
 //! Wrong: text that is passed to `Event::data` unchanged.
-//! Harm: for `a\r\nb` axum writes `data: a\rdata: \ndata: b`: a client receives an empty line too many, and one that ends lines only at LF reads `a\rdata: ` as one line.
+//! Harm: for `a\r\nb` axum writes `data: a\rdata: \ndata: b`, which is three lines: a client receives an empty line too many, and a client that ends lines only at LF receives `a\rdata: ` as one line.
 //! Instead: sse/serve
 //! Probe: fails sse-line-endings
 
