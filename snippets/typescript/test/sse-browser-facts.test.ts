@@ -36,9 +36,10 @@ describe("EventSource", () => {
       new EventSource("/default");
       new EventSource("/zero");
     });
-    await eventually(() => times.length >= 2);
+    await eventually(() => times.length >= 2 && server.hits.get("/zero")! >= 16);
     expect(times[1]! - times[0]!).toBeGreaterThan(2_900);
-    expect(server.hits.get("/zero")!).toBeGreaterThan(15); // hundreds, on a machine that has nothing else to do
+    // Sixteen in the time of one or two, however slow the machine: with the same delay they would be as many.
+    expect(times.length).toBeLessThan(12);
   });
 
   test("is closed for good by every answer but 200 with an event stream", async () => {
