@@ -350,12 +350,7 @@ async fn steps_are_bounded() {
         most_steps: 3,
         ..copy(&rig.agent)
     };
-    let session = Session {
-        messages: vec![FORMAT.question("?", &[])],
-        calls: Vec::new(),
-        ..Session::default()
-    };
-    let mut run = Run::new(Arc::new(agent), "alice", session, &[]);
+    let mut run = Run::new(Arc::new(agent), "alice", asked(), &[]);
     let events = rest(&mut run).await;
     assert_eq!(
         events.last(),
@@ -407,18 +402,7 @@ async fn an_input_that_is_not_json_is_a_result_too_and_each_step_is_reported() {
         ask: relay.calls(),
         ..copy(&rig.agent)
     };
-    let messages = vec![FORMAT.question("?", &[])];
-    let calls = Vec::new();
-    let mut run = Run::new(
-        Arc::new(agent),
-        "alice",
-        Session {
-            messages,
-            calls,
-            ..Session::default()
-        },
-        &[],
-    );
+    let mut run = Run::new(Arc::new(agent), "alice", asked(), &[]);
     let events = rest(&mut run).await;
     assert_eq!(events.last(), Some(&AgentEvent::End(FinishReason::Stop)));
     let result = rig.requests()[1]["messages"][2]["content"].clone();
@@ -465,20 +449,16 @@ async fn as_many_tools_run_at_once_as_are_allowed() {
             ask: relay.calls(),
             ..copy(&rig.agent)
         });
-        let messages = vec![FORMAT.question("?", &[])];
-        let calls = Vec::new();
-        rest(&mut Run::new(
-            agent,
-            "alice",
-            Session {
-                messages,
-                calls,
-                ..Session::default()
-            },
-            &[],
-        ))
-        .await;
+        rest(&mut Run::new(agent, "alice", asked(), &[])).await;
         assert_eq!(MOST.swap(0, Ordering::SeqCst), parallel);
+    }
+}
+
+/// A conversation with one question.
+fn asked() -> Session {
+    Session {
+        messages: vec![FORMAT.question("?", &[])],
+        ..Session::default()
     }
 }
 
@@ -498,18 +478,7 @@ async fn a_turn_that_was_cut_by_its_length_keeps_its_text_and_a_refused_one_noth
             ask: relay.calls(),
             ..copy(&rig.agent)
         });
-        let messages = vec![FORMAT.question("?", &[])];
-        let calls = Vec::new();
-        let mut run = Run::new(
-            agent,
-            "alice",
-            Session {
-                messages,
-                calls,
-                ..Session::default()
-            },
-            &[],
-        );
+        let mut run = Run::new(agent, "alice", asked(), &[]);
         let events = rest(&mut run).await;
         let Some(AgentEvent::End(end)) = events.last() else {
             panic!("{events:?}")

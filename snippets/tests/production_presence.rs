@@ -68,6 +68,14 @@ fn enter(presence: &Presence, user: &str) -> Present {
     presence.enter("room", &user.into())
 }
 
+/// Two instances, with ada on the first and bob on the second.
+async fn ada_and_bob(of_a: &Link, of_b: &Link) -> (Presence, Presence, [Present; 2]) {
+    let (a, b) = (start(of_a).await, start(of_b).await);
+    let present = [enter(&a, "ada"), enter(&b, "bob")];
+    until(2, &[&a, &b]).await;
+    (a, b, present)
+}
+
 /// How long until both see `count` users; the clock of the tests is virtual.
 async fn until(count: usize, all: &[&Presence]) -> Duration {
     let begun = Instant::now();
@@ -138,10 +146,7 @@ async fn the_users_of_an_instance_that_dies_leave_after_its_beats_are_missed() {
 async fn while_the_broker_is_down_nobody_leaves_and_what_it_lost_comes_again() {
     let log = Memory::new(1_000);
     let (of_a, of_b) = (Link::to(&log), Link::to(&log));
-    let (a, b) = (start(&of_a).await, start(&of_b).await);
-    let _ada = enter(&a, "ada");
-    let _bob = enter(&b, "bob");
-    until(2, &[&a, &b]).await;
+    let (a, b, _present) = ada_and_bob(&of_a, &of_b).await;
     for link in [&of_a, &of_b] {
         link.cut(true);
     }
@@ -162,10 +167,7 @@ async fn while_the_broker_is_down_nobody_leaves_and_what_it_lost_comes_again() {
 async fn an_instance_that_was_taken_for_dead_has_its_users_again() {
     let log = Memory::new(1_000);
     let (of_a, of_b) = (Link::to(&log), Link::to(&log));
-    let (a, b) = (start(&of_a).await, start(&of_b).await);
-    let _ada = enter(&a, "ada");
-    let _bob = enter(&b, "bob");
-    until(2, &[&a, &b]).await;
+    let (a, b, _present) = ada_and_bob(&of_a, &of_b).await;
     of_a.cut(true);
     until(1, &[&b]).await;
     of_a.cut(false);

@@ -152,15 +152,14 @@ async fn instance_with(
     }
 }
 
-fn client(
-    auth: Auth,
-    addr: SocketAddr,
-    tickets: Tickets,
-) -> (
+/// Its commands, what it reports, and why it has stopped.
+type Client = (
     mpsc::Sender<Command>,
     mpsc::Receiver<Update>,
     tokio::task::JoinHandle<Stopped>,
-) {
+);
+
+fn client(auth: Auth, addr: SocketAddr, tickets: Tickets) -> Client {
     client_of(ada, auth, addr, tickets)
 }
 
@@ -170,11 +169,7 @@ fn client_of(
     auth: Auth,
     addr: SocketAddr,
     tickets: Tickets,
-) -> (
-    mpsc::Sender<Command>,
-    mpsc::Receiver<Update>,
-    tokio::task::JoinHandle<Stopped>,
-) {
+) -> Client {
     let (commands, commands_rx) = mpsc::channel(16);
     let (updates, updates_rx) = mpsc::channel(16);
     let request = move || {

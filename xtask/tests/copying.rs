@@ -732,16 +732,16 @@ fn no_pattern_drags_in_more_than_it_needs() {
         .iter()
         .filter(|row| ["rust", "ts"].contains(&row.language))
         .collect();
-    let is_composed = |row: &Row| COMPOSED.iter().any(|(name, _)| *name == row.name);
+    let parts_of = |row: &Row| COMPOSED.iter().find(|(name, _)| *name == row.name);
     let mut problems = Vec::new();
     for row in &patterns {
-        let parts = COMPOSED.iter().find(|(name, _)| *name == row.name);
+        let parts = parts_of(row);
         let of_parts = |file: &&String| {
             parts.is_some_and(|(_, parts)| {
                 let same = |other: &&&Row| {
                     other.language == row.language
                         && parts.contains(&&*other.name)
-                        && (other.files.len() <= most || is_composed(other))
+                        && (other.files.len() <= most || parts_of(other).is_some())
                 };
                 patterns
                     .iter()

@@ -54,7 +54,7 @@ pub struct Settings {
     /// The response for a refusal of `/session` and `/ticket`: its status, its headers and its body. The codes are `name`, `taken`, `full`,
     /// `unauthorized`, `too_large`, `invalid` and `internal`.
     pub refuse: fn(Refusal) -> Response,
-    /// How long connections may take to end at a shutdown: below the time after which the process is killed (Kubernetes: 30 s by
+    /// How long connections may take to end at a shutdown, and a quarter of it for sockets: together below the time after which the process is killed (Kubernetes: 30 s by
     /// default).
     pub drain: Duration,
 }

@@ -50,8 +50,8 @@ pub struct Settings {
     pub streams: StreamsConfig,
     /// The response for a refusal: its status, its headers and its body. The codes are `not_found`, `full` and `internal`.
     pub refuse: fn(Refusal) -> Response,
-    /// How long connections may take to end at a shutdown: below the time after which the process is killed (Kubernetes: 30 s by
-    /// default).
+    /// How long connections may take to end at a shutdown, and then the jobs: twice this is below the time after which the process is
+    /// killed (Kubernetes: 30 s by default), or the longest jobs are lost.
     pub drain: Duration,
 }
 

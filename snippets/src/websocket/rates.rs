@@ -93,7 +93,6 @@ impl Default for Quotas {
 /// The limits of all connections; clones are the same.
 #[derive(Clone)]
 pub struct Rates {
-    quotas: Quotas,
     users: Arc<Users>,
     sockets: UserSockets,
     addresses: Arc<Keyed<IpAddr>>,
@@ -103,8 +102,14 @@ pub struct Rates {
 struct Users {
     messages: Keyed<Arc<str>>,
     bytes: Keyed<Arc<str>>,
-    refusal: fn(&Message, Wait) -> String,
-    too_fast: (u16, &'static str),
+    quotas: Quotas,
+}
+
+impl Users {
+    fn close(&self, outbox: &Outbox) {
+        let (code, reason) = self.quotas.too_fast;
+        outbox.close(code, reason);
+    }
 }
 
 struct Keyed<K: Hash + Eq + Clone> {
@@ -149,12 +154,10 @@ impl Rates {
     /// One per process.
     pub fn new(quotas: Quotas) -> Self {
         Self {
-            quotas,
             users: Arc::new(Users {
                 messages: Keyed::new(quotas.user),
                 bytes: Keyed::new(quotas.bytes),
-                refusal: quotas.refusal,
-                too_fast: quotas.too_fast,
+                quotas,
             }),
             sockets: UserSockets::new(quotas.sockets),
             addresses: Arc::new(Keyed::new(quotas.connects)),
@@ -169,9 +172,10 @@ impl Rates {
     /// Puts the limits, and the end of the user's session, before a handler. A user with too many sockets finds this one
     /// closed.
     pub fn limit<H: Handler>(&self, user: &User, outbox: &Outbox, handler: H) -> Limited<H> {
+        let quotas = &self.users.quotas;
         let place = self.sockets.enter(&user.name, outbox);
         if place.is_none() {
-            let (code, reason) = self.quotas.too_many;
+            let (code, reason) = quotas.too_many;
             outbox.close(code, reason);
         }
         // A socket outlives the token that it was opened with. For a logout: `Rates::disconnect`.
@@ -182,9 +186,9 @@ impl Rates {
             users: self.users.clone(),
             user: user.name.clone(),
             _place: place,
-            messages: direct(self.quotas.messages),
-            control: direct(self.quotas.control),
-            refusals: self.quotas.refusals.map(direct),
+            messages: direct(quotas.messages),
+            control: direct(quotas.control),
+            refusals: quotas.refusals.map(direct),
         }
     }
 }
@@ -224,9 +228,9 @@ impl<H: Handler> Handler for Limited<H> {
                     .as_ref()
                     .is_none_or(|left| left.check().is_ok()) =>
             {
-                outbox.send(Message::Text((users.refusal)(&message, wait).into()));
+                outbox.send(Message::Text((users.quotas.refusal)(&message, wait).into()));
             }
-            Err(_) => outbox.close(users.too_fast.0, users.too_fast.1),
+            Err(_) => users.close(outbox),
         }
     }
     // ANCHOR_END: check
@@ -234,7 +238,7 @@ impl<H: Handler> Handler for Limited<H> {
     fn on_control(&mut self, outbox: &Outbox) {
         match self.control.check() {
             Ok(()) => self.handler.on_control(outbox),
-            Err(_) => outbox.close(self.users.too_fast.0, self.users.too_fast.1),
+            Err(_) => self.users.close(outbox),
         }
     }
 
